@@ -1,0 +1,45 @@
+"""Mechanistic interpretability of neural rankers as PyTerrier pipelines.
+
+Which attention heads and MLPs cause a relevance score? Perturb the retrieved documents, patch the activations of each
+component between the two sides, aggregate the effects::
+
+    (bm25 >> PerturbDocs(TFC1()) >> PatchScorer(ranker) >> AggregateHeads())(topics)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pyterrier_mechir.plots.heads import plot_heads
+    from pyterrier_mechir.rankers.bi_encoder import BiEncoder
+    from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
+    from pyterrier_mechir.stages.aggregate import AggregateHeads
+    from pyterrier_mechir.stages.patch_scorer import PatchScorer
+    from pyterrier_mechir.stages.perturb_docs import PerturbDocs
+
+_HOMES = {
+    "AggregateHeads": "stages.aggregate",
+    "BiEncoder": "rankers.bi_encoder",
+    "CrossEncoder": "rankers.cross_encoder",
+    "PatchScorer": "stages.patch_scorer",
+    "PerturbDocs": "stages.perturb_docs",
+    "plot_heads": "plots.heads",
+}
+
+__all__ = ["AggregateHeads", "BiEncoder", "CrossEncoder", "PatchScorer", "PerturbDocs", "plot_heads"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

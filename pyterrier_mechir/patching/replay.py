@@ -1,0 +1,222 @@
+"""Recording a model's run, and running it again from any layer with activations replaced.
+
+The model is never rewritten: its own ``forward`` runs every time. What a patch cannot change is not computed again:
+embeddings and layers before the first edit are skipped, the first edited layer starts from its recorded input, and
+where the edit comes after that layer's attention, attention is not computed either. Layers after the edit, the final
+norm, the pooler and the head are the model's own code on the patched activations.
+
+Shapes: ``B`` runs in the batch, ``n`` patched copies of each, ``S`` positions, ``D`` features, ``G`` groups of
+features (one per head for z, else 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from pyterrier_mechir.rankers.anatomy import Port
+    from pyterrier_mechir.rankers.base import Ranker
+
+Batch = dict[str, Tensor]
+"""The inputs of a ranker's forward; every tensor has the runs on its first axis."""
+
+AFTER_ATTENTION = frozenset({"z", "attn_out", "mlp_out"})
+"""Activations whose replacement leaves the attention weights of their own layer unchanged."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Replace an activation where ``mask`` holds.
+
+    Args:
+        layer: the layer.
+        activation: ``resid_pre``, ``z``, ``attn_out`` or ``mlp_out``.
+        source: the values to take, ``[B, S, D]``.
+        mask: which copies, runs, positions and groups take them, broadcastable to ``[n, B, S, G]``.
+    """
+
+    layer: int
+    activation: str
+    source: Tensor
+    mask: Tensor
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """Apply to a running activation ``[n * B, S, D]``; a sequence cut to its first positions is edited there."""
+        n, groups = self.mask.shape[0], self.mask.shape[3]
+        length = value.shape[1]
+        source = self.source[:, :length].unflatten(-1, (groups, -1))
+        mask = self.mask[:, :, :length] if self.mask.shape[2] > 1 else self.mask
+        running = value.unflatten(0, (n, -1)).unflatten(-1, (groups, -1))
+        return torch.where(mask.unsqueeze(-1), source, running).flatten(3).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One run of a batch: its scores and the activations asked for."""
+
+    scores: Tensor
+    activations: dict[tuple[int, str], Tensor]
+
+    def __getitem__(self, key: tuple[int, str]) -> Tensor:
+        return self.activations[key]
+
+    def rows(self, index: Any) -> Recording:
+        """The recording of some of the runs."""
+        return Recording(self.scores[index], {key: value[index] for key, value in self.activations.items()})
+
+
+@contextmanager
+def overridden(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Replace the ``forward`` of modules, and put back what was there, whatever happens inside."""
+    with ExitStack() as stack:
+        for module, forward in forwards:
+            stack.callback(_restore, module, module.__dict__.get("forward"))
+            module.__dict__["forward"] = forward
+        yield
+
+
+def _restore(module: nn.Module, previous: Callable[..., Any] | None) -> None:
+    if previous is None:
+        del module.__dict__["forward"]
+    else:
+        module.__dict__["forward"] = previous
+
+
+def on_port(port: Port, function: Callable[[Tensor], Tensor | None]) -> Any:
+    """Call ``function`` with the activation that passes a port; what it returns, unless None, takes its place.
+
+    Returns:
+        The handle of the hook, a context manager that removes it.
+    """
+
+    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        value = function(args[0])
+        return None if value is None else (value, *args[1:])
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        return function(output)
+
+    if port.is_input:
+        return port.module.register_forward_pre_hook(before)
+    return port.module.register_forward_hook(after)
+
+
+def record(ranker: Ranker, batch: Batch, wanted: Iterable[tuple[int, str]]) -> Recording:
+    """Run a batch and keep the wanted activations.
+
+    Args:
+        ranker: the model.
+        batch: its inputs, for ``B`` runs.
+        wanted: (layer, activation) of each activation to keep.
+
+    Returns:
+        scores ``[B]`` and activations ``[B, S, D]``.
+    """
+    activations: dict[tuple[int, str], Tensor] = {}
+
+    def keep(key: tuple[int, str]) -> Callable[[Tensor], None]:
+        return lambda value: activations.__setitem__(key, value)
+
+    with ExitStack() as stack:
+        for key in wanted:
+            stack.enter_context(on_port(ranker.anatomy.port(*key), keep(key)))
+        scores = ranker.forward(batch)
+    return Recording(scores, activations)
+
+
+def needed_to_replay(layer: int, activation: str) -> list[tuple[int, str]]:
+    """What must be recorded of a run to resume it at an edit of this activation."""
+    return [(layer, "resid_pre"), (layer, "z")] if activation in AFTER_ATTENTION else [(layer, "resid_pre")]
+
+
+def replay(ranker: Ranker, batch: Batch, base: Recording, edits: Sequence[Edit]) -> Tensor:
+    """Scores of patched copies of recorded runs.
+
+    Args:
+        ranker: the model.
+        batch: the inputs of the ``B`` runs.
+        base: their recording, with what :func:`needed_to_replay` names for the first edited layer.
+        edits: the edits; all masks have the same ``n``.
+
+    Returns:
+        ``[n, B]``: the score of each copy of each run.
+    """
+    anatomy = ranker.anatomy
+    first = min(edit.layer for edit in edits)
+    n = edits[0].mask.shape[0]
+
+    def copies(value: Tensor) -> Tensor:
+        return value.expand(n, *value.shape).flatten(0, 1)
+
+    start = copies(base[first, "resid_pre"])
+    nothing = start.new_zeros(()).expand(start.shape)
+    forwards: list[tuple[nn.Module, Callable[..., Any]]] = [
+        (module, lambda *args, **kwargs: nothing) for module in anatomy.embeddings
+    ]
+    forwards += [(layer, anatomy.skip) for layer in anatomy.layers[:first]]
+    if all(edit.activation in AFTER_ATTENTION for edit in edits if edit.layer == first):
+        forwards.append((anatomy.attention(first), _given_z(ranker, first, copies(base[first, "z"]))))
+        last_is_resumed = first == anatomy.n_layers - 1
+    else:
+        last_is_resumed = False
+
+    with ExitStack() as stack:
+        stack.enter_context(on_port(anatomy.port(first, "resid_pre"), lambda value: start))
+        for edit in edits:
+            stack.enter_context(on_port(anatomy.port(edit.layer, edit.activation), edit))
+        if ranker.reads_first_token:
+            _narrow_last_layer(ranker, forwards, stack, attention_is_given=last_is_resumed)
+        stack.enter_context(overridden(forwards))
+        scores = ranker.forward({name: copies(value) for name, value in batch.items()})
+    return scores.unflatten(0, (n, -1))
+
+
+def _given_z(ranker: Ranker, layer: int, z: Tensor) -> Callable[..., Any]:
+    """An attention that returns known head outputs, for as many positions as the layer was called with."""
+    project = ranker.anatomy.out_proj(layer) if ranker.anatomy.projects_inside_attention else nn.Identity()
+
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        return project(z[:, : hidden_states.shape[1]]), None
+
+    return forward
+
+
+def _narrow_last_layer(
+    ranker: Ranker, forwards: list[tuple[nn.Module, Callable[..., Any]]], stack: ExitStack, attention_is_given: bool
+) -> None:
+    """Compute only the first position in the last layer, for rankers whose score reads no other.
+
+    Keys and values still come from all positions. Layers whose attention the table does not describe by plain
+    query, key and value maps are left as they are.
+    """
+    anatomy = ranker.anatomy
+    last = anatomy.n_layers - 1
+    if not attention_is_given:
+        maps = anatomy.qkv(last)
+        if not maps:
+            return
+        query, key, value = maps
+        project = anatomy.out_proj(last) if anatomy.projects_inside_attention else nn.Identity()
+        context: list[Tensor] = []
+
+        def attend(hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> tuple[Tensor, None]:
+            q, k, v = (
+                module(states).unflatten(-1, (anatomy.n_heads, -1)).transpose(1, 2)
+                for module, states in ((query, hidden_states), (key, context[0]), (value, context[0]))
+            )
+            mask = None if attention_mask is None else attention_mask[..., :1, :]
+            z = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            return project(z.transpose(1, 2).flatten(2)), None
+
+        def keep_context(hidden_states: Tensor) -> None:
+            context[:] = [hidden_states]
+
+        stack.enter_context(on_port(anatomy.port(last, "resid_pre"), keep_context))
+        forwards.append((anatomy.attention(last), attend))
+    stack.enter_context(on_port(anatomy.port(last, "resid_pre"), lambda value: value[:, :1]))

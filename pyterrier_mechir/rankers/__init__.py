@@ -1,0 +1,1 @@
+"""Rankers: what is interpreted."""

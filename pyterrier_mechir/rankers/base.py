@@ -1,0 +1,330 @@
+"""What every ranker has: a checkpoint, how it encodes a pair, and how it scores."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from pyterrier_mechir.patching.batching import by_length
+from pyterrier_mechir.perturb.alignment import FILL, Alignment, align, keep_edit, token_classes, with_fillers
+from pyterrier_mechir.perturb.fillers import Vocabulary
+from pyterrier_mechir.rankers.anatomy import Anatomy
+from pyterrier_mechir.rankers.encoding import CLS, SEP, AlignedPair, Template, Tokens, tokenise
+from pyterrier_mechir.rankers.encoding import Sequence as Encoded
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from pyterrier_mechir.patching.replay import Batch
+    from pyterrier_mechir.stages.rerank import Scorer
+
+_UNLIMITED = 100_000
+"""Tokenizers without a length limit of their own report a huge number; models give theirs."""
+
+
+class Ranker(ABC):
+    """A neural ranker to be interpreted.
+
+    Args:
+        model: a Hugging Face id, a directory, or a loaded ``(model, tokenizer)``.
+        max_length: longest sequence, in tokens with special ones; None takes the checkpoint's own.
+        device: None takes CUDA, then MPS, then the CPU; a loaded model stays where it is unless a device is given.
+        dtype: of the weights of a checkpoint that is loaded, ``"float32"`` by default.
+
+    Attributes:
+        n_layers: layers of the model.
+        n_heads: attention heads of a layer.
+        model: the transformers model.
+        tokenizer: its tokenizer.
+
+    Raises:
+        ValueError: the checkpoint cannot be loaded, its architecture is not supported, or its tokenizer is not fast.
+    """
+
+    reads_query: ClassVar[bool]
+    """Whether the query is part of the sequences that are patched."""
+
+    reads_first_token: bool
+    """Whether the score reads the last layer at the first position only."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    def __init__(
+        self,
+        model: str | Path | tuple[Any, Any],
+        *,
+        max_length: int | None,
+        device: str | None,
+        dtype: str,
+        auto_class: str,
+        subfolder: str = "",
+    ):
+        import torch
+        import transformers
+
+        from pyterrier_mechir.rankers.loading import infer_device, load_checkpoint
+
+        if isinstance(model, tuple):
+            self.model, self.tokenizer = model
+            self._name: str | None = None
+            self.device = self.model.device if device is None else torch.device(device)
+        else:
+            self._name = str(model)
+            precision = getattr(torch, dtype, None)
+            if not isinstance(precision, torch.dtype):
+                raise ValueError(f"unknown dtype {dtype!r}; choose one of 'float32', 'bfloat16', 'float16'.")
+            auto = getattr(transformers, auto_class)
+            self.model, self.tokenizer = load_checkpoint(self._name, auto, subfolder, precision)
+            self.device = infer_device(device)
+        if not self.tokenizer.is_fast:
+            raise ValueError(f"{type(self.tokenizer).__name__} is not a fast tokenizer; load it with use_fast=True.")
+        self.anatomy = Anatomy(self.model)
+        self.model.to(self.device).eval()
+        self.dtype = dtype
+        self.max_length = max_length or self._longest()
+        self.batch_tokens = 4096 if self.device.type == "cpu" else 65536
+        self._template = Template(self.tokenizer, pair=self.reads_query)
+        self._vocabulary = Vocabulary(self.tokenizer)
+
+    def _longest(self) -> int:
+        config = self.model.config
+        positions = getattr(config, "max_position_embeddings", _UNLIMITED)
+        if config.model_type in ("roberta", "xlm-roberta", "mpnet"):
+            positions -= 2
+        return int(min(positions, self.tokenizer.model_max_length))
+
+    @property
+    def n_layers(self) -> int:
+        return self.anatomy.n_layers
+
+    @property
+    def n_heads(self) -> int:
+        return self.anatomy.n_heads
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Scores ``[B]``, in float32, of the runs of a batch made by :meth:`collate`."""
+
+    @abstractmethod
+    def query_inputs(self, queries: Sequence[str]) -> Batch:
+        """What :meth:`forward` reads of each query beside the sequences; a row per query."""
+
+    @abstractmethod
+    def _settings(self) -> tuple[Any, ...]:
+        """What, beside the checkpoint, decides the scores."""
+
+    def scorer(self, *, text_field: str = "text", batch_size: int | None = None, verbose: bool = False) -> Scorer:
+        """A plain re-ranker: a ``pt.Transformer`` that gives each (query, document) the ranker's score, and ranks.
+
+        Args:
+            text_field: column of the document text.
+            batch_size: documents in a forward pass; None batches by length.
+            verbose: show a progress bar.
+        """
+        from pyterrier_mechir.stages.rerank import Scorer
+
+        return Scorer(self, text_field=text_field, batch_size=batch_size, verbose=verbose)
+
+    def score(
+        self, queries: Sequence[str], texts: Sequence[str], *, batch_size: int | None = None, verbose: bool = False
+    ) -> np.ndarray:
+        """Scores of (query, text) pairs, each distinct pair computed once.
+
+        Args:
+            queries: the queries, one for each text.
+            texts: the texts.
+            batch_size: sequences in a forward pass; None batches by length.
+            verbose: show a progress bar.
+
+        Returns:
+            float32 ``[len(texts)]``.
+        """
+        import torch
+
+        pairs, which_pair = unique(list(zip(queries, texts, strict=True)))
+        distinct, which_query = unique([query for query, _ in pairs])
+        with torch.no_grad():
+            query_inputs = self.query_inputs(distinct)
+            documents = self._tokenise_documents([text for _, text in pairs])
+            query_tokens = tokenise(self.tokenizer, distinct)
+            sequences = [self._plain(query_tokens[q], d) for q, d in zip(which_query, documents, strict=True)]
+            scores = np.empty(len(pairs), dtype=np.float32)
+            for index in self._batches([len(s.ids) for s in sequences], batch_size, verbose):
+                batch = self.collate([sequences[i] for i in index], query_inputs, [which_query[i] for i in index])
+                scores[index] = self.forward(batch).cpu().numpy()
+        return scores[which_pair]
+
+    def align(
+        self,
+        queries: Sequence[str],
+        baselines: Sequence[str],
+        perturbed: Sequence[str],
+        *,
+        alignments: Sequence[str],
+        filler: str = "a",
+        seed: int = 0,
+    ) -> list[AlignedPair | None]:
+        """Encode minimal pairs so that their sides correspond position by position.
+
+        Args:
+            queries: the query of each pair.
+            baselines: its baseline text.
+            perturbed: its perturbed text.
+            alignments: the declared alignment of its perturbation.
+            filler: what stands where the other side has an insertion: ``"a"``, any single-token word, ``"mask"``,
+                ``"pad"`` or ``"random"``.
+            seed: of random fillers.
+
+        Returns:
+            The pairs; None for one whose edit alone is longer than the model takes. ``pair.query`` indexes the
+            distinct queries in their order of appearance.
+
+        Warns:
+            UserWarning: documents were cut to the model's length; how many, and that their edits were kept.
+
+        Raises:
+            ValueError: a ``free`` perturbation, whose sides do not correspond, or an unusable filler.
+        """
+        if "free" in alignments:
+            raise ValueError(
+                "a perturbation of alignment 'free' has sides that do not correspond, so no activation of one can be "
+                "put into the other; declare another alignment, or compare scores with ranker.scorer() instead."
+            )
+        distinct, which_query = unique(queries)
+        query_tokens = tokenise(self.tokenizer, distinct)
+        texts, which_text = unique([*baselines, *perturbed])
+        tokens = self._tokenise_documents(texts)
+        n = len(queries)
+        pairs: list[AlignedPair | None] = []
+        cut = 0
+        for i, (query, alignment) in enumerate(zip(which_query, alignments, strict=True)):
+            aligned = align(tokens[which_text[i]], tokens[which_text[n + i]], self._vocabulary.keys, alignment)
+            query_room, room = self._room(len(query_tokens[query]), len(aligned))
+            cut += len(aligned) > room
+            kept = keep_edit(aligned, room)
+            if kept is None:
+                pairs.append(None)
+                continue
+            masked = alignment == "mask"
+            fillers = self._vocabulary.fillers("pad" if masked else filler, len(kept), queries[i], baselines[i], seed)
+            pairs.append(self._pair(query_tokens[query][:query_room], query, kept, fillers, masked))
+        if cut:
+            warnings.warn(
+                f"{cut} of {n} documents are longer than the {self.max_length} tokens that {self!r} takes; they were "
+                "cut so that the perturbation stays.",
+                stacklevel=2,
+            )
+        return pairs
+
+    def collate(self, sequences: Sequence[Encoded], query_inputs: Batch, queries: Sequence[int]) -> Batch:
+        """Pad sequences into a batch.
+
+        Args:
+            sequences: ``B`` sequences.
+            query_inputs: from :meth:`query_inputs`.
+            queries: the row of each sequence's query.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and, where the tokenizer has them, ``token_type_ids``, ``[B, S]``, and
+            the rows of the query inputs, all on the ranker's device.
+        """
+        import torch
+
+        pad = self.tokenizer.pad_token_id or 0
+        width = max(len(s.ids) for s in sequences)
+        ids, types, mask = (np.full((len(sequences), width), fill, dtype=np.int64) for fill in (pad, 0, 0))
+        for row, sequence in enumerate(sequences):
+            n = len(sequence.ids)
+            ids[row, :n], types[row, :n], mask[row, :n] = sequence.ids, sequence.types, sequence.mask
+        arrays = {"input_ids": ids, "attention_mask": mask}
+        if "token_type_ids" in self.tokenizer.model_input_names:
+            arrays["token_type_ids"] = types
+        batch = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
+        rows = torch.tensor(queries, device=self.device)
+        return batch | {name: value[rows] for name, value in query_inputs.items()}
+
+    def _parts(self, query: np.ndarray, document: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (query, document) if self.reads_query else (document,)
+
+    def _plain(self, query: Tokens, document: Tokens) -> Encoded:
+        query_room, room = self._room(len(query), len(document))
+        ids, types, _ = self._template.build(*self._parts(query.ids[:query_room], document.ids[:room]))
+        return Encoded(ids, types, np.ones_like(ids))
+
+    def _pair(self, query: Tokens, number: int, aligned: Alignment, fillers: np.ndarray, masked: bool) -> AlignedPair:
+        """The sequences of an aligned pair, whose fillers are attention-masked where ``masked``."""
+        filled = with_fillers(aligned, fillers)
+        sides = []
+        for ids, before in ((filled.baseline, aligned.baseline), (filled.perturbed, aligned.perturbed)):
+            ids, types, owners = self._template.build(*self._parts(query.ids, ids))
+            of_document = owners == owners.max()
+            mask = np.ones_like(ids)
+            if masked:
+                mask[of_document] = before != FILL
+            sides.append(Encoded(ids, types, mask))
+        classes = np.full(len(owners), SEP)
+        classes[:1] = CLS
+        of_parts = self._parts(*token_classes(aligned, query, self._vocabulary.keys))
+        for part, classes_of_part in enumerate(of_parts):
+            classes[owners == part] = classes_of_part
+        return AlignedPair(sides[0], sides[1], classes, number)
+
+    def _room(self, n_query: int, n_document: int) -> tuple[int, int]:
+        """How many tokens of a query and of a document fit; the longer is cut first, as transformers does."""
+        room = self.max_length - self._template.n_special
+        if not self.reads_query:
+            return n_query, room
+        if n_query + n_document <= room:
+            return n_query, n_document
+        shorter = min(n_query, n_document)
+        if shorter > room // 2:
+            shorter, longer = room // 2, room - room // 2
+        else:
+            longer = room - shorter
+        return (longer, shorter) if n_query > n_document else (shorter, longer)
+
+    def _tokenise_documents(self, texts: Sequence[str]) -> list[Tokens]:
+        return tokenise(self.tokenizer, texts)
+
+    def _batches(
+        self, lengths: Sequence[int], batch_size: int | None = None, verbose: bool = False
+    ) -> Iterator[np.ndarray]:
+        import pyterrier as pt
+
+        size = np.asarray(lengths, dtype=np.int64)
+        groups = by_length(size, self.batch_tokens, batch_size)
+        if not verbose:
+            yield from groups
+            return
+        with pt.tqdm(total=len(size), desc=repr(self), unit="doc") as bar:
+            for index in groups:
+                yield index
+                bar.update(len(index))
+
+    def __repr__(self) -> str:
+        name = Path(self._name).name if self._name else type(self.model).__name__
+        return f"{type(self).__name__}({name!r})"
+
+    def _key(self) -> tuple[Any, ...]:
+        checkpoint = self._name or id(self.model)
+        return (type(self), checkpoint, self.dtype, self.max_length, *self._settings())
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, Ranker) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+
+def unique(items: Sequence[Any]) -> tuple[list[Any], list[int]]:
+    """Distinct items in order of appearance, and the place of each item among them."""
+    places: dict[Any, int] = {}
+    which = [places.setdefault(item, len(places)) for item in items]
+    return list(places), which

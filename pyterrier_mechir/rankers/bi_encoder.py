@@ -1,0 +1,116 @@
+"""Bi-encoders: the score is the similarity of a query's and a document's vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyterrier_mechir._options import one_of
+from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.rankers.encoding import Sequence as Encoded
+from pyterrier_mechir.rankers.encoding import Template, Tokens, tokenise
+
+if TYPE_CHECKING:
+    import torch
+
+    from pyterrier_mechir.patching.replay import Batch
+
+POOLINGS = ("cls", "mean", "last")
+SIMILARITIES = ("dot", "cosine")
+
+
+class BiEncoder(Ranker):
+    """A bi-encoder such as TAS-B, ANCE or MiniLM; the document's encoder is what is patched.
+
+    Args:
+        model: a Hugging Face id, a directory, or a loaded ``(model, tokenizer)``.
+        pooling: ``cls``, ``mean`` (over attended tokens) or ``last`` (attended token). None reads a
+            sentence-transformers checkpoint's own, else ``cls``.
+        similarity: ``dot`` or ``cosine``. None reads a sentence-transformers checkpoint's own, else ``dot``.
+        query_prefix: put before every query (an instruction, ``"query: "``). None reads the checkpoint's own prompts.
+        doc_prefix: put before every document.
+        max_query_length: longest query, in tokens with special ones; None takes ``max_length``.
+        max_length: longest document, in tokens with special ones; None takes the checkpoint's own.
+        device: None takes CUDA, then MPS, then the CPU.
+        dtype: of the weights, ``"float32"`` by default.
+
+    Raises:
+        ValueError: an unknown pooling or similarity, a checkpoint that cannot be loaded, or an unsupported
+            architecture.
+    """
+
+    reads_query = False
+
+    def __init__(
+        self,
+        model: str | Path | tuple[Any, Any],
+        *,
+        pooling: str | None = None,
+        similarity: str | None = None,
+        query_prefix: str | None = None,
+        doc_prefix: str | None = None,
+        max_query_length: int | None = None,
+        max_length: int | None = None,
+        device: str | None = None,
+        dtype: str = "float32",
+    ):
+        from pyterrier_mechir.rankers.loading import Modules, read_modules
+
+        modules = Modules() if isinstance(model, tuple) else read_modules(str(model))
+        self.pooling = one_of("pooling", pooling or modules.pooling or "cls", POOLINGS)
+        self.similarity = one_of("similarity", similarity or modules.similarity or "dot", SIMILARITIES)
+        self.query_prefix = (modules.query_prefix or "") if query_prefix is None else query_prefix
+        self.doc_prefix = (modules.doc_prefix or "") if doc_prefix is None else doc_prefix
+        super().__init__(
+            model,
+            max_length=max_length or modules.max_length,
+            device=device,
+            dtype=dtype,
+            auto_class="AutoModel",
+            subfolder=modules.subfolder,
+        )
+        self.max_query_length = max_query_length or self.max_length
+        self.reads_first_token = self.pooling == "cls"
+        self._query_template = Template(self.tokenizer, pair=False)
+
+    def _settings(self) -> tuple[Any, ...]:
+        return self.pooling, self.similarity, self.query_prefix, self.doc_prefix, self.max_query_length
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return (self._encode(batch) * batch["query_vector"]).sum(-1)
+
+    def query_inputs(self, queries: Sequence[str]) -> Batch:
+        import torch
+
+        room = self.max_query_length - self._query_template.n_special
+        sequences = []
+        for tokens in tokenise(self.tokenizer, [self.query_prefix + query for query in queries]):
+            ids, types, _ = self._query_template.build(tokens.ids[:room])
+            sequences.append(Encoded(ids, types, np.ones_like(ids)))
+        vectors = torch.empty((len(sequences), self.model.config.hidden_size), device=self.device)
+        for index in self._batches([len(s.ids) for s in sequences]):
+            vectors[index] = self._encode(self.collate([sequences[i] for i in index], {}, [0] * len(index)))
+        return {"query_vector": vectors}
+
+    def _tokenise_documents(self, texts: Sequence[str]) -> list[Tokens]:
+        return tokenise(self.tokenizer, [self.doc_prefix + text for text in texts])
+
+    def _encode(self, batch: Batch) -> torch.Tensor:
+        """Vectors ``[B, d]`` in float32."""
+        inputs = {name: value for name, value in batch.items() if name != "query_vector"}
+        states = self.model(**inputs).last_hidden_state.float()
+        mask = batch["attention_mask"]
+        if self.pooling == "cls":
+            vectors = states[:, 0]
+        elif self.pooling == "mean":
+            weights = mask.unsqueeze(-1).float()
+            vectors = (states * weights).sum(1) / weights.sum(1).clamp_min(1e-9)
+        else:
+            last = mask.shape[1] - 1 - mask.flip(1).argmax(1)
+            vectors = states[range(len(states)), last]
+        if self.similarity == "cosine":
+            vectors = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        return vectors

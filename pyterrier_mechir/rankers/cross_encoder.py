@@ -1,0 +1,77 @@
+"""Cross-encoders: one model reads query and document together and gives a logit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyterrier_mechir._options import one_of
+from pyterrier_mechir.rankers.base import Ranker
+
+if TYPE_CHECKING:
+    import torch
+
+    from pyterrier_mechir.patching.replay import Batch
+
+SCORES = ("margin", "logit")
+
+
+class CrossEncoder(Ranker):
+    """A cross-encoder such as monoELECTRA, monoBERT or the MiniLM rerankers.
+
+    Args:
+        model: a Hugging Face id or directory of a sequence classification checkpoint with one label or two, or a loaded
+            ``(model, tokenizer)``.
+        relevant_label: of two labels, the one that means relevant.
+        score: with two labels, ``margin`` (the relevant label's logit minus the other's) or ``logit`` (the relevant
+            label's alone). With one label the score is its logit.
+        max_length: longest sequence of query and document, in tokens with special ones; None takes the checkpoint's
+            own. The longer of the two is cut first.
+        device: None takes CUDA, then MPS, then the CPU.
+        dtype: of the weights, ``"float32"`` by default.
+
+    Raises:
+        ValueError: an unknown score or label, a checkpoint that cannot be loaded, or an unsupported architecture.
+    """
+
+    reads_query = True
+
+    def __init__(
+        self,
+        model: str | Path | tuple[Any, Any],
+        *,
+        relevant_label: int = 1,
+        score: str = "margin",
+        max_length: int | None = None,
+        device: str | None = None,
+        dtype: str = "float32",
+    ):
+        self.score_type = one_of("score", score, SCORES)
+        super().__init__(
+            model,
+            max_length=max_length,
+            device=device,
+            dtype=dtype,
+            auto_class="AutoModelForSequenceClassification",
+        )
+        n_labels = self.model.config.num_labels
+        if n_labels not in (1, 2):
+            raise ValueError(f"{self!r} has {n_labels} labels; a cross-encoder has one, or two of which one is relevant.")
+        if relevant_label not in (0, 1):
+            raise ValueError(f"relevant_label={relevant_label!r}: with two labels it is 0 or 1.")
+        self.relevant_label = relevant_label
+        self.reads_first_token = getattr(self.model.config, "classifier_pooling", "cls") == "cls"
+
+    def _settings(self) -> tuple[Any, ...]:
+        return self.score_type, self.relevant_label
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        logits = self.model(**batch).logits.float()
+        if logits.shape[-1] == 1:
+            return logits[:, 0]
+        relevant = logits[:, self.relevant_label]
+        return relevant if self.score_type == "logit" else relevant - logits[:, 1 - self.relevant_label]
+
+    def query_inputs(self, queries: Sequence[str]) -> Batch:
+        return {}

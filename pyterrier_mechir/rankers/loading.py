@@ -1,0 +1,116 @@
+"""Loading checkpoints, and reading what a sentence-transformers checkpoint says of itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+
+@dataclass(frozen=True)
+class Modules:
+    """What the modules of a sentence-transformers checkpoint fix; None where they fix nothing."""
+
+    subfolder: str = ""
+    pooling: str | None = None
+    similarity: str | None = None
+    query_prefix: str | None = None
+    doc_prefix: str | None = None
+    max_length: int | None = None
+
+
+_POOLING = {"cls": "cls", "mean": "mean", "lasttoken": "last", "last": "last"}
+_QUERY_PROMPTS = ("query",)
+_DOC_PROMPTS = ("document", "passage", "corpus")
+
+
+def infer_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, else CUDA, then MPS, then the CPU."""
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def load_checkpoint(
+    name: str, auto_class: Any, subfolder: str, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model and its tokenizer.
+
+    Raises:
+        ValueError: neither the hub nor the disk has such a checkpoint, or it cannot be read.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, subfolder=subfolder)
+        tokenizer = AutoTokenizer.from_pretrained(name, subfolder=subfolder)
+        return auto_class.from_pretrained(name, subfolder=subfolder, config=config, dtype=dtype), tokenizer
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"cannot load {name!r}: give the id of a Hugging Face checkpoint, a directory that holds one, or a loaded "
+            f"(model, tokenizer). The reason was: {reason}"
+        ) from error
+
+
+def read_modules(name: str) -> Modules:
+    """What a checkpoint's sentence-transformers files say; all None where it has none.
+
+    Raises:
+        ValueError: a module or a pooling that the package does not compute.
+    """
+    listed = _read_json(name, "modules.json")
+    if listed is None:
+        return Modules()
+    found: dict[str, Any] = {}
+    for module in listed:
+        kind, path = module["type"].rsplit(".", 1)[-1], module["path"]
+        if kind == "Transformer":
+            found["subfolder"] = path
+            settings = _read_json(name, f"{path}/sentence_bert_config.json".lstrip("/")) or {}
+            found["max_length"] = settings.get("max_seq_length")
+        elif kind == "Pooling":
+            found["pooling"] = _pooling(name, _read_json(name, f"{path}/config.json") or {})
+        elif kind == "Normalize":
+            found["similarity"] = "cosine"
+        elif kind != "Dropout":
+            raise ValueError(f"{name!r} has a sentence-transformers module {kind!r}, which BiEncoder does not compute.")
+    settings = _read_json(name, "config_sentence_transformers.json") or {}
+    if settings.get("similarity_fn_name") in ("dot", "cosine"):
+        found.setdefault("similarity", settings["similarity_fn_name"])
+    prompts = settings.get("prompts") or {}
+    default = prompts.get(settings.get("default_prompt_name"))
+    found["query_prefix"] = next((prompts[key] for key in _QUERY_PROMPTS if prompts.get(key)), default)
+    found["doc_prefix"] = next((prompts[key] for key in _DOC_PROMPTS if prompts.get(key)), default)
+    return Modules(**found)
+
+
+def _pooling(name: str, settings: dict[str, Any]) -> str:
+    mode = settings.get("pooling_mode")
+    if mode is None:
+        modes = [key for key, on in settings.items() if on is True and key.startswith("pooling_mode_")]
+        mode = [key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token") for key in modes]
+    modes = [mode] if isinstance(mode, str) else list(mode)
+    if len(modes) != 1 or modes[0] not in _POOLING:
+        raise ValueError(f"{name!r} pools by {' and '.join(modes) or 'nothing'}; BiEncoder knows cls, mean and last.")
+    if settings.get("include_prompt") is False:
+        raise ValueError(f"{name!r} leaves its prompt out of the pooling, which BiEncoder does not do.")
+    return _POOLING[modes[0]]
+
+
+def _read_json(name: str, path: str) -> Any:
+    if Path(name).is_dir():
+        file: str | None = str(Path(name) / path) if (Path(name) / path).is_file() else None
+    else:
+        try:
+            file = cached_file(name, path, _raise_exceptions_for_missing_entries=False)
+        except OSError:
+            return None
+    if file is None:
+        return None
+    return json.loads(Path(file).read_text(encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""The ``pt.Transformer`` stages. Nothing here knows of hooks."""

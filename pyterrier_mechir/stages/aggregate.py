@@ -1,0 +1,187 @@
+"""Effects of components over many documents: components as retrieved items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+from pyterrier_mechir._options import one_of
+from pyterrier_mechir.patching.sites import Site
+from pyterrier_mechir.stages.inputs import Keyed
+from pyterrier_mechir.stages.patch_scorer import METADATA
+
+_COLUMNS = [
+    *("qid", "docno", "score", "rank", "component", "layer", "head", "n_pairs", "n_skipped", "mean_delta"),
+    *("ci_low", "ci_high", "p_value", "p_adjusted"),
+]
+_NEEDED = ["score_baseline", "score_perturbed", "patch_scores", "patch_effect"]
+
+
+class _Group:
+    """The pairs of one group, as arrays over [pair, site]."""
+
+    def __init__(self, frame: pd.DataFrame, noise: bool):
+        self.effects = _stack(frame["patch_effect"])
+        self.patched = _stack(frame["patch_scores"])
+        self.baseline = frame["score_baseline"].to_numpy(np.float64)
+        self.perturbed = frame["score_perturbed"].to_numpy(np.float64)
+        start = self.perturbed[:, None] if noise else self.baseline[:, None]
+        self.moved = start - self.patched if noise else self.patched - start
+        self.delta = self.perturbed - self.baseline
+
+
+def _stack(arrays: pd.Series) -> np.ndarray:
+    return np.stack([np.asarray(array, dtype=np.float64).ravel() for array in arrays])
+
+
+def _usable(values: np.ndarray) -> np.ndarray:
+    return np.asarray(np.isfinite(values).all(axis=1))
+
+
+def _ratio_of_means(group: _Group) -> tuple[np.ndarray, np.ndarray]:
+    used = _usable(group.moved)
+    return _over(_mean(group.moved[used]), _mean(group.delta[used])), used
+
+
+def _difference(group: _Group) -> tuple[np.ndarray, np.ndarray]:
+    used = _usable(group.moved)
+    return _mean(group.moved[used]), used
+
+
+def _mean_of_ratios(group: _Group) -> tuple[np.ndarray, np.ndarray]:
+    used = _usable(group.effects)
+    return _mean(group.effects[used]), used
+
+
+def _median(group: _Group) -> tuple[np.ndarray, np.ndarray]:
+    used = _usable(group.effects)
+    missing = np.full(group.effects.shape[1], np.nan)
+    return (np.median(group.effects[used], axis=0) if used.any() else missing), used
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    return values.mean(axis=0) if len(values) else np.full(values.shape[1:], np.nan)
+
+
+def _over(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return numerator / (denominator if denominator else np.nan)
+
+
+ESTIMATORS: dict[str, Callable[[_Group], tuple[np.ndarray, np.ndarray]]] = {
+    "ratio_of_means": _ratio_of_means,
+    "mean_of_ratios": _mean_of_ratios,
+    "median": _median,
+    "difference": _difference,
+}
+"""Each estimator: a group of pairs to the effect of each site and the pairs that it used."""
+
+
+class AggregateHeads(Keyed, pt.Transformer):
+    """Estimates the effect of every component over documents, and ranks the components by it.
+
+    Expected input columns: those of :class:`~pyterrier_mechir.PatchScorer`'s output, of which it needs ``qid,
+    score_baseline, score_perturbed, patch_scores, patch_effect`` and the column named by ``by``.
+
+    Output, one row per group and component: ``qid`` (the group), ``docno`` (the component's name, ``L5H8`` or
+    ``L5.mlp_out``), ``score`` (its effect), ``rank``, ``component``, ``layer``, ``head`` (missing for a layer-wide
+    component), ``n_pairs`` (pairs that the estimate used), ``n_skipped`` (pairs whose effects are missing),
+    ``mean_delta`` (mean of s_p - s_b over the pairs used, in score units), ``ci_low``, ``ci_high``, ``p_value`` and
+    ``p_adjusted`` (missing so far).
+
+    Args:
+        by: the column whose values are the groups; ``"qid"`` gives one ranking of components per query, None pools all
+            queries under qid ``"all"``.
+        estimator: ``ratio_of_means`` = mean(moved score) / mean(s_p - s_b); ``mean_of_ratios``, the published one, is
+            unstable where a denominator is near 0; ``median`` of the ratios; ``difference``, the mean moved score in
+            score units. The ratios leave out pairs below the scorer's ``min_delta``; the other two do not.
+        ci: coverage of the intervals.
+        n_boot: resamples of the intervals.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: an unknown estimator.
+    """
+
+    schematic = {"label": "AggregateHeads"}
+
+    def __init__(
+        self,
+        *,
+        by: str | None = "qid",
+        estimator: str = "ratio_of_means",
+        ci: float = 0.95,
+        n_boot: int = 1000,
+        seed: int = 0,
+    ):
+        self.by = by
+        self.estimator = one_of("estimator", estimator, ESTIMATORS)
+        self.ci = ci
+        self.n_boot = n_boot
+        self.seed = seed
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Aggregate.
+
+        Raises:
+            pt.validate.InputValidationError: a column is missing.
+            ValueError: the arrays of the rows are not of one shape.
+        """
+        grouping = [] if self.by in (None, "qid") else [str(self.by)]
+        pt.validate.columns(inp, includes=["qid", *_NEEDED, *grouping], context=self)
+        if not len(inp):
+            return _typed(pd.DataFrame(columns=_COLUMNS))
+        shapes = {np.shape(array) for array in inp["patch_effect"]}
+        if len(shapes) > 1:
+            raise ValueError(f"patch_effect has arrays of several shapes ({sorted(shapes)}); aggregate one scorer's at a time.")
+        metadata = inp.attrs.get(METADATA, {})
+        sites = _sites(metadata, shapes.pop())
+        groups = [("all", inp)] if self.by is None else inp.groupby(self.by, sort=False)
+        parts = [self._aggregate(str(name), group, sites, metadata.get("direction") == "noise") for name, group in groups]
+        return _typed(pd.concat(parts, ignore_index=True))
+
+    def _aggregate(self, name: str, frame: pd.DataFrame, sites: list[Site], noise: bool) -> pd.DataFrame:
+        group = _Group(frame, noise)
+        effects, used = ESTIMATORS[self.estimator](group)
+        out = pd.DataFrame(
+            {
+                "qid": name,
+                "docno": [site.name for site in sites],
+                "score": effects,
+                "component": [site.component for site in sites],
+                "layer": [site.layer for site in sites],
+                "head": [site.head for site in sites],
+                "n_pairs": int(used.sum()),
+                "n_skipped": int((~used).sum()),
+                "mean_delta": float(_mean(group.delta[used])),
+            }
+        )
+        out = out.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+        return out.assign(rank=np.arange(len(out)))
+
+
+def _sites(metadata: dict[str, Any], shape: tuple[int, ...]) -> list[Site]:
+    """The sites that arrays of a shape hold: as the frame says, else, for two axes, layers and heads.
+
+    Raises:
+        ValueError: the frame does not say, and the shape does not tell.
+    """
+    if "sites" in metadata:
+        sites = [Site(*site) for site in metadata["sites"]]
+        if len(sites) == int(np.prod(shape)):
+            return sites
+    if len(shape) == 2:
+        return [Site("head", layer, head) for layer in range(shape[0]) for head in range(shape[1])]
+    raise ValueError(
+        f"the frame does not say which components its arrays of shape {shape} hold: its attrs[{METADATA!r}] are gone. "
+        "Aggregate right after PatchScorer."
+    )
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    kinds: dict[str, Any] = {"layer": "int64", "head": "Int64", "rank": "int64", "n_pairs": "int64", "n_skipped": "int64"}
+    kinds |= {"qid": "str", "docno": "str", "component": "str"}
+    return frame.reindex(columns=_COLUMNS).astype({c: kinds.get(c, "float64") for c in _COLUMNS})

@@ -1,0 +1,86 @@
+"""Checks of what stages are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+import pyterrier as pt
+
+
+def check_results(stage: pt.Transformer, frame: pd.DataFrame, text_field: str) -> None:
+    """Check that a frame has documents with text.
+
+    Raises:
+        pt.validate.InputValidationError: a column is missing; for a text, the message names what loads it.
+    """
+    try:
+        pt.validate.result_frame(frame, extra_columns=["query", text_field], context=stage)
+    except pt.validate.InputValidationError as error:
+        columns = list(frame.columns) if isinstance(frame, pd.DataFrame) else list(frame)
+        if text_field not in columns and {"qid", "docno"} <= set(columns):
+            error.args = (
+                f"{error.args[0]} Column {text_field!r} is added by a text loader: put "
+                f"dataset.text_loader({text_field!r}) or pt.text.get_text(dataset, {text_field!r}) before {stage!r}.",
+            )
+        raise
+
+
+def check_rows(frame: pd.DataFrame, fields: Iterable[str], optional: Iterable[str] = ()) -> None:
+    """Check that every (qid, docno) comes once, and that texts are strings.
+
+    Args:
+        frame: the rows.
+        fields: columns that must hold a string in every row.
+        optional: columns that may be missing in a row.
+
+    Raises:
+        ValueError: naming the first row at fault.
+    """
+    repeated = frame.duplicated(["qid", "docno"])
+    if repeated.any():
+        row = frame[repeated].iloc[0]
+        raise ValueError(
+            f"(qid, docno) = ({row['qid']!r}, {row['docno']!r}) comes more than once; "
+            "drop_duplicates(['qid', 'docno']) first."
+        )
+    optional = set(optional)
+    for field in (*fields, *optional):
+        for position, value in enumerate(frame[field]):
+            if isinstance(value, str) or (field in optional and _is_missing(value)):
+                continue
+            row = frame.iloc[position]
+            what = "missing" if _is_missing(value) else f"a {type(value).__name__}, not a string,"
+            raise ValueError(f"column {field!r} is {what} for qid {row['qid']!r}, docno {row['docno']!r}.")
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
+
+
+class Keyed:
+    """Equality, hash and repr from the settings of a stage, as ``pt.Experiment`` needs to share equal stages.
+
+    Every parameter of the constructor is an attribute of the same name.
+    """
+
+    def _key(self) -> tuple[Any, ...]:
+        return tuple(attribute.value for attribute in pt.inspect.transformer_attributes(self))  # type: ignore[arg-type]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Keyed) or type(other) is not type(self):
+            return NotImplemented
+        return bool(self._key() == other._key())
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(tuple(v) if isinstance(v, list) else v for v in self._key())))
+
+    def __repr__(self) -> str:
+        shown = []
+        for attribute in pt.inspect.transformer_attributes(self):  # type: ignore[arg-type]
+            if attribute.name == "verbose" or attribute.value == attribute.init_default_value:
+                continue
+            is_positional = attribute.name in ("ranker", "perturbation") and not shown
+            shown.append(repr(attribute.value) if is_positional else f"{attribute.name}={attribute.value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
