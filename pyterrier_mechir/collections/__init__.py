@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from importlib.resources import files
+from typing import ClassVar
 
 import pandas as pd
 import pyterrier as pt
@@ -48,7 +49,9 @@ class EmbeddedDataset(pt.datasets.Dataset):
     def get_qrels(self, variant: str | None = None) -> pd.DataFrame:
         """Frame of ``qid, docno, label``; labels 0 (off topic) to 3 (answers the query)."""
         rows = [line.split() for line in self._lines("qrels.txt")]
-        return pd.DataFrame([(qid, docno, int(label)) for qid, _, docno, label in rows], columns=["qid", "docno", "label"])
+        return pd.DataFrame(
+            [(qid, docno, int(label)) for qid, _, docno, label in rows], columns=["qid", "docno", "label"]
+        )
 
     def text_loader(self, fields: list[str] | str = "*", *, verbose: bool = False) -> pt.Transformer:
         """A stage that adds the column ``text`` by docno.
@@ -67,7 +70,7 @@ class EmbeddedDataset(pt.datasets.Dataset):
 class EmbeddedTextLoader(pt.Transformer):
     """Adds the text of each document of an embedded dataset. Expected input column: ``docno``. Adds ``text``."""
 
-    schematic = {"label": "TextLoader"}
+    schematic: ClassVar = {"label": "TextLoader"}
 
     def __init__(self, dataset: EmbeddedDataset):
         self.dataset = dataset

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
     from pyterrier_mechir.rankers.encoding import AlignedPair
 
+
 @dataclass(frozen=True)
 class SweepResult:
     """Scores of ``N`` pairs.

@@ -97,7 +97,9 @@ class FunctionPerturbation(Perturbation):
     def __init__(self, function: Callable[..., str | None], alignment: str = "fill"):
         positional = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
         if len(positional) not in (1, 2):
-            raise ValueError(f"{function.__name__} should take (text) or (text, query), not {len(positional)} arguments.")
+            raise ValueError(
+                f"{function.__name__} should take (text) or (text, query), not {len(positional)} arguments."
+            )
         self.function = function
         self.alignment = one_of("alignment", alignment, ALIGNMENTS)
         self._takes_query = len(positional) == 2

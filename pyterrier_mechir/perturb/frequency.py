@@ -25,7 +25,9 @@ class _InsertTerm(Perturbation):
 
     def __init__(self, position: str | int = "end", seed: int = 0):
         if position not in _PLACES and not (isinstance(position, int) and position >= 0):
-            raise ValueError(f"unknown position {position!r}; choose one of {', '.join(map(repr, _PLACES))}, or a word index.")
+            raise ValueError(
+                f"unknown position {position!r}; choose one of {', '.join(map(repr, _PLACES))}, or a word index."
+            )
         self.position, self.seed = position, seed
 
     def _term(self, text: str, query: str) -> str | None:

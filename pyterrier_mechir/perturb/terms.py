@@ -10,17 +10,19 @@ from typing import Any
 
 import numpy as np
 
-STOPWORDS = frozenset(
-    """a about above after again against all am an and any are as at be because been before being below between both
+_FUNCTION_WORDS = """
+    a about above after again against all am an and any are as at be because been before being below between both
     but by can could did do does doing down during each few for from further had has have having he her here hers
-    herself him himself his how i if in into is it its itself just may me might more most must my myself no nor not now
-    of off on once only or other our ours ourselves out over own same shall she should so some such than that the their
-    theirs them themselves then there these they this those through to too under until up upon very was we were what
-    when where which while who whom whose why will with would you your yours yourself yourselves""".split()
-)
+    herself him himself his how i if in into is it its itself just may me might more most must my myself no nor not
+    now of off on once only or other our ours ourselves out over own same shall she should so some such than that
+    the their theirs them themselves then there these they this those through to too under until up upon very was we
+    were what when where which while who whom whose why will with would you your yours yourself yourselves
+"""
+
+STOPWORDS = frozenset(_FUNCTION_WORDS.split())
 """English function words, which carry no term-matching signal."""
 
-_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 
 
 def words(text: str) -> list[str]:
@@ -83,7 +85,9 @@ class Idf:
             return cls(source, analyse, f"Idf({len(source)} terms)")
         if isinstance(source, Iterable) and not isinstance(source, str):
             return cls._of_corpus(source, analyse)
-        raise TypeError(f"idf should be a PisaIndex, a mapping or an iterable of documents, not {type(source).__name__}.")
+        raise TypeError(
+            f"idf should be a PisaIndex, a mapping or an iterable of documents, not {type(source).__name__}."
+        )
 
     @classmethod
     def _of_corpus(cls, documents: Iterable[Any], analyse: Callable[[str], list[str]]) -> Idf:

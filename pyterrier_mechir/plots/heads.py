@@ -83,7 +83,9 @@ def _matrix(effects: Any) -> np.ndarray:
         effects = AggregateHeads(by=None)(effects)
     if isinstance(effects, pd.DataFrame):
         if not {"layer", "head", "score"} <= set(effects.columns):
-            raise ValueError("plot_heads draws frames of AggregateHeads or PatchScorer; this one has no layer, head and score.")
+            raise ValueError(
+                "plot_heads draws frames of AggregateHeads or PatchScorer; this one has no layer, head and score."
+            )
         heads = effects[effects["head"].notna()]
         if not len(heads):
             raise ValueError("the frame holds no attention heads to draw.")

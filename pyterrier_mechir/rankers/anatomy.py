@@ -99,7 +99,7 @@ class Anatomy:
             )
         self.architecture = ARCHITECTURES[kind]
         base = model.base_model
-        self.layers: list[nn.Module] = list(base.get_submodule(self.architecture.layers))
+        self.layers: list[nn.Module] = list(base.get_submodule(self.architecture.layers).children())
         self.embeddings = [getattr(base, name) for name in self.architecture.embeddings if hasattr(base, name)]
         self.n_layers = len(self.layers)
         self.n_heads: int = model.config.num_attention_heads

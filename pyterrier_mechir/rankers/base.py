@@ -38,6 +38,7 @@ class Ranker(ABC):
         dtype: of the weights of a checkpoint that is loaded, ``"float32"`` by default.
 
     Attributes:
+        name: how figures and reports call it: the id, the directory, or the model's class; may be set.
         n_layers: layers of the model.
         n_heads: attention heads of a layer.
         model: the transformers model.
@@ -73,20 +74,21 @@ class Ranker(ABC):
 
         if isinstance(model, tuple):
             self.model, self.tokenizer = model
-            self._name: str | None = None
+            self.name = type(self.model).__name__
+            self._checkpoint: str | int = id(self.model)
             self.device = self.model.device if device is None else torch.device(device)
         else:
-            self._name = str(model)
+            self.name = self._checkpoint = str(model)
             precision = getattr(torch, dtype, None)
             if not isinstance(precision, torch.dtype):
                 raise ValueError(f"unknown dtype {dtype!r}; choose one of 'float32', 'bfloat16', 'float16'.")
             auto = getattr(transformers, auto_class)
-            self.model, self.tokenizer = load_checkpoint(self._name, auto, subfolder, precision)
+            self.model, self.tokenizer = load_checkpoint(self.name, auto, subfolder, precision)
             self.device = infer_device(device)
         if not self.tokenizer.is_fast:
             raise ValueError(f"{type(self.tokenizer).__name__} is not a fast tokenizer; load it with use_fast=True.")
         self.anatomy = Anatomy(self.model)
-        self.model.to(self.device).eval()
+        self.model.to(self.device).eval()  # type: ignore[arg-type]
         self.dtype = dtype
         self.max_length = max_length or self._longest()
         self.batch_tokens = 4096 if self.device.type == "cpu" else 65536
@@ -308,13 +310,16 @@ class Ranker(ABC):
                 yield index
                 bar.update(len(index))
 
+    @property
+    def short_name(self) -> str:
+        """The last part of the name: ``all-MiniLM-L6-v2``."""
+        return Path(self.name).name
+
     def __repr__(self) -> str:
-        name = Path(self._name).name if self._name else type(self.model).__name__
-        return f"{type(self).__name__}({name!r})"
+        return f"{type(self).__name__}({self.short_name!r})"
 
     def _key(self) -> tuple[Any, ...]:
-        checkpoint = self._name or id(self.model)
-        return (type(self), checkpoint, self.dtype, self.max_length, *self._settings())
+        return (type(self), self._checkpoint, self.dtype, self.max_length, *self._settings())
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, Ranker) else NotImplemented

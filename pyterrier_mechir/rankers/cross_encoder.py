@@ -57,7 +57,9 @@ class CrossEncoder(Ranker):
         )
         n_labels = self.model.config.num_labels
         if n_labels not in (1, 2):
-            raise ValueError(f"{self!r} has {n_labels} labels; a cross-encoder has one, or two of which one is relevant.")
+            raise ValueError(
+                f"{self!r} has {n_labels} labels; a cross-encoder has one, or two of which one is relevant."
+            )
         if relevant_label not in (0, 1):
             raise ValueError(f"relevant_label={relevant_label!r}: with two labels it is 0 or 1.")
         self.relevant_label = relevant_label

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -106,7 +106,7 @@ class AggregateHeads(Keyed, pt.Transformer):
         ValueError: an unknown estimator.
     """
 
-    schematic = {"label": "AggregateHeads"}
+    schematic: ClassVar = {"label": "AggregateHeads"}
 
     def __init__(
         self,
@@ -136,11 +136,15 @@ class AggregateHeads(Keyed, pt.Transformer):
             return _typed(pd.DataFrame(columns=_COLUMNS))
         shapes = {np.shape(array) for array in inp["patch_effect"]}
         if len(shapes) > 1:
-            raise ValueError(f"patch_effect has arrays of several shapes ({sorted(shapes)}); aggregate one scorer's at a time.")
+            raise ValueError(
+                f"patch_effect has arrays of several shapes ({sorted(shapes)}); aggregate one scorer's at a time."
+            )
         metadata = inp.attrs.get(METADATA, {})
         sites = _sites(metadata, shapes.pop())
         groups = [("all", inp)] if self.by is None else inp.groupby(self.by, sort=False)
-        parts = [self._aggregate(str(name), group, sites, metadata.get("direction") == "noise") for name, group in groups]
+        parts = [
+            self._aggregate(str(name), group, sites, metadata.get("direction") == "noise") for name, group in groups
+        ]
         return _typed(pd.concat(parts, ignore_index=True))
 
     def _aggregate(self, name: str, frame: pd.DataFrame, sites: list[Site], noise: bool) -> pd.DataFrame:
@@ -182,6 +186,12 @@ def _sites(metadata: dict[str, Any], shape: tuple[int, ...]) -> list[Site]:
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
-    kinds: dict[str, Any] = {"layer": "int64", "head": "Int64", "rank": "int64", "n_pairs": "int64", "n_skipped": "int64"}
+    kinds: dict[str, Any] = {
+        "layer": "int64",
+        "head": "Int64",
+        "rank": "int64",
+        "n_pairs": "int64",
+        "n_skipped": "int64",
+    }
     kinds |= {"qid": "str", "docno": "str", "component": "str"}
     return frame.reindex(columns=_COLUMNS).astype({c: kinds.get(c, "float64") for c in _COLUMNS})

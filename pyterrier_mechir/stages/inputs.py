@@ -77,7 +77,7 @@ class Keyed:
         return hash((type(self), *(tuple(v) if isinstance(v, list) else v for v in self._key())))
 
     def __repr__(self) -> str:
-        shown = []
+        shown: list[str] = []
         for attribute in pt.inspect.transformer_attributes(self):  # type: ignore[arg-type]
             if attribute.name == "verbose" or attribute.value == attribute.init_default_value:
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -76,7 +76,7 @@ class PatchScorer(Keyed, pt.Transformer):
         ValueError: an unknown option, or a layer or head that the ranker does not have.
     """
 
-    schematic = {"label": "PatchScorer"}
+    schematic: ClassVar = {"label": "PatchScorer"}
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class PatchScorer(Keyed, pt.Transformer):
         check_results(self, inp, self.text_field)
         field, perturbed_field = self.text_field, f"{self.text_field}_perturbed"
         if perturbed_field not in inp.columns:
-            inp = PerturbDocs(as_perturbation(self.perturbation or TFC1()), text_field=field)(inp)
+            inp = PerturbDocs(as_perturbation(self.perturbation or TFC1()), text_field=field).transform(inp)
         baseline_field = f"{field}_baseline" if f"{field}_baseline" in inp.columns else field
         check_rows(inp, ["query", field], optional={perturbed_field, baseline_field} - {field})
 
@@ -181,14 +181,15 @@ class PatchScorer(Keyed, pt.Transformer):
             unchanged = self.ranker.score([queries[i] for i in same], [baselines[i] for i in same])
             results.set_scores(same, unchanged, unchanged)
         if distinct:
-            sweeps = []
-            with pt.tqdm(total=len(distinct) * len(fillers), desc=repr(self.ranker), unit="doc", disable=not self.verbose) as bar:
-                for filler in fillers:
-                    sweeps.append(self._sweep(distinct, filler, bar.update))
+            total = len(distinct) * len(fillers)
+            with pt.tqdm(total=total, desc=repr(self.ranker), unit="doc", disable=not self.verbose) as bar:
+                sweeps = [self._sweep(distinct, filler, bar.update) for filler in fillers]
             results.set_sweeps(rows, which, sweeps)
         return results.columns(self.min_delta)
 
-    def _sweep(self, keys: list[tuple[str, str, str, str]], filler: str, progress: Any) -> tuple[np.ndarray, SweepResult]:
+    def _sweep(
+        self, keys: list[tuple[str, str, str, str]], filler: str, progress: Any
+    ) -> tuple[np.ndarray, SweepResult]:
         """Sweep distinct pairs; which of them could be encoded, and their results."""
         from pyterrier_mechir.patching.sweep import sweep
         from pyterrier_mechir.rankers.base import unique
@@ -214,9 +215,7 @@ class _Columns:
     def set_scores(self, rows: list[int], baseline: np.ndarray, perturbed: np.ndarray) -> None:
         self.baseline[rows], self.perturbed[rows] = baseline, perturbed
 
-    def set_sweeps(
-        self, rows: list[int], which: list[int], sweeps: list[tuple[np.ndarray, SweepResult]]
-    ) -> None:
+    def set_sweeps(self, rows: list[int], which: list[int], sweeps: list[tuple[np.ndarray, SweepResult]]) -> None:
         """Mean over fillers of the results of the pair that each row holds."""
         encoded = sweeps[0][0]
         place = np.full(max(which) + 1, -1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pandas as pd
 import pyterrier as pt
 
@@ -24,7 +26,7 @@ class PerturbDocs(Keyed, pt.Transformer):
         TypeError: ``perturbation`` is neither.
     """
 
-    schematic = {"label": "PerturbDocs"}
+    schematic: ClassVar = {"label": "PerturbDocs"}
 
     def __init__(self, perturbation: Perturbation, *, text_field: str = "text"):
         self.perturbation = as_perturbation(perturbation)

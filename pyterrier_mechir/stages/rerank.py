@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
 import pyterrier as pt
@@ -26,7 +26,7 @@ class Scorer(Keyed, pt.Transformer):
         verbose: show a progress bar.
     """
 
-    schematic = {"label": "Scorer"}
+    schematic: ClassVar = {"label": "Scorer"}
 
     def __init__(
         self, ranker: Ranker, *, text_field: str = "text", batch_size: int | None = None, verbose: bool = False

