@@ -43,7 +43,7 @@ class Sites(NamedTuple):
     shape: tuple[int, ...]
 
 
-def component_names(component: str | Sequence[str]) -> tuple[str, ...]:
+def _component_names(component: str | Sequence[str]) -> tuple[str, ...]:
     """The components asked for, checked.
 
     Raises:
@@ -78,7 +78,7 @@ def select_sites(
     Raises:
         ValueError: an unknown component, or a layer or head that the model does not have.
     """
-    names = component_names(component)
+    names = _component_names(component)
     chosen = tuple(range(n_layers)) if layers is None else tuple(layers)
     for layer in chosen:
         if not 0 <= layer < n_layers:

@@ -34,6 +34,15 @@ class SweepResult:
     denoise: np.ndarray | None
     noise: np.ndarray | None
 
+    def mean_over(self, repeats: int) -> SweepResult:
+        """The mean over repeats of the same pairs, given one repeat of all after the other."""
+
+        def mean(values: np.ndarray) -> np.ndarray:
+            return np.asarray(values.reshape(repeats, -1, *values.shape[1:]).mean(axis=0))
+
+        ways = (None if values is None else mean(values) for values in (self.denoise, self.noise))
+        return SweepResult(mean(self.baseline), mean(self.perturbed), *ways)
+
 
 def sweep(
     ranker: Ranker,

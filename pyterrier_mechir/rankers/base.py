@@ -170,7 +170,7 @@ class Ranker(ABC):
         perturbed: Sequence[str],
         *,
         alignments: Sequence[str],
-        filler: str = "a",
+        filler: str | Sequence[str] = "a",
         seed: int = 0,
     ) -> list[AlignedPair | None]:
         """Encode minimal pairs so that their sides correspond position by position.
@@ -181,12 +181,13 @@ class Ranker(ABC):
             perturbed: its perturbed text.
             alignments: the declared alignment of its perturbation.
             filler: what stands where the other side has an insertion: ``"a"``, any single-token word, ``"mask"``,
-                ``"pad"`` or ``"random"``.
+                ``"pad"`` or ``"random"``; or a list of these.
             seed: of random fillers.
 
         Returns:
-            The pairs; None for one whose edit alone is longer than the model takes. ``pair.query`` indexes the
-            distinct queries in their order of appearance.
+            The pairs; None for one whose edit alone is longer than the model takes. A list of fillers gives all pairs
+            with the first, then all with the second, and so on. ``pair.query`` indexes the distinct queries in their
+            order of appearance.
 
         Warns:
             UserWarning: documents were cut to the model's length; how many, and that their edits were kept.
@@ -204,26 +205,28 @@ class Ranker(ABC):
         texts, which_text = unique([*baselines, *perturbed])
         tokens = self._tokenise_documents(texts)
         n = len(queries)
-        pairs: list[AlignedPair | None] = []
+        fillers = [filler] if isinstance(filler, str) else list(filler)
+        pairs: list[list[AlignedPair | None]] = [[] for _ in fillers]
         cut = 0
         for i, (query, alignment) in enumerate(zip(which_query, alignments, strict=True)):
             aligned = align(tokens[which_text[i]], tokens[which_text[n + i]], self._vocabulary.keys, alignment)
             query_room, room = self._room(len(query_tokens[query]), len(aligned))
             cut += len(aligned) > room
             kept = keep_edit(aligned, room)
-            if kept is None:
-                pairs.append(None)
-                continue
             masked = alignment == "mask"
-            fillers = self._vocabulary.fillers("pad" if masked else filler, len(kept), queries[i], baselines[i], seed)
-            pairs.append(self._pair(query_tokens[query][:query_room], query, kept, fillers, masked))
+            for name, of_filler in zip(fillers, pairs, strict=True):
+                if kept is None:
+                    of_filler.append(None)
+                    continue
+                ids = self._vocabulary.fillers("pad" if masked else name, len(kept), queries[i], baselines[i], seed)
+                of_filler.append(self._pair(query_tokens[query][:query_room], query, kept, ids, masked))
         if cut:
             warnings.warn(
                 f"{cut} of {n} documents are longer than the {self.max_length} tokens that {self!r} takes; they were "
                 "cut so that the perturbation stays.",
                 stacklevel=2,
             )
-        return pairs
+        return [pair for of_filler in pairs for pair in of_filler]
 
     def collate(self, sequences: Sequence[Encoded], query_inputs: Batch, queries: Sequence[int]) -> Batch:
         """Pad sequences into a batch.

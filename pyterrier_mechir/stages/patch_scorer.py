@@ -11,16 +11,15 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.patching.sites import DIRECTIONS, Sites, component_names, select_sites
+from pyterrier_mechir.patching.sites import DIRECTIONS, Sites, select_sites
 from pyterrier_mechir.perturb import TFC1
 from pyterrier_mechir.perturb.base import Perturbation, alignment_of
+from pyterrier_mechir.rankers.base import Ranker, unique
 from pyterrier_mechir.stages.inputs import Keyed, check_results, check_rows
 from pyterrier_mechir.stages.perturb_docs import PerturbDocs, as_perturbation
 
 if TYPE_CHECKING:
     from pyterrier_mechir.patching.sweep import SweepResult
-    from pyterrier_mechir.rankers.base import Ranker
-    from pyterrier_mechir.rankers.encoding import AlignedPair
 
 METADATA = "mechir"
 """Key of ``frame.attrs`` under which a result says which sites its arrays hold, and the direction."""
@@ -73,6 +72,7 @@ class PatchScorer(Keyed, pt.Transformer):
         verbose: show a progress bar.
 
     Raises:
+        TypeError: ``ranker`` is no ranker.
         ValueError: an unknown option, or a layer or head that the ranker does not have.
     """
 
@@ -95,7 +95,8 @@ class PatchScorer(Keyed, pt.Transformer):
         batch_size: int | None = None,
         verbose: bool = False,
     ):
-        component_names(component)
+        if not isinstance(ranker, Ranker):
+            raise TypeError(f"ranker should be a ranker such as BiEncoder({ranker!r}), not a {type(ranker).__name__}.")
         self.ranker = ranker
         self.component = component
         self.positions = one_of("positions", positions, ("all",))
@@ -109,6 +110,8 @@ class PatchScorer(Keyed, pt.Transformer):
         self.text_field = text_field
         self.batch_size = batch_size
         self.verbose = verbose
+        if not filler:
+            raise ValueError('no filler given; name one, such as "a".')
         self.sites  # noqa: B018 - an unknown layer or head is an error here, not in the middle of a run
         if perturbation is not None:
             as_perturbation(perturbation)
@@ -162,8 +165,6 @@ class PatchScorer(Keyed, pt.Transformer):
         self, queries: list[str], baselines: list[str], perturbed: list[str | None], alignments: list[str]
     ) -> dict[str, Any]:
         """The columns that patching adds."""
-        from pyterrier_mechir.rankers.base import unique
-
         changed = [i for i, text in enumerate(perturbed) if text is not None]
         same = [i for i in changed if perturbed[i] == baselines[i]]
         if same:
@@ -173,33 +174,33 @@ class PatchScorer(Keyed, pt.Transformer):
                 stacklevel=4,
             )
         rows = sorted(set(changed) - set(same))
-        keys = [(queries[i], baselines[i], perturbed[i], alignments[i]) for i in rows]
-        distinct, which = unique(keys)
-        fillers = [self.filler] if isinstance(self.filler, str) else list(self.filler)
+        distinct, which = unique([(queries[i], baselines[i], perturbed[i], alignments[i]) for i in rows])
         results = _Columns(len(perturbed), self.sites, self.direction)
         if same:
             unchanged = self.ranker.score([queries[i] for i in same], [baselines[i] for i in same])
             results.set_scores(same, unchanged, unchanged)
         if distinct:
-            total = len(distinct) * len(fillers)
-            with pt.tqdm(total=total, desc=repr(self.ranker), unit="doc", disable=not self.verbose) as bar:
-                sweeps = [self._sweep(distinct, filler, bar.update) for filler in fillers]
-            results.set_sweeps(rows, which, sweeps)
+            encoded, swept = self._sweep(distinct)
+            place = dict(zip(encoded, range(len(encoded)), strict=True))
+            found = [(row, place[pair]) for row, pair in zip(rows, which, strict=True) if pair in place]
+            results.set_sweep([row for row, _ in found], [pair for _, pair in found], swept)
         return results.columns(self.min_delta)
 
-    def _sweep(
-        self, keys: list[tuple[str, str, str, str]], filler: str, progress: Any
-    ) -> tuple[np.ndarray, SweepResult]:
-        """Sweep distinct pairs; which of them could be encoded, and their results."""
+    def _sweep(self, keys: list[tuple[str, str, str | None, str]]) -> tuple[list[int], SweepResult]:
+        """Sweep distinct pairs: which of them could be encoded, and their results, averaged over fillers."""
         from pyterrier_mechir.patching.sweep import sweep
-        from pyterrier_mechir.rankers.base import unique
 
         queries, baselines, perturbed, alignments = zip(*keys, strict=True)
-        aligned = self.ranker.align(queries, baselines, perturbed, alignments=alignments, filler=filler)
-        encoded = np.array([i for i, pair in enumerate(aligned) if pair is not None], dtype=np.int64)
-        pairs: list[AlignedPair] = [pair for pair in aligned if pair is not None]
+        fillers = [self.filler] if isinstance(self.filler, str) else list(self.filler)
+        aligned = self.ranker.align(queries, baselines, perturbed, alignments=alignments, filler=fillers)
+        encoded = [i for i in range(len(keys)) if aligned[i] is not None]
+        pairs = [pair for pair in aligned if pair is not None]
         inputs = self.ranker.query_inputs(unique(queries)[0])
-        return encoded, sweep(self.ranker, pairs, inputs, self.sites.sites, self.direction, self.batch_size, progress)
+        with pt.tqdm(total=len(pairs), desc=repr(self.ranker), unit="doc", disable=not self.verbose) as bar:
+            result = sweep(
+                self.ranker, pairs, inputs, self.sites.sites, self.direction, self.batch_size, progress=bar.update
+            )
+        return encoded, result.mean_over(len(fillers))
 
 
 class _Columns:
@@ -215,20 +216,11 @@ class _Columns:
     def set_scores(self, rows: list[int], baseline: np.ndarray, perturbed: np.ndarray) -> None:
         self.baseline[rows], self.perturbed[rows] = baseline, perturbed
 
-    def set_sweeps(self, rows: list[int], which: list[int], sweeps: list[tuple[np.ndarray, SweepResult]]) -> None:
-        """Mean over fillers of the results of the pair that each row holds."""
-        encoded = sweeps[0][0]
-        place = np.full(max(which) + 1, -1)
-        place[encoded] = np.arange(len(encoded))
-        found = place[which]
-        rows_found, found = np.asarray(rows)[found >= 0], found[found >= 0]
-
-        def mean(name: str) -> np.ndarray:
-            return np.mean([getattr(result, name) for _, result in sweeps], axis=0)[found]
-
-        self.baseline[rows_found], self.perturbed[rows_found] = mean("baseline"), mean("perturbed")
+    def set_sweep(self, rows: list[int], pairs: list[int], result: SweepResult) -> None:
+        """Give rows the results of pairs."""
+        self.set_scores(rows, result.baseline[pairs], result.perturbed[pairs])
         for way, values in self.patched.items():
-            values[rows_found] = mean(way)
+            values[rows] = getattr(result, way)[pairs]
 
     def columns(self, min_delta: float) -> dict[str, Any]:
         delta = self.perturbed - self.baseline
