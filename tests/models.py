@@ -45,6 +45,16 @@ _WORDPIECE = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _SENTENCEPIECE = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
 
 
+def _wordpieces(made: Tokenizer, corpus: list[str], specials: tuple[str, ...]) -> dict[str, int]:
+    """Letters, short words and longer words in two pieces; the library's own trainer differs from run to run."""
+    split = [made.pre_tokenizer.pre_tokenize_str(made.normalizer.normalize_str(text)) for text in corpus]
+    words = sorted({word for text in split for word, _ in text})
+    letters = sorted(set("".join(words)))
+    halves = [piece for word in words for piece in ((word,) if len(word) <= 5 else (word[:4], f"##{word[4:]}"))]
+    pieces = dict.fromkeys([*specials, *letters, *(f"##{letter}" for letter in letters), *halves])
+    return {piece: number for number, piece in enumerate(pieces)}
+
+
 @cache
 def tokenizer(architecture: str) -> tf.PreTrainedTokenizerBase:
     """A tokenizer trained on the texts above, in the convention of the architecture."""
@@ -58,11 +68,14 @@ def tokenizer(architecture: str) -> tf.PreTrainedTokenizerBase:
     else:
         names, model, kind = _SENTENCEPIECE, models.BPE(unk_token="<unk>"), "bytes"
     made = Tokenizer(model)
-    options = {"vocab_size": 220, "special_tokens": list(names), "show_progress": False}
+    pad, unk, cls, sep, mask = names
+    first_ids = [cls, pad, sep, unk, mask] if names is _SENTENCEPIECE else list(names)
+    options = {"vocab_size": 220, "special_tokens": first_ids, "show_progress": False}
     if kind == "wordpiece":
         made.normalizer = normalizers.BertNormalizer(lowercase=True)
         made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordPieceTrainer(**options)
+        made.model = models.WordPiece(_wordpieces(made, corpus, names), unk_token="[UNK]")
+        trainer = None
     elif kind == "bytes":
         made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         made.decoder = decoders.ByteLevel()
@@ -71,8 +84,8 @@ def tokenizer(architecture: str) -> tf.PreTrainedTokenizerBase:
         made.pre_tokenizer = pre_tokenizers.Metaspace()
         made.decoder = decoders.Metaspace()
         trainer = trainers.BpeTrainer(**options)
-    made.train_from_iterator(corpus, trainer)
-    pad, unk, cls, sep, mask = names
+    if trainer is not None:
+        made.train_from_iterator(corpus, trainer)
     double = f"{sep} {sep}" if names is _SENTENCEPIECE else sep
     second = 0 if architecture in ("modernbert", "roberta", "xlm-roberta", "mpnet") else 1
     made.post_processor = processors.TemplateProcessing(
@@ -127,7 +140,9 @@ def config(architecture: str, **changes: object) -> tf.PretrainedConfig:
     raise KeyError(architecture)
 
 
-def build(architecture: str, classifier: bool, **changes: object) -> tuple[tf.PreTrainedModel, tf.PreTrainedTokenizerBase]:
+def build(
+    architecture: str, classifier: bool, **changes: object
+) -> tuple[tf.PreTrainedModel, tf.PreTrainedTokenizerBase]:
     """A model with random weights, always the same, and its tokenizer."""
     torch.manual_seed(0)
     auto = tf.AutoModelForSequenceClassification if classifier else tf.AutoModel

@@ -37,10 +37,17 @@ class Site(NamedTuple):
 
 
 class Sites(NamedTuple):
-    """The sites of a sweep, and the shape in which their results are given."""
+    """The sites of a component or of several, in the shape of the results.
+
+    Args:
+        sites: all sites, in the order of the flattened results.
+        shape: ``[layer, head]`` for heads, ``[layer]`` for another component, ``[site]`` for a list of components.
+        swept: which of the sites are patched, as indices into ``sites``; results are missing elsewhere.
+    """
 
     sites: tuple[Site, ...]
     shape: tuple[int, ...]
+    swept: tuple[int, ...]
 
 
 def _component_names(component: str | Sequence[str]) -> tuple[str, ...]:
@@ -71,35 +78,35 @@ def select_sites(
         heads: only these (layer, head); needs ``component="head"``.
         layers: only these layers.
 
-    Returns:
-        The sites and the shape of their results: ``[layer, head]`` for all heads, ``[layer]`` for another component,
-        ``[site]`` for a list of components or of heads.
-
     Raises:
         ValueError: an unknown component, or a layer or head that the model does not have.
     """
     names = _component_names(component)
-    chosen = tuple(range(n_layers)) if layers is None else tuple(layers)
-    for layer in chosen:
-        if not 0 <= layer < n_layers:
-            raise ValueError(f"no layer {layer}: the model has layers 0 to {n_layers - 1}.")
-    if heads is not None:
-        if names != ("head",) or layers is not None:
-            raise ValueError('heads=[(layer, head), ...] goes with component="head" and without layers=.')
-        for layer, head in heads:
-            if not (0 <= layer < n_layers and 0 <= head < n_heads):
-                raise ValueError(
-                    f"no head ({layer}, {head}): the model has layers 0 to {n_layers - 1} of heads 0 to {n_heads - 1}."
-                )
-        return Sites(tuple(Site("head", layer, head) for layer, head in heads), (len(heads),))
+    if heads is not None and (names != ("head",) or layers is not None):
+        raise ValueError('heads=[(layer, head), ...] goes with component="head" and without layers=.')
     sites = tuple(
         Site(name, layer, head)
         for name in names
-        for layer in chosen
+        for layer in range(n_layers)
         for head in (range(n_heads) if name == "head" else (None,))
     )
-    if isinstance(component, str):
-        shape: tuple[int, ...] = (len(chosen), n_heads) if component == "head" else (len(chosen),)
+    for layer in layers or ():
+        if layer not in range(n_layers):
+            raise ValueError(f"no layer {layer}: the model has layers 0 to {n_layers - 1}.")
+    chosen = None if heads is None else {Site("head", *head) for head in heads}
+    for site in chosen or ():
+        if site not in sites:
+            raise ValueError(
+                f"no head ({site.layer}, {site.head}): the model has layers 0 to {n_layers - 1} of heads 0 to "
+                f"{n_heads - 1}."
+            )
+    swept = tuple(
+        number
+        for number, site in enumerate(sites)
+        if (layers is None or site.layer in layers) and (chosen is None or site in chosen)
+    )
+    if not isinstance(component, str):
+        shape: tuple[int, ...] = (len(sites),)
     else:
-        shape = (len(sites),)
-    return Sites(sites, shape)
+        shape = (n_layers, n_heads) if component == "head" else (n_layers,)
+    return Sites(sites, shape, swept)

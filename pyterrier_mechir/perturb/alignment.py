@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from itertools import pairwise
 
 import numpy as np
 
@@ -54,34 +55,36 @@ class Alignment:
         )
 
 
-def align(baseline: Tokens, perturbed: Tokens, keys: np.ndarray, alignment: str = "fill") -> Alignment:
+def align(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray, alignment: str = "fill") -> Alignment:
     """Align the two sides of a pair.
 
     Args:
         baseline: the baseline document.
         perturbed: the perturbed document.
-        keys: for each token id of the vocabulary, a number shared by the spellings of one token that differ only in
-            the mark of a preceding space.
+        spellings: for each token id of the vocabulary, its text without marks of spaces and continuation.
         alignment: the perturbation's declared alignment. Sides of equal length of a ``swap`` or ``permute`` correspond
-            one to one; anything else is found by comparing the token sequences.
+            one to one; anything else is found by comparing the sides word by word.
 
     Returns:
-        The alignment. A token that both sides have, but spelt with a space mark on one side only (a word that ceases
-        to be the first, say), is given the perturbed side's id on both.
+        The alignment. A word that both sides have, but in different pieces (the first word of a text often has pieces
+        of its own), is given the perturbed side's pieces on both, so that the sides differ by the edit alone.
     """
     if alignment in ("swap", "permute") and len(baseline) == len(perturbed):
-        edit = keys[baseline.ids] != keys[perturbed.ids]
+        edit = spellings[baseline.ids] != spellings[perturbed.ids]
         ids = np.where(edit, baseline.ids, perturbed.ids)
         return Alignment(ids, perturbed.ids, baseline.words, perturbed.words, edit)
     columns: list[tuple[np.ndarray, ...]] = []
-    for same, (i, j), (k, m) in _differences(keys[baseline.ids], keys[perturbed.ids]):
-        n = max(j - i, m - k)
+    for same, (i, j), (k, m) in _differences(baseline, perturbed, spellings):
+        of_baseline, of_perturbed = baseline[i:j], perturbed[k:m]
+        if same:
+            of_baseline = Tokens(of_perturbed.ids, of_perturbed.words - of_perturbed.words[0] + of_baseline.words[0])
+        n = max(len(of_baseline), len(of_perturbed))
         columns.append(
             (
-                perturbed.ids[k:m] if same else _padded(baseline.ids[i:j], n),
-                _padded(perturbed.ids[k:m], n),
-                _padded(baseline.words[i:j], n),
-                _padded(perturbed.words[k:m], n),
+                _padded(of_baseline.ids, n),
+                _padded(of_perturbed.ids, n),
+                _padded(of_baseline.words, n),
+                _padded(of_perturbed.words, n),
                 np.full(n, not same),
             )
         )
@@ -95,25 +98,35 @@ def _padded(values: np.ndarray, n: int) -> np.ndarray:
     return np.concatenate([values, np.full(n - len(values), FILL, dtype=np.int64)])
 
 
-def _differences(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[bool, tuple[int, int], tuple[int, int]]]:
-    """Runs of equal and of differing elements, as (equal, span of a, span of b)."""
+def _differences(
+    a: Tokens, b: Tokens, spellings: np.ndarray
+) -> Iterator[tuple[bool, tuple[int, int], tuple[int, int]]]:
+    """Runs of words that are the same and that differ, as (same, span of a's tokens, span of b's)."""
+    starts_a, starts_b = a.starts(), b.starts()
     shorter = min(len(a), len(b))
-    differs = np.flatnonzero(a[:shorter] != b[:shorter])
-    head = int(differs[0]) if len(differs) else shorter
-    differs = np.flatnonzero(a[len(a) - shorter + head :][::-1] != b[len(b) - shorter + head :][::-1])
-    tail = int(differs[0]) if len(differs) else shorter - head
-    i, j, k, m = head, len(a) - tail, head, len(b) - tail
+    head = _leading(a.ids[:shorter] == b.ids[:shorter])
+    while not (starts_a[head] and starts_b[head]):
+        head -= 1
+    left = shorter - head
+    tail = _leading(a.ids[len(a) - left :][::-1] == b.ids[len(b) - left :][::-1])
+    while not (starts_a[len(a) - tail] and starts_b[len(b) - tail]):
+        tail -= 1
     if head:
         yield True, (0, head), (0, head)
-    if i == j or k == m:
-        if i < j or k < m:
-            yield False, (i, j), (k, m)
-    else:
-        matcher = SequenceMatcher(None, a[i:j].tolist(), b[k:m].tolist(), autojunk=False)
-        for tag, i1, i2, k1, k2 in matcher.get_opcodes():
-            yield tag == "equal", (i + i1, i + i2), (k + k1, k + k2)
+    bounds_a, bounds_b = (np.flatnonzero(starts[head : len(starts) - tail]) + head for starts in (starts_a, starts_b))
+    words_a, words_b = (
+        ["".join(spellings[side.ids[i:j]]) for i, j in pairwise(bounds.tolist())]
+        for side, bounds in ((a, bounds_a), (b, bounds_b))
+    )
+    for tag, i, j, k, m in SequenceMatcher(None, words_a, words_b, autojunk=False).get_opcodes():
+        yield tag == "equal", (int(bounds_a[i]), int(bounds_a[j])), (int(bounds_b[k]), int(bounds_b[m]))
     if tail:
-        yield True, (j, len(a)), (m, len(b))
+        yield True, (len(a) - tail, len(a)), (len(b) - tail, len(b))
+
+
+def _leading(same: np.ndarray) -> int:
+    """How many elements hold before the first that does not."""
+    return int(np.argmin(same)) if not same.all() else len(same)
 
 
 def keep_edit(aligned: Alignment, budget: int) -> Alignment | None:
@@ -142,31 +155,34 @@ def with_fillers(aligned: Alignment, fillers: np.ndarray) -> Alignment:
     )
 
 
-def token_classes(aligned: Alignment, query: Tokens, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def token_classes(aligned: Alignment, query: Tokens, spellings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The token classes of the query's and of the document's positions.
 
-    Words are compared as whole sequences of word pieces.
+    Words are compared whole, by their spelling.
 
     Args:
         aligned: the alignment before fillers are put in.
         query: the query.
-        keys: as in :func:`align`.
+        spellings: as in :func:`align`.
 
     Returns:
         Classes ``[query tokens]`` and ``[document positions]``.
     """
     sides = ((aligned.perturbed, aligned.perturbed_words), (aligned.baseline, aligned.baseline_words))
     edited = {
-        word for ids, words in sides for word, positions in _words(ids, words, keys) if aligned.edit[positions].any()
+        word
+        for ids, words in sides
+        for word, positions in _words(ids, words, spellings)
+        if aligned.edit[positions].any()
     }
     of_query = np.full(len(query), QUERY, dtype=np.int64)
     query_words = set()
-    for word, positions in _words(query.ids, query.words, keys):
+    for word, positions in _words(query.ids, query.words, spellings):
         query_words.add(word)
         if word in edited:
             of_query[positions] = QUERY_EDITED
     of_document = np.full(len(aligned), OTHER, dtype=np.int64)
-    for word, positions in _words(aligned.perturbed, aligned.perturbed_words, keys):
+    for word, positions in _words(aligned.perturbed, aligned.perturbed_words, spellings):
         if word in edited:
             of_document[positions] = DOC_EDITED
         elif word in query_words:
@@ -175,10 +191,10 @@ def token_classes(aligned: Alignment, query: Tokens, keys: np.ndarray) -> tuple[
     return of_query, of_document
 
 
-def _words(ids: np.ndarray, words: np.ndarray, keys: np.ndarray) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
-    """Each word as (its pieces, their positions); positions without a word are left out."""
+def _words(ids: np.ndarray, words: np.ndarray, spellings: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Each word as (its spelling, the positions of its pieces); positions without a word are left out."""
     positions = np.flatnonzero(words >= 0)
     if not len(positions):
         return
     for span in np.split(positions, np.flatnonzero(np.diff(words[positions])) + 1):
-        yield tuple(keys[ids[span]].tolist()), span
+        yield "".join(spellings[ids[span]]), span

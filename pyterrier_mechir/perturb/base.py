@@ -5,19 +5,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import random
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import update_wrapper
 from typing import Any, overload
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.perturb.alignment import ALIGNMENTS
-
-_alignments: dict[str, str] = {}
-
-
-def alignment_of(name: str) -> str:
-    """The alignment that the perturbation of this name declared; ``fill`` for a name that is not known."""
-    return _alignments.get(name, "fill")
 
 
 def seeded(seed: int, *texts: str) -> int:
@@ -51,7 +46,6 @@ class Perturbation(ABC):
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         one_of("alignment", cls.alignment, ALIGNMENTS)
-        _alignments[cls.__name__] = cls.alignment
 
     def _settings(self) -> dict[str, Any]:
         parameters = inspect.signature(type(self).__init__).parameters
@@ -77,8 +71,6 @@ class Perturbation(ABC):
 class Identity(Perturbation):
     """Leaves every text as it is: the control whose effects are all missing."""
 
-    alignment = "swap"
-
     def __call__(self, text: str, query: str) -> str:
         return text
 
@@ -95,20 +87,23 @@ class FunctionPerturbation(Perturbation):
     """
 
     def __init__(self, function: Callable[..., str | None], alignment: str = "fill"):
+        update_wrapper(self, function)
+        self.__name__ = getattr(function, "__name__", type(function).__name__)
         positional = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
         if len(positional) not in (1, 2):
-            raise ValueError(
-                f"{function.__name__} should take (text) or (text, query), not {len(positional)} arguments."
-            )
+            raise ValueError(f"{self.name} should take (text) or (text, query), not {len(positional)} arguments.")
         self.function = function
         self.alignment = one_of("alignment", alignment, ALIGNMENTS)
         self._takes_query = len(positional) == 2
-        self.__doc__ = function.__doc__
-        _alignments[self.name] = alignment
 
     @property
     def name(self) -> str:
-        return self.function.__name__
+        return self.__name__
+
+    def __reduce__(self) -> Any:
+        """A decorated function is pickled as what its module calls it; any other with its function."""
+        in_module = getattr(sys.modules.get(self.__module__), self.__name__, None)
+        return self.__name__ if in_module is self else (FunctionPerturbation, (self.function, self.alignment))
 
     def __call__(self, text: str, query: str = "") -> str | None:
         return self.function(text, query) if self._takes_query else self.function(text)

@@ -11,7 +11,8 @@ from pyterrier_mechir.perturb.base import seeded
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_SPACE_MARKS = ("Ġ", "▁")
+_SPACES = "Ġ▁"
+_CONTINUED = "##"
 
 
 class Vocabulary:
@@ -21,20 +22,20 @@ class Vocabulary:
         tokenizer: a fast tokenizer.
 
     Attributes:
-        keys: for each token id, a number that tokens share when they differ only in the mark of a preceding space.
+        spellings: the text of each token id, without the marks of a preceding space and of a continued word.
         words: ids of whole alphabetic words of three letters or more, from which random fillers are drawn.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self._tokenizer = tokenizer
         tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
-        numbers: dict[str, int] = {}
-        bare = [token.lstrip("".join(_SPACE_MARKS)) or token for token in tokens]
-        self.keys = np.array([numbers.setdefault(token, len(numbers)) for token in bare], dtype=np.int64)
-        marked = [token.startswith(_SPACE_MARKS) for token in tokens]
-        starts_word = marked if any(marked) else [not token.startswith("##") for token in tokens]
+        spellings = [token.removeprefix(_CONTINUED).lstrip(_SPACES) or token for token in tokens]
+        self.spellings = np.array(spellings, dtype=object)
+        marked = [token.startswith(tuple(_SPACES)) for token in tokens]
+        starts_word = marked if any(marked) else [not token.startswith(_CONTINUED) for token in tokens]
         self.words = np.array(
-            [i for i, token in enumerate(bare) if starts_word[i] and len(token) > 2 and token.isalpha()], dtype=np.int64
+            [i for i, word in enumerate(spellings) if starts_word[i] and len(word) > 2 and word.isalpha()],
+            dtype=np.int64,
         )
 
     def fillers(self, filler: str, n: int, query: str, text: str, seed: int = 0) -> np.ndarray:

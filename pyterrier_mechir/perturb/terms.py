@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,14 @@ class Idf:
 
     def __repr__(self) -> str:
         return self._name
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Idf):
+            return NotImplemented
+        return self._analyse == other._analyse and self._values == other._values
+
+    def __hash__(self) -> int:
+        return hash((self._analyse, len(self._values)))
 
     def __call__(self, term: str) -> float | None:
         """The idf of a term as written; None where the collection does not have it."""
@@ -111,7 +120,19 @@ class Idf:
                 df = int(postings[begin])
                 values[term.rstrip("\n")] = _idf(n, df)
                 begin += df + 1
-        return cls(values, index.tokenize, f"Idf({index!r})")
+        return cls(values, _PisaAnalysis(index.stemmer.value), f"Idf({index!r})")
+
+
+@dataclass(frozen=True)
+class _PisaAnalysis:
+    """The tokeniser and stemmer of a PISA index."""
+
+    stemmer: str
+
+    def __call__(self, text: str) -> list[str]:
+        from pyterrier_pisa import tokenize
+
+        return tokenize(text, self.stemmer)
 
 
 def _is_pisa_index(source: Any) -> bool:

@@ -209,7 +209,7 @@ class Ranker(ABC):
         pairs: list[list[AlignedPair | None]] = [[] for _ in fillers]
         cut = 0
         for i, (query, alignment) in enumerate(zip(which_query, alignments, strict=True)):
-            aligned = align(tokens[which_text[i]], tokens[which_text[n + i]], self._vocabulary.keys, alignment)
+            aligned = align(tokens[which_text[i]], tokens[which_text[n + i]], self._vocabulary.spellings, alignment)
             query_room, room = self._room(len(query_tokens[query]), len(aligned))
             cut += len(aligned) > room
             kept = keep_edit(aligned, room)
@@ -276,7 +276,7 @@ class Ranker(ABC):
             sides.append(Encoded(ids, types, mask))
         classes = np.full(len(owners), SEP)
         classes[:1] = CLS
-        of_parts = self._parts(*token_classes(aligned, query, self._vocabulary.keys))
+        of_parts = self._parts(*token_classes(aligned, query, self._vocabulary.spellings))
         for part, classes_of_part in enumerate(of_parts):
             classes[owners == part] = classes_of_part
         return AlignedPair(sides[0], sides[1], classes, number)

@@ -40,6 +40,12 @@ class Tokens:
     def __getitem__(self, index: slice) -> Tokens:
         return Tokens(self.ids[index], self.words[index])
 
+    def starts(self) -> np.ndarray:
+        """Whether a word starts at each token, and True for the end: ``[n + 1]``."""
+        edges = np.ones(len(self) + 1, dtype=bool)
+        edges[1:-1] = (self.words[1:] != self.words[:-1]) | (self.words[1:] < 0)
+        return edges
+
 
 @dataclass(frozen=True)
 class Sequence:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,17 +22,34 @@ _COLUMNS = [
 _NEEDED = ["score_baseline", "score_perturbed", "patch_scores", "patch_effect"]
 
 
-class _Group:
-    """The pairs of one group, as arrays over [pair, site]."""
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs as arrays: normalised effects and moved scores ``[pair, site]``, and s_p - s_b ``[pair]``."""
 
-    def __init__(self, frame: pd.DataFrame, noise: bool):
-        self.effects = _stack(frame["patch_effect"])
-        self.patched = _stack(frame["patch_scores"])
-        self.baseline = frame["score_baseline"].to_numpy(np.float64)
-        self.perturbed = frame["score_perturbed"].to_numpy(np.float64)
-        start = self.perturbed[:, None] if noise else self.baseline[:, None]
-        self.moved = start - self.patched if noise else self.patched - start
-        self.delta = self.perturbed - self.baseline
+    effects: np.ndarray
+    moved: np.ndarray
+    delta: np.ndarray
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, direction: str | None) -> _Pairs:
+        effects, patched = (_stack(frame[column]) for column in ("patch_effect", "patch_scores"))
+        baseline, perturbed = (frame[f"score_{side}"].to_numpy(np.float64) for side in ("baseline", "perturbed"))
+        delta = perturbed - baseline
+        denoised, noised = patched - baseline[:, None], perturbed[:, None] - patched
+        direction = direction or _direction(effects * delta[:, None], denoised, noised)
+        return cls(effects, noised if direction == "noise" else denoised, delta)
+
+    def rows(self, index: Any) -> _Pairs:
+        return _Pairs(self.effects[index], self.moved[index], self.delta[index])
+
+    def at_sites(self, index: np.ndarray) -> _Pairs:
+        return _Pairs(self.effects[:, index], self.moved[:, index], self.delta)
+
+
+def _direction(moved: np.ndarray, denoised: np.ndarray, noised: np.ndarray) -> str:
+    """The direction whose formula gives the effects of a frame that does not say which was swept."""
+    errors = [np.nansum(np.abs(moved - candidate)) for candidate in (denoised, noised)]
+    return "denoise" if errors[0] <= errors[1] else "noise"
 
 
 def _stack(arrays: pd.Series) -> np.ndarray:
@@ -42,25 +60,25 @@ def _usable(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.isfinite(values).all(axis=1))
 
 
-def _ratio_of_means(group: _Group) -> tuple[np.ndarray, np.ndarray]:
-    used = _usable(group.moved)
-    return _over(_mean(group.moved[used]), _mean(group.delta[used])), used
+def _ratio_of_means(pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
+    used = _usable(pairs.moved)
+    return _over(_mean(pairs.moved[used]), _mean(pairs.delta[used])), used
 
 
-def _difference(group: _Group) -> tuple[np.ndarray, np.ndarray]:
-    used = _usable(group.moved)
-    return _mean(group.moved[used]), used
+def _difference(pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
+    used = _usable(pairs.moved)
+    return _mean(pairs.moved[used]), used
 
 
-def _mean_of_ratios(group: _Group) -> tuple[np.ndarray, np.ndarray]:
-    used = _usable(group.effects)
-    return _mean(group.effects[used]), used
+def _mean_of_ratios(pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
+    used = _usable(pairs.effects)
+    return _mean(pairs.effects[used]), used
 
 
-def _median(group: _Group) -> tuple[np.ndarray, np.ndarray]:
-    used = _usable(group.effects)
-    missing = np.full(group.effects.shape[1], np.nan)
-    return (np.median(group.effects[used], axis=0) if used.any() else missing), used
+def _median(pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
+    used = _usable(pairs.effects)
+    missing = np.full(pairs.effects.shape[1], np.nan)
+    return (np.median(pairs.effects[used], axis=0) if used.any() else missing), used
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
@@ -71,7 +89,7 @@ def _over(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return numerator / (denominator if denominator else np.nan)
 
 
-ESTIMATORS: dict[str, Callable[[_Group], tuple[np.ndarray, np.ndarray]]] = {
+ESTIMATORS: dict[str, Callable[[_Pairs], tuple[np.ndarray, np.ndarray]]] = {
     "ratio_of_means": _ratio_of_means,
     "mean_of_ratios": _mean_of_ratios,
     "median": _median,
@@ -136,20 +154,22 @@ class AggregateHeads(Keyed, pt.Transformer):
             return _typed(pd.DataFrame(columns=_COLUMNS))
         shapes = {np.shape(array) for array in inp["patch_effect"]}
         if len(shapes) > 1:
-            raise ValueError(
-                f"patch_effect has arrays of several shapes ({sorted(shapes)}); aggregate one scorer's at a time."
-            )
+            raise ValueError(f"patch_effect has arrays of shapes {sorted(shapes)}; aggregate one scorer's at a time.")
         metadata = inp.attrs.get(METADATA, {})
         sites = _sites(metadata, shapes.pop())
-        groups = [("all", inp)] if self.by is None else inp.groupby(self.by, sort=False)
-        parts = [
-            self._aggregate(str(name), group, sites, metadata.get("direction") == "noise") for name, group in groups
-        ]
-        return _typed(pd.concat(parts, ignore_index=True))
+        pairs = _Pairs.of(inp, metadata.get("direction"))
+        swept = np.isfinite(pairs.moved).any(axis=0)
+        if swept.any():
+            sites, pairs = [site for site, kept in zip(sites, swept, strict=True) if kept], pairs.at_sites(swept)
+        if self.by is None:
+            groups: dict[Any, Any] = {"all": slice(None)}
+        else:
+            groups = inp.reset_index(drop=True).groupby(self.by, sort=False).indices
+        parts = [self._aggregate(str(name), pairs.rows(rows), sites) for name, rows in groups.items()]
+        return _typed(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_COLUMNS))
 
-    def _aggregate(self, name: str, frame: pd.DataFrame, sites: list[Site], noise: bool) -> pd.DataFrame:
-        group = _Group(frame, noise)
-        effects, used = ESTIMATORS[self.estimator](group)
+    def _aggregate(self, name: str, pairs: _Pairs, sites: list[Site]) -> pd.DataFrame:
+        effects, used = ESTIMATORS[self.estimator](pairs)
         out = pd.DataFrame(
             {
                 "qid": name,
@@ -160,7 +180,7 @@ class AggregateHeads(Keyed, pt.Transformer):
                 "head": [site.head for site in sites],
                 "n_pairs": int(used.sum()),
                 "n_skipped": int((~used).sum()),
-                "mean_delta": float(_mean(group.delta[used])),
+                "mean_delta": float(_mean(pairs.delta[used])),
             }
         )
         out = out.sort_values("score", ascending=False, kind="stable", ignore_index=True)
@@ -181,7 +201,7 @@ def _sites(metadata: dict[str, Any], shape: tuple[int, ...]) -> list[Site]:
         return [Site("head", layer, head) for layer in range(shape[0]) for head in range(shape[1])]
     raise ValueError(
         f"the frame does not say which components its arrays of shape {shape} hold: its attrs[{METADATA!r}] are gone. "
-        "Aggregate right after PatchScorer."
+        "Aggregate right after PatchScorer, and merge other columns in before it."
     )
 
 

@@ -59,6 +59,17 @@ def _is_missing(value: Any) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and value != value)
 
 
+def check_batch_size(batch_size: int | None) -> int | None:
+    """Check an optional number of items in a batch.
+
+    Raises:
+        ValueError: it is less than 1.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; give at least 1, or None to form batches by length.")
+    return batch_size
+
+
 class Keyed:
     """Equality, hash and repr from the settings of a stage, as ``pt.Experiment`` needs to share equal stages.
 
@@ -66,7 +77,7 @@ class Keyed:
     """
 
     def _key(self) -> tuple[Any, ...]:
-        return tuple(attribute.value for attribute in pt.inspect.transformer_attributes(self))  # type: ignore[arg-type]
+        return tuple(_frozen(attribute.value) for attribute in pt.inspect.transformer_attributes(self))  # type: ignore[arg-type]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Keyed) or type(other) is not type(self):
@@ -74,7 +85,7 @@ class Keyed:
         return bool(self._key() == other._key())
 
     def __hash__(self) -> int:
-        return hash((type(self), *(tuple(v) if isinstance(v, list) else v for v in self._key())))
+        return hash((type(self), *self._key()))
 
     def __repr__(self) -> str:
         shown: list[str] = []
@@ -84,3 +95,7 @@ class Keyed:
             is_positional = attribute.name in ("ranker", "perturbation") and not shown
             shown.append(repr(attribute.value) if is_positional else f"{attribute.name}={attribute.value!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value

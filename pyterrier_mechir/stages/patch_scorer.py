@@ -13,9 +13,10 @@ import pyterrier as pt
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.patching.sites import DIRECTIONS, Sites, select_sites
 from pyterrier_mechir.perturb import TFC1
-from pyterrier_mechir.perturb.base import Perturbation, alignment_of
+from pyterrier_mechir.perturb.alignment import ALIGNMENTS
+from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.rankers.base import Ranker, unique
-from pyterrier_mechir.stages.inputs import Keyed, check_results, check_rows
+from pyterrier_mechir.stages.inputs import Keyed, check_batch_size, check_results, check_rows
 from pyterrier_mechir.stages.perturb_docs import PerturbDocs, as_perturbation
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class PatchScorer(Keyed, pt.Transformer):
     hooks on the unmodified model give. See Chen et al. (SIGIR 2024) and Parry et al. (ECIR 2025).
 
     Expected input columns: ``qid, query, docno, text``, and ``text_perturbed`` (without it ``perturbation`` is applied
-    first) with, optionally, ``perturbation`` and ``text_baseline``.
+    first) with, optionally, ``alignment`` and ``text_baseline``.
 
     Adds, one row per document:
 
@@ -50,8 +51,9 @@ class PatchScorer(Keyed, pt.Transformer):
     - ``patch_effect``: float32 array, the normalised effect e of each site, NaN where abs(s_p - s_b) < ``min_delta``;
     - ``patch_effect_noise``: the noise effect, for ``direction="both"`` only.
 
-    The arrays are ``[layer, head]`` for heads, ``[layer]`` for another component, ``[site]`` for a list. A row without
-    a perturbed text, or whose perturbed text is its text, has NaN throughout its arrays.
+    The arrays are ``[layer, head]`` for heads, ``[layer]`` for another component, ``[site]`` for a list of components,
+    with NaN where ``heads`` or ``layers`` leave a site out. A row without a perturbed text, or whose perturbed text is
+    its text, has NaN throughout.
 
     Args:
         ranker: a ranker, such as :class:`~pyterrier_mechir.BiEncoder`.
@@ -108,7 +110,7 @@ class PatchScorer(Keyed, pt.Transformer):
         self.filler = filler
         self.min_delta = min_delta
         self.text_field = text_field
-        self.batch_size = batch_size
+        self.batch_size = check_batch_size(batch_size)
         self.verbose = verbose
         if not filler:
             raise ValueError('no filler given; name one, such as "a".')
@@ -144,12 +146,12 @@ class PatchScorer(Keyed, pt.Transformer):
 
         queries = inp["query"].tolist()
         scores = self.ranker.score(queries, inp[field].tolist(), verbose=self.verbose)
-        names = inp["perturbation"].tolist() if "perturbation" in inp.columns else [""] * len(inp)
+        declared = inp["alignment"] if "alignment" in inp.columns else [None] * len(inp)
         patched = self._patch(
             queries,
             inp[baseline_field].where(inp[baseline_field].notna(), inp[field]).tolist(),
             [text if isinstance(text, str) else None for text in inp[perturbed_field]],
-            [alignment_of(name) if isinstance(name, str) else "fill" for name in names],
+            [one_of("alignment", value, ALIGNMENTS) if isinstance(value, str) else "fill" for value in declared],
         )
         out = inp.drop(columns=_ADDED, errors="ignore").assign(score=scores, **patched)
         out.attrs = {**inp.attrs, METADATA: self._metadata()}
@@ -197,9 +199,8 @@ class PatchScorer(Keyed, pt.Transformer):
         pairs = [pair for pair in aligned if pair is not None]
         inputs = self.ranker.query_inputs(unique(queries)[0])
         with pt.tqdm(total=len(pairs), desc=repr(self.ranker), unit="doc", disable=not self.verbose) as bar:
-            result = sweep(
-                self.ranker, pairs, inputs, self.sites.sites, self.direction, self.batch_size, progress=bar.update
-            )
+            swept = [self.sites.sites[i] for i in self.sites.swept]
+            result = sweep(self.ranker, pairs, inputs, swept, self.direction, self.batch_size, progress=bar.update)
         return encoded, result.mean_over(len(fillers))
 
 
@@ -207,7 +208,7 @@ class _Columns:
     """The columns under construction, missing wherever nothing was set."""
 
     def __init__(self, n: int, sites: Sites, direction: str):
-        self.shape = sites.shape
+        self.sites = sites
         self.direction = direction
         self.baseline, self.perturbed = (np.full(n, np.nan, np.float32) for _ in range(2))
         ways = ("denoise", "noise") if direction == "both" else (direction,)
@@ -220,7 +221,7 @@ class _Columns:
         """Give rows the results of pairs."""
         self.set_scores(rows, result.baseline[pairs], result.perturbed[pairs])
         for way, values in self.patched.items():
-            values[rows] = getattr(result, way)[pairs]
+            values[np.ix_(rows, self.sites.swept)] = getattr(result, way)[pairs]
 
     def columns(self, min_delta: float) -> dict[str, Any]:
         delta = self.perturbed - self.baseline
@@ -242,4 +243,4 @@ class _Columns:
         return columns
 
     def _cells(self, values: np.ndarray) -> Any:
-        return pd.Series(list(values.reshape(len(values), *self.shape)), dtype=object).to_numpy()
+        return pd.Series(list(values.reshape(len(values), *self.sites.shape)), dtype=object).to_numpy()

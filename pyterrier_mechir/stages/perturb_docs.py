@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 import pyterrier as pt
@@ -15,8 +15,9 @@ class PerturbDocs(Keyed, pt.Transformer):
     """Adds the perturbed text of every retrieved document.
 
     Expected input columns: ``qid, query, docno, text``. Adds ``text_perturbed`` (that is ``<text_field>_perturbed``;
-    missing where the perturbation does not apply) and ``perturbation`` (its name). Rows, their order and their ranks
-    stay as they are, and a row's perturbation depends on nothing but its query and text.
+    missing where the perturbation does not apply), ``perturbation`` (its name) and, unless it is ``fill``,
+    ``alignment`` (how the two sides correspond). Rows, their order and their ranks stay as they are, and a row's
+    perturbation depends on nothing but its query and text.
 
     Args:
         perturbation: a :class:`~pyterrier_mechir.perturb.Perturbation`, or a function of (text) or (text, query).
@@ -38,14 +39,24 @@ class PerturbDocs(Keyed, pt.Transformer):
         Raises:
             pt.validate.InputValidationError: a column is missing.
             ValueError: a query or text that is not a string, or a (qid, docno) that comes twice.
+            TypeError: the perturbation gave something that is not a text.
         """
         check_results(self, inp, self.text_field)
         check_rows(inp, ["query", self.text_field])
-        texts = [self.perturbation(text, query) for text, query in zip(inp[self.text_field], inp["query"], strict=True)]
-        return inp.assign(
-            **{f"{self.text_field}_perturbed": pd.Series(texts, index=inp.index, dtype="str")},
-            perturbation=pd.Series(self.perturbation.name, index=inp.index, dtype="str"),
-        )
+        texts = [self._perturbed(text, query) for text, query in zip(inp[self.text_field], inp["query"], strict=True)]
+        added: dict[str, Any] = {f"{self.text_field}_perturbed": texts, "perturbation": self.perturbation.name}
+        if self.perturbation.alignment != "fill":
+            added["alignment"] = self.perturbation.alignment
+        return inp.assign(**{name: pd.Series(values, index=inp.index, dtype="str") for name, values in added.items()})
+
+    def _perturbed(self, text: str, query: str) -> str | None:
+        perturbed = self.perturbation(text, query)
+        if perturbed is not None and not isinstance(perturbed, str):
+            raise TypeError(
+                f"the perturbation {self.perturbation.name!r} gave a {type(perturbed).__name__}; it should give the "
+                "perturbed text, or None where it does not apply."
+            )
+        return perturbed
 
     def fuse_rank_cutoff(self, k: int) -> pt.Transformer:
         """Let a rank cutoff pass to the left: ranks are untouched and rows correspond one to one."""

