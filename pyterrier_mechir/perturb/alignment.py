@@ -129,10 +129,10 @@ def _leading(same: np.ndarray) -> int:
     return int(np.argmin(same)) if not same.all() else len(same)
 
 
-def keep_edit(aligned: Alignment, budget: int) -> Alignment | None:
+def keep_edit(aligned: Alignment, budget: int, from_left: bool = False) -> Alignment | None:
     """Cut an alignment to a number of positions without losing its edit.
 
-    Unedited positions are dropped from the end, those of the edit never.
+    Unedited positions are dropped from the end, or from the left where asked; those of the edit never.
 
     Returns:
         The alignment, or None where the edit alone is longer than the budget.
@@ -142,7 +142,9 @@ def keep_edit(aligned: Alignment, budget: int) -> Alignment | None:
     if aligned.edit.sum() > budget:
         return None
     kept = aligned.edit.copy()
-    kept[np.flatnonzero(~aligned.edit)[: budget - int(aligned.edit.sum())]] = True
+    unedited = np.flatnonzero(~aligned.edit)
+    dropped = len(aligned) - budget
+    kept[unedited[dropped:] if from_left else unedited[: len(unedited) - dropped]] = True
     return aligned.at(np.flatnonzero(kept))
 
 

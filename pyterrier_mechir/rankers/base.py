@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from pyterrier_mechir._options import one_of
 from pyterrier_mechir.patching.batching import by_length
 from pyterrier_mechir.perturb.alignment import FILL, Alignment, align, keep_edit, token_classes, with_fillers
 from pyterrier_mechir.perturb.fillers import Vocabulary
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from pyterrier_mechir.patching.replay import Batch
     from pyterrier_mechir.stages.rerank import Scorer
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 _UNLIMITED = 100_000
 """Tokenizers without a length limit of their own report a huge number; models give theirs."""
@@ -79,9 +82,7 @@ class Ranker(ABC):
             self.device = self.model.device if device is None else torch.device(device)
         else:
             self.name = self._checkpoint = str(model)
-            precision = getattr(torch, dtype, None)
-            if not isinstance(precision, torch.dtype):
-                raise ValueError(f"unknown dtype {dtype!r}; choose one of 'float32', 'bfloat16', 'float16'.")
+            precision = getattr(torch, one_of("dtype", dtype, DTYPES))
             auto = getattr(transformers, auto_class)
             self.model, self.tokenizer = load_checkpoint(self.name, auto, subfolder, precision)
             self.device = infer_device(device)
@@ -92,6 +93,7 @@ class Ranker(ABC):
         self.dtype = dtype
         self.max_length = max_length or self._longest()
         self.batch_tokens = 4096 if self.device.type == "cpu" else 65536
+        self._cuts_left = self.tokenizer.truncation_side == "left"
         self._template = Template(self.tokenizer, pair=self.reads_query)
         self._vocabulary = Vocabulary(self.tokenizer)
 
@@ -111,12 +113,20 @@ class Ranker(ABC):
         return self.anatomy.n_heads
 
     @abstractmethod
+    def encode(self, batch: Batch) -> torch.Tensor:
+        """What the model makes of each sequence of a batch, ``[B, ...]``, in float32."""
+
+    @abstractmethod
+    def compare(self, encoded: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Scores ``[B]`` of encoded sequences, each against its row of the query inputs."""
+
     def forward(self, batch: Batch) -> torch.Tensor:
         """Scores ``[B]``, in float32, of the runs of a batch made by :meth:`collate`."""
+        return self.compare(self.encode(batch), batch)
 
     @abstractmethod
     def query_inputs(self, queries: Sequence[str]) -> Batch:
-        """What :meth:`forward` reads of each query beside the sequences; a row per query."""
+        """What :meth:`compare` reads of each query; a row per query."""
 
     @abstractmethod
     def _settings(self) -> tuple[Any, ...]:
@@ -137,7 +147,7 @@ class Ranker(ABC):
     def score(
         self, queries: Sequence[str], texts: Sequence[str], *, batch_size: int | None = None, verbose: bool = False
     ) -> np.ndarray:
-        """Scores of (query, text) pairs, each distinct pair computed once.
+        """Scores of (query, text) pairs, each distinct sequence computed once.
 
         Args:
             queries: the queries, one for each text.
@@ -150,18 +160,25 @@ class Ranker(ABC):
         """
         import torch
 
-        pairs, which_pair = unique(list(zip(queries, texts, strict=True)))
-        distinct, which_query = unique([query for query, _ in pairs])
+        distinct, which_query = unique(queries)
+        items, which_item = unique(list(zip(which_query, texts, strict=True)) if self.reads_query else texts)
+        of_items = items if self.reads_query else [(0, text) for text in items]
+        query_tokens = tokenise(self.tokenizer, distinct)
+        documents = self._tokenise_documents([text for _, text in of_items])
+        sequences = [self._plain(query_tokens[q], d) for (q, _), d in zip(of_items, documents, strict=True)]
+        rows_of_item: list[list[int]] = [[] for _ in items]
+        for row, item in enumerate(which_item):
+            rows_of_item[item].append(row)
+        scores = np.empty(len(texts), dtype=np.float32)
         with torch.no_grad():
-            query_inputs = self.query_inputs(distinct)
-            documents = self._tokenise_documents([text for _, text in pairs])
-            query_tokens = tokenise(self.tokenizer, distinct)
-            sequences = [self._plain(query_tokens[q], d) for q, d in zip(which_query, documents, strict=True)]
-            scores = np.empty(len(pairs), dtype=np.float32)
+            inputs = self.query_inputs(distinct)
             for index in self._batches([len(s.ids) for s in sequences], batch_size, verbose):
-                batch = self.collate([sequences[i] for i in index], query_inputs, [which_query[i] for i in index])
-                scores[index] = self.forward(batch).cpu().numpy()
-        return scores[which_pair]
+                encoded = self.encode(self.collate([sequences[i] for i in index], {}, []))
+                rows = [row for i in index for row in rows_of_item[i]]
+                places = [place for place, i in enumerate(index) for _ in rows_of_item[i]]
+                of_rows = {name: value[[which_query[row] for row in rows]] for name, value in inputs.items()}
+                scores[rows] = self.compare(encoded[places], of_rows).cpu().numpy()
+        return scores
 
     def align(
         self,
@@ -212,14 +229,14 @@ class Ranker(ABC):
             aligned = align(tokens[which_text[i]], tokens[which_text[n + i]], self._vocabulary.spellings, alignment)
             query_room, room = self._room(len(query_tokens[query]), len(aligned))
             cut += len(aligned) > room
-            kept = keep_edit(aligned, room)
+            kept = keep_edit(aligned, room, from_left=self._cuts_left)
             masked = alignment == "mask"
             for name, of_filler in zip(fillers, pairs, strict=True):
                 if kept is None:
                     of_filler.append(None)
                     continue
                 ids = self._vocabulary.fillers("pad" if masked else name, len(kept), queries[i], baselines[i], seed)
-                of_filler.append(self._pair(query_tokens[query][:query_room], query, kept, ids, masked))
+                of_filler.append(self._pair(self._cut(query_tokens[query], query_room), query, kept, ids, masked))
         if cut:
             warnings.warn(
                 f"{cut} of {n} documents are longer than the {self.max_length} tokens that {self!r} takes; they were "
@@ -252,15 +269,15 @@ class Ranker(ABC):
         if "token_type_ids" in self.tokenizer.model_input_names:
             arrays["token_type_ids"] = types
         batch = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
-        rows = torch.tensor(queries, device=self.device)
-        return batch | {name: value[rows] for name, value in query_inputs.items()}
+        return batch | {name: value[list(queries)] for name, value in query_inputs.items()}
 
     def _parts(self, query: np.ndarray, document: np.ndarray) -> tuple[np.ndarray, ...]:
         return (query, document) if self.reads_query else (document,)
 
     def _plain(self, query: Tokens, document: Tokens) -> Encoded:
         query_room, room = self._room(len(query), len(document))
-        ids, types, _ = self._template.build(*self._parts(query.ids[:query_room], document.ids[:room]))
+        parts = self._parts(self._cut(query, query_room).ids, self._cut(document, room).ids)
+        ids, types, _ = self._template.build(*parts)
         return Encoded(ids, types, np.ones_like(ids))
 
     def _pair(self, query: Tokens, number: int, aligned: Alignment, fillers: np.ndarray, masked: bool) -> AlignedPair:
@@ -280,6 +297,12 @@ class Ranker(ABC):
         for part, classes_of_part in enumerate(of_parts):
             classes[owners == part] = classes_of_part
         return AlignedPair(sides[0], sides[1], classes, number)
+
+    def _cut(self, tokens: Tokens, room: int) -> Tokens:
+        """The first tokens, or the last where the tokenizer cuts on the left."""
+        if self._cuts_left:
+            return tokens[max(0, len(tokens) - room) :]
+        return tokens[:room]
 
     def _room(self, n_query: int, n_document: int) -> tuple[int, int]:
         """How many tokens of a query and of a document fit; the longer is cut first, as transformers does."""

@@ -72,34 +72,40 @@ class BiEncoder(Ranker):
             auto_class="AutoModel",
             subfolder=modules.subfolder,
         )
-        self.max_query_length = max_query_length or self.max_length
+        self.max_query_length = max_query_length or modules.max_query_length or self.max_length
+        self._lowercase = modules.lowercase
         self.reads_first_token = self.pooling == "cls"
         self._query_template = Template(self.tokenizer, pair=False)
 
     def _settings(self) -> tuple[Any, ...]:
         return self.pooling, self.similarity, self.query_prefix, self.doc_prefix, self.max_query_length
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        return (self._encode(batch) * batch["query_vector"]).sum(-1)
+    def compare(self, encoded: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return (encoded * batch["query_vector"]).sum(-1)
 
     def query_inputs(self, queries: Sequence[str]) -> Batch:
         import torch
 
         room = self.max_query_length - self._query_template.n_special
         sequences = []
-        for tokens in tokenise(self.tokenizer, [self.query_prefix + query for query in queries]):
-            ids, types, _ = self._query_template.build(tokens.ids[:room])
+        for tokens in self._tokenise(self.query_prefix, queries):
+            ids, types, _ = self._query_template.build(self._cut(tokens, room).ids)
             sequences.append(Encoded(ids, types, np.ones_like(ids)))
         vectors = torch.empty((len(sequences), self.model.config.hidden_size), device=self.device)
-        for index in self._batches([len(s.ids) for s in sequences]):
-            vectors[index] = self._encode(self.collate([sequences[i] for i in index], {}, [0] * len(index)))
+        with torch.no_grad():
+            for index in self._batches([len(s.ids) for s in sequences]):
+                vectors[index] = self.encode(self.collate([sequences[i] for i in index], {}, []))
         return {"query_vector": vectors}
 
     def _tokenise_documents(self, texts: Sequence[str]) -> list[Tokens]:
-        return tokenise(self.tokenizer, [self.doc_prefix + text for text in texts])
+        return self._tokenise(self.doc_prefix, texts)
 
-    def _encode(self, batch: Batch) -> torch.Tensor:
-        """Vectors ``[B, d]`` in float32."""
+    def _tokenise(self, prefix: str, texts: Sequence[str]) -> list[Tokens]:
+        prefixed = (prefix + text for text in texts)
+        return tokenise(self.tokenizer, [text.lower() if self._lowercase else text for text in prefixed])
+
+    def encode(self, batch: Batch) -> torch.Tensor:
+        """Vectors ``[B, d]``, in float32."""
         inputs = {name: value for name, value in batch.items() if name != "query_vector"}
         states = self.model(**inputs).last_hidden_state.float()
         mask = batch["attention_mask"]

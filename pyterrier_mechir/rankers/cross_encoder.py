@@ -68,12 +68,15 @@ class CrossEncoder(Ranker):
     def _settings(self) -> tuple[Any, ...]:
         return self.score_type, self.relevant_label
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def encode(self, batch: Batch) -> torch.Tensor:
         logits = self.model(**batch).logits.float()
         if logits.shape[-1] == 1:
             return logits[:, 0]
         relevant = logits[:, self.relevant_label]
         return relevant if self.score_type == "logit" else relevant - logits[:, 1 - self.relevant_label]
+
+    def compare(self, encoded: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return encoded
 
     def query_inputs(self, queries: Sequence[str]) -> Batch:
         return {}

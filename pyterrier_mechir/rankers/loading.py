@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
+
+from pyterrier_mechir._options import one_of
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,12 @@ class Modules:
     query_prefix: str | None = None
     doc_prefix: str | None = None
     max_length: int | None = None
+    max_query_length: int | None = None
+    lowercase: bool = False
 
 
 _POOLING = {"cls": "cls", "mean": "mean", "lasttoken": "last", "last": "last"}
-_QUERY_PROMPTS = ("query",)
-_DOC_PROMPTS = ("document", "passage", "corpus")
+_SIMILARITIES = ("dot", "cosine")
 
 
 def infer_device(device: str | torch.device | None) -> torch.device:
@@ -49,13 +52,26 @@ def load_checkpoint(
     try:
         config = AutoConfig.from_pretrained(name, subfolder=subfolder)
         tokenizer = AutoTokenizer.from_pretrained(name, subfolder=subfolder)
-        return auto_class.from_pretrained(name, subfolder=subfolder, config=config, dtype=dtype), tokenizer
+        model, loaded = auto_class.from_pretrained(
+            name, subfolder=subfolder, config=config, dtype=dtype, output_loading_info=True
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"cannot load {name!r}: give the id of a Hugging Face checkpoint, a directory that holds one, or a loaded "
             f"(model, tokenizer). The reason was: {reason}"
         ) from error
+    absent = [weight for weight in loaded["missing_keys"] if not _is_unused(weight, auto_class)]
+    if absent:
+        raise ValueError(
+            f"cannot load {name!r} by {auto_class.__name__}: the checkpoint has no weights for {', '.join(sorted(absent)[:3])}."
+        )
+    return model, tokenizer
+
+
+def _is_unused(weight: str, auto_class: Any) -> bool:
+    """Whether a missing weight plays no part: an encoder's pooler, which no pooling here reads."""
+    return auto_class is AutoModel and weight.startswith("pooler.")
 
 
 def read_modules(name: str) -> Modules:
@@ -73,7 +89,10 @@ def read_modules(name: str) -> Modules:
         if kind == "Transformer":
             found["subfolder"] = path
             settings = _read_json(name, f"{path}/sentence_bert_config.json".lstrip("/")) or {}
-            found["max_length"] = settings.get("max_seq_length")
+            longest = settings.get("max_seq_length")
+            found["max_length"] = settings.get("document_length") or longest
+            found["max_query_length"] = settings.get("query_length") or longest
+            found["lowercase"] = bool(settings.get("do_lower_case"))
         elif kind == "Pooling":
             found["pooling"] = _pooling(name, _read_json(name, f"{path}/config.json") or {})
         elif kind == "Normalize":
@@ -81,13 +100,11 @@ def read_modules(name: str) -> Modules:
         elif kind != "Dropout":
             raise ValueError(f"{name!r} has a sentence-transformers module {kind!r}, which BiEncoder does not compute.")
     settings = _read_json(name, "config_sentence_transformers.json") or {}
-    if settings.get("similarity_fn_name") in ("dot", "cosine"):
-        found.setdefault("similarity", settings["similarity_fn_name"])
+    similarity = settings.get("similarity_fn_name")
+    if similarity is not None:
+        found.setdefault("similarity", one_of(f"similarity of {name!r}", similarity, _SIMILARITIES))
     prompts = settings.get("prompts") or {}
-    default = prompts.get(settings.get("default_prompt_name"))
-    found["query_prefix"] = next((prompts[key] for key in _QUERY_PROMPTS if prompts.get(key)), default)
-    found["doc_prefix"] = next((prompts[key] for key in _DOC_PROMPTS if prompts.get(key)), default)
-    return Modules(**found)
+    return Modules(**found, query_prefix=prompts.get("query"), doc_prefix=prompts.get("document"))
 
 
 def _pooling(name: str, settings: dict[str, Any]) -> str:
