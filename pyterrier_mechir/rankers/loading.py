@@ -63,9 +63,8 @@ def load_checkpoint(
         ) from error
     absent = [weight for weight in loaded["missing_keys"] if not _is_unused(weight, auto_class)]
     if absent:
-        raise ValueError(
-            f"cannot load {name!r} by {auto_class.__name__}: the checkpoint has no weights for {', '.join(sorted(absent)[:3])}."
-        )
+        listed = ", ".join(sorted(absent)[:3])
+        raise ValueError(f"cannot load {name!r} by {auto_class.__name__}: the checkpoint has no weights for {listed}.")
     return model, tokenizer
 
 
