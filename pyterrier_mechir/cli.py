@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--type", choices=("bi", "cross"), default="bi", help="bi-encoder or cross-encoder")
     demo.add_argument("--perturbation", choices=("TFC1", "TDC"), default="TFC1", help="the axiom to test")
     demo.add_argument("--num-queries", type=_positive, default=8, metavar="N", help="queries, drawn at random")
-    demo.add_argument("--num-results", type=_positive, default=10, metavar="N", help="documents for each query")
+    demo.add_argument("--num-results", type=_positive, default=6, metavar="N", help="documents for each query")
     demo.add_argument(
         "--direction", choices=DIRECTIONS[:2], default="denoise", help="denoise: sufficiency; noise: necessity"
     )

@@ -67,6 +67,7 @@ def make(architecture: str, kind: str) -> Case:
         ranker = BiEncoder((model, tokenizer), pooling=pooling, similarity=similarity)
     queries, baselines, perturbed, alignments = zip(*PAIRS, strict=True)
     pairs = ranker.align(queries, baselines, perturbed, alignments=alignments)
+    assert [0 in pair.baseline.mask for pair in pairs] == [alignment == "mask" for alignment in alignments]
     expected = []
     for query, pair in zip(queries, pairs, strict=True):
         if isinstance(ranker, CrossEncoder):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from models import ARCHITECTURES, TEXTS, build
 
@@ -23,7 +23,13 @@ WORDS = sorted(set(re.findall(r"\w+", " ".join(TEXTS))))
 some_words = st.lists(st.sampled_from(WORDS), min_size=1, max_size=4)
 document = st.lists(st.sampled_from(WORDS), max_size=30)
 
-few = settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+few = settings(
+    max_examples=5,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 
 each_ranker = pytest.mark.parametrize(
     ("architecture", "kind"),
