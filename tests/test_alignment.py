@@ -320,6 +320,14 @@ def test_masked_alignment_leaves_the_query_of_a_cross_encoder_alone(cross_encode
     assert pair.baseline.mask.tolist() == [1, 1, 1, 1, 1, 0, 1]
 
 
+def test_masked_alignment_of_an_empty_document(cross_encoder):
+    pair = pair_of(cross_encoder, "day night", "", "night", alignment="mask")
+    assert names(pair.classes) == ["CLS", "Q-", "Q+", "SEP", "EDIT", "SEP"]
+    assert pair.baseline.mask.tolist() == [1, 1, 1, 1, 0, 1]
+    unchanged = pair_of(cross_encoder, "day night", "", "", alignment="mask")
+    assert unchanged.baseline.mask.all()
+
+
 def test_a_free_perturbation_cannot_be_aligned(bi_encoder):
     _, ranker = bi_encoder
     with pytest.raises(ValueError, match="'free'"):

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
-import torch
 from ir_measures import RR, nDCG
 from models import QUERIES, TEXTS, build
 
@@ -26,13 +25,7 @@ AGGREGATED = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny models wait for threads longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

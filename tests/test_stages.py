@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
-import torch
 from models import TEXTS, build
 
 from pyterrier_mechir import AggregateHeads, BiEncoder, CrossEncoder, PatchScorer, PerturbDocs, plot_heads
@@ -30,13 +29,7 @@ AGGREGATED = [
 TIDES, HEAT = "why are there two high tides", "heat pump house"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny models wait for threads longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

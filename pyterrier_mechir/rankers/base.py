@@ -15,8 +15,7 @@ from pyterrier_mechir.patching.batching import by_length
 from pyterrier_mechir.perturb.alignment import FILL, Alignment, align, keep_edit, token_classes, with_fillers
 from pyterrier_mechir.perturb.fillers import Vocabulary
 from pyterrier_mechir.rankers.anatomy import Anatomy
-from pyterrier_mechir.rankers.encoding import CLS, SEP, AlignedPair, Template, Tokens, tokenise
-from pyterrier_mechir.rankers.encoding import Sequence as Encoded
+from pyterrier_mechir.rankers.encoding import CLS, SEP, AlignedPair, Encoded, Template, Tokens, tokenise
 
 if TYPE_CHECKING:
     import torch
@@ -286,10 +285,9 @@ class Ranker(ABC):
         sides = []
         for ids, before in ((filled.baseline, aligned.baseline), (filled.perturbed, aligned.perturbed)):
             ids, types, owners = self._template.build(*self._parts(query.ids, ids))
-            of_document = owners == owners.max()
             mask = np.ones_like(ids)
             if masked:
-                mask[of_document] = before != FILL
+                mask[owners == int(self.reads_query)] = before != FILL
             sides.append(Encoded(ids, types, mask))
         classes = np.full(len(owners), SEP)
         classes[:1] = CLS

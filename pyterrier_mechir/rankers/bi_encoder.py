@@ -10,8 +10,7 @@ import numpy as np
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.rankers.encoding import Sequence as Encoded
-from pyterrier_mechir.rankers.encoding import Template, Tokens, tokenise
+from pyterrier_mechir.rankers.encoding import Encoded, Template, Tokens, tokenise
 
 if TYPE_CHECKING:
     import torch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class Sequence:
+class Encoded:
     """What a model reads of one text or pair: token ids, token types and attention mask, each ``[n]``."""
 
     ids: np.ndarray
@@ -67,13 +67,13 @@ class AlignedPair:
         query: the row of the query in the ranker's query inputs.
     """
 
-    baseline: Sequence
-    perturbed: Sequence
+    baseline: Encoded
+    perturbed: Encoded
     classes: np.ndarray
     query: int
 
 
-def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Seq[str]) -> list[Tokens]:
+def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tokens]:
     """Token ids and word numbers of texts, without special tokens."""
     if not texts:
         return []
