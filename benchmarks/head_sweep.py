@@ -134,7 +134,8 @@ def compare(size: str, n: int, batch: int, n_hooked: int, repeats: int) -> None:
 def peak_memory(n: int) -> None:
     ranker = bi_encoder("MiniLM-L6")
     pairs, inputs = pairs_of(ranker, n)
-    sweep(ranker, pairs, inputs, select_sites("head", ranker.n_layers, ranker.n_heads).sites)
+    last = select_sites("head", ranker.n_layers, ranker.n_heads, layers=[ranker.n_layers - 1])
+    sweep(ranker, pairs, inputs, [last.sites[i] for i in last.swept])
     print(f"  {n:5} pairs: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:6.0f} MiB", flush=True)
 
 
@@ -151,8 +152,8 @@ def main() -> None:
     if options.peak_of:
         peak_memory(options.peak_of)
     elif options.memory:
-        print("Peak memory of the process, MiniLM-L6 size:", flush=True)
-        for n in (8, 32, 128):
+        print("Peak memory of the process, heads of the last layer, MiniLM-L6 size:", flush=True)
+        for n in (64, 256, 1024):
             subprocess.run([sys.executable, __file__, "--peak-of", str(n)], check=True)
     else:
         for size in options.sizes:
