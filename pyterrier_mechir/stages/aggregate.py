@@ -115,7 +115,8 @@ class AggregateHeads(Keyed, pt.Transformer):
             queries under qid ``"all"``.
         estimator: ``ratio_of_means`` = mean(moved score) / mean(s_p - s_b); ``mean_of_ratios``, the published one, is
             unstable where a denominator is near 0; ``median`` of the ratios; ``difference``, the mean moved score in
-            score units. The ratios leave out pairs below the scorer's ``min_delta``; the other two do not.
+            score units. ``mean_of_ratios`` and ``median`` leave out pairs below the scorer's ``min_delta``; the other
+            two do not. Of a scorer with ``direction="both"``, the denoise effects are aggregated.
         ci: coverage of the confidence intervals, which this version does not compute yet.
         n_boot: their resamples.
         seed: of the resampling.
