@@ -15,7 +15,7 @@ from pyterrier_mechir import AggregateHeads, BiEncoder, PatchScorer, PerturbDocs
 from pyterrier_mechir.perturb import TDC, TFC1, perturbation
 
 dataset = pt.get_dataset("mechir:lab")
-topics, qrels = dataset.get_topics().head(5), dataset.get_qrels()
+topics, qrels = dataset.get_topics().head(4), dataset.get_qrels()
 directory = TemporaryDirectory()
 index = PisaIndex(directory.name + "/index", text_field="text").index(dataset.get_corpus_iter())
 bm25 = index.bm25(num_results=10) >> dataset.text_loader("text")
