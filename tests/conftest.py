@@ -11,6 +11,9 @@ from collections.abc import Iterator
 import pyterrier.documentation
 import pytest
 import torch
+from models import build
+
+from pyterrier_mechir import BiEncoder, CrossEncoder
 
 torch.set_num_threads(2)
 pyterrier.documentation._cached_objects_inv = {}
@@ -23,3 +26,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def bi_encoder():
+    return BiEncoder(build("bert", classifier=False))
+
+
+@pytest.fixture(scope="module")
+def cross_encoder():
+    return CrossEncoder(build("bert", classifier=True))
+
+
+@pytest.fixture(params=["bi_encoder", "cross_encoder"])
+def ranker(request):
+    return request.getfixturevalue(request.param)

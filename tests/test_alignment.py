@@ -223,11 +223,6 @@ def bi_encoder(request):
     return request.param, BiEncoder(build(request.param, classifier=False))
 
 
-@pytest.fixture(scope="module")
-def cross_encoder():
-    return CrossEncoder(build("bert", classifier=True))
-
-
 def pair_of(ranker, query: str, baseline: str, perturbed: str, alignment: str = "fill", **options) -> AlignedPair:
     return ranker.align([query], [baseline], [perturbed], alignments=[alignment], **options)[0]
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 from ir_measures import RR, nDCG
-from models import QUERIES, TEXTS, build
+from models import QUERIES, TEXTS
 
-from pyterrier_mechir import AggregateHeads, BiEncoder, CrossEncoder, PatchScorer, PerturbDocs
+from pyterrier_mechir import AggregateHeads, PatchScorer, PerturbDocs
 from pyterrier_mechir.perturb import TDC, TFC1
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*documents are longer", "ignore:There are shared pipeline components")
@@ -31,21 +31,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def lab():
     return pt.get_dataset("mechir:lab")
-
-
-@pytest.fixture(scope="module")
-def bi_encoder():
-    return BiEncoder(build("bert", classifier=False))
-
-
-@pytest.fixture(scope="module")
-def cross_encoder():
-    return CrossEncoder(build("bert", classifier=True))
-
-
-@pytest.fixture(params=["bi_encoder", "cross_encoder"])
-def ranker(request):
-    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="module")

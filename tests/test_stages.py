@@ -32,21 +32,6 @@ TIDES, HEAT = "why are there two high tides", "heat pump house"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def bi_encoder():
-    return BiEncoder(build("bert", classifier=False))
-
-
-@pytest.fixture(scope="module")
-def cross_encoder():
-    return CrossEncoder(build("bert", classifier=True))
-
-
-@pytest.fixture(params=["bi_encoder", "cross_encoder"])
-def ranker(request):
-    return request.getfixturevalue(request.param)
-
-
 @pytest.fixture
 def frame():
     return pd.DataFrame(

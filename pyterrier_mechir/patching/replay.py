@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from pyterrier_mechir.rankers.anatomy import Port
+    from pyterrier_mechir.rankers.anatomy import Anatomy, Port
     from pyterrier_mechir.rankers.base import Ranker
 
 Batch = dict[str, Tensor]
@@ -160,49 +160,45 @@ def replay(ranker: Ranker, batch: Batch, base: Recording, edits: Sequence[Edit])
         (module, lambda *args, **kwargs: nothing) for module in anatomy.embeddings
     ]
     forwards += [(layer, anatomy.skip) for layer in anatomy.layers[:first]]
-    if all(edit.activation in AFTER_ATTENTION for edit in edits if edit.layer == first):
-        forwards.append((anatomy.attention(first), _given_z(ranker, first, copies(base[first, "z"]))))
-        last_is_resumed = first == anatomy.n_layers - 1
-    else:
-        last_is_resumed = False
+    attention_is_given = all(edit.activation in AFTER_ATTENTION for edit in edits if edit.layer == first)
+    if attention_is_given:
+        forwards.append((anatomy.attention(first), _given_z(anatomy, first, copies(base[first, "z"]))))
 
     with ExitStack() as stack:
         stack.enter_context(on_port(anatomy.port(first, "resid_pre"), lambda value: start))
         for edit in edits:
             stack.enter_context(on_port(anatomy.port(edit.layer, edit.activation), edit))
         if ranker.reads_first_token:
-            _narrow_last_layer(ranker, forwards, stack, attention_is_given=last_is_resumed)
+            last_is_given = attention_is_given and first == anatomy.n_layers - 1
+            _narrow_last_layer(anatomy, forwards, stack, last_is_given)
         stack.enter_context(overridden(forwards))
         scores = ranker.forward({name: copies(value) for name, value in batch.items()})
     return scores.unflatten(0, (n, -1))
 
 
-def _given_z(ranker: Ranker, layer: int, z: Tensor) -> Callable[..., Any]:
+def _given_z(anatomy: Anatomy, layer: int, z: Tensor) -> Callable[..., Any]:
     """An attention that returns known head outputs, for as many positions as the layer was called with."""
-    project = ranker.anatomy.out_proj(layer) if ranker.anatomy.projects_inside_attention else nn.Identity()
 
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-        return project(z[:, : hidden_states.shape[1]]), None
+        return anatomy.attention_output(layer, z[:, : hidden_states.shape[1]])
 
     return forward
 
 
 def _narrow_last_layer(
-    ranker: Ranker, forwards: list[tuple[nn.Module, Callable[..., Any]]], stack: ExitStack, attention_is_given: bool
+    anatomy: Anatomy, forwards: list[tuple[nn.Module, Callable[..., Any]]], stack: ExitStack, attention_is_given: bool
 ) -> None:
     """Compute only the first position in the last layer, for rankers whose score reads no other.
 
     Keys and values still come from all positions. Layers whose attention the table does not describe by plain
     query, key and value maps are left as they are.
     """
-    anatomy = ranker.anatomy
     last = anatomy.n_layers - 1
     if not attention_is_given:
         maps = anatomy.qkv(last)
         if not maps:
             return
         query, key, value = maps
-        project = anatomy.out_proj(last) if anatomy.projects_inside_attention else nn.Identity()
         context: list[Tensor] = []
 
         def attend(hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> tuple[Tensor, None]:
@@ -212,7 +208,7 @@ def _narrow_last_layer(
             )
             mask = None if attention_mask is None else attention_mask[..., :1, :]
             z = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-            return project(z.transpose(1, 2).flatten(2)), None
+            return anatomy.attention_output(last, z.transpose(1, 2).flatten(2))
 
         def keep_context(hidden_states: Tensor) -> None:
             context[:] = [hidden_states]

@@ -124,10 +124,10 @@ class Anatomy:
         """The forward of a layer that is not computed."""
         return (hidden_states,) if self.architecture.layer_returns_tuple else hidden_states
 
-    @property
-    def projects_inside_attention(self) -> bool:
-        """Whether the attention module applies the output projection itself."""
-        return self.architecture.out_proj.startswith(self.architecture.attention + ".")
+    def attention_output(self, layer: int, z: Tensor) -> tuple[Tensor, None]:
+        """What the attention module of a layer returns for head outputs z: projected, where it projects itself."""
+        projects = self.architecture.out_proj.startswith(self.architecture.attention + ".")
+        return (self.out_proj(layer)(z) if projects else z), None
 
     def port(self, layer: int, activation: str) -> Port:
         """Where the activation ``resid_pre``, ``z``, ``attn_out`` or ``mlp_out`` of a layer passes."""

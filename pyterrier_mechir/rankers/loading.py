@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from transformers.utils.hub import cached_file
 
 from pyterrier_mechir._options import one_of
+from pyterrier_mechir.rankers.bi_encoder import SIMILARITIES
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,6 @@ class Modules:
 
 
 _POOLING = {"cls": "cls", "mean": "mean", "lasttoken": "last", "last": "last"}
-_SIMILARITIES = ("dot", "cosine")
 
 
 def infer_device(device: str | torch.device | None) -> torch.device:
@@ -101,7 +101,7 @@ def read_modules(name: str) -> Modules:
     settings = _read_json(name, "config_sentence_transformers.json") or {}
     similarity = settings.get("similarity_fn_name")
     if similarity is not None:
-        found.setdefault("similarity", one_of(f"similarity of {name!r}", similarity, _SIMILARITIES))
+        found.setdefault("similarity", one_of(f"similarity of {name!r}", similarity, SIMILARITIES))
     prompts = settings.get("prompts") or {}
     return Modules(**found, query_prefix=prompts.get("query"), doc_prefix=prompts.get("document"))
 
