@@ -14,23 +14,42 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pyterrier_mechir.measures import AxiomAgreement
     from pyterrier_mechir.plots.heads import plot_heads
     from pyterrier_mechir.rankers.bi_encoder import BiEncoder
     from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
     from pyterrier_mechir.stages.aggregate import AggregateHeads
+    from pyterrier_mechir.stages.pair_scorer import PairScorer
     from pyterrier_mechir.stages.patch_scorer import PatchScorer
     from pyterrier_mechir.stages.perturb_docs import PerturbDocs
+    from pyterrier_mechir.stages.perturb_queries import PerturbQueries
+    from pyterrier_mechir.stages.sweep import Sweep
 
 _HOMES = {
     "AggregateHeads": "stages.aggregate",
+    "AxiomAgreement": "measures",
     "BiEncoder": "rankers.bi_encoder",
     "CrossEncoder": "rankers.cross_encoder",
+    "PairScorer": "stages.pair_scorer",
     "PatchScorer": "stages.patch_scorer",
     "PerturbDocs": "stages.perturb_docs",
+    "PerturbQueries": "stages.perturb_queries",
+    "Sweep": "stages.sweep",
     "plot_heads": "plots.heads",
 }
 
-__all__ = ["AggregateHeads", "BiEncoder", "CrossEncoder", "PatchScorer", "PerturbDocs", "plot_heads"]
+__all__ = [
+    "AggregateHeads",
+    "AxiomAgreement",
+    "BiEncoder",
+    "CrossEncoder",
+    "PairScorer",
+    "PatchScorer",
+    "PerturbDocs",
+    "PerturbQueries",
+    "Sweep",
+    "plot_heads",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from models import TEXTS, build, tokenizer
 
 from pyterrier_mechir import BiEncoder, CrossEncoder
+from pyterrier_mechir.perturb import RandomFiller
 from pyterrier_mechir.perturb.alignment import FILL, Alignment, align, keep_edit, token_classes, with_fillers
 from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES, AlignedPair, Tokens
 
@@ -267,12 +268,11 @@ def test_random_fillers_depend_on_the_row_alone(bi_encoder):
     queries, baselines = ["day night"] * len(TEXTS), TEXTS
     perturbed = [f"{text} day night heat" for text in TEXTS]
 
-    def fillers(rows: list[int], **options) -> list[list[int]]:
+    def fillers(rows: list[int], seed: int = 0) -> list[list[int]]:
         aligned = ranker.align(
             *([column[i] for i in rows] for column in (queries, baselines, perturbed)),
             alignments=["fill"] * len(rows),
-            filler="random",
-            **options,
+            filler=RandomFiller(draws=1, seed=seed),
         )
         return [pair.baseline.ids[edited(pair)].tolist() for pair in aligned]
 

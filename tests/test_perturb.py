@@ -12,7 +12,7 @@ from models import QUERIES, TEXTS
 
 from pyterrier_mechir.perturb import TDC, TFC1, Identity, Idf, Perturbation, perturbation
 from pyterrier_mechir.perturb.base import FunctionPerturbation, seeded
-from pyterrier_mechir.perturb.terms import STOPWORDS, query_terms
+from pyterrier_mechir.perturb.words import STOPWORDS, query_terms
 
 TEXT = "Rome  built\tstraight roads\nof stone; some remain. "
 
@@ -57,7 +57,7 @@ def test_a_query_without_words_does_not_apply(query, position):
 @pytest.mark.parametrize("position", ["middle", -1, 1.5, None])
 @pytest.mark.parametrize("made", [TFC1, lambda **options: TDC({"tides": 1.0}, **options)])
 def test_an_unknown_position_is_an_error_that_lists_the_choices(made, position):
-    with pytest.raises(ValueError, match="'end', 'start', 'random', or a word index"):
+    with pytest.raises(ValueError, match="'end', 'start', 'random', 'beside', or a word index"):
         made(position=position)
 
 
@@ -205,10 +205,10 @@ def test_pisa_frequencies_equal_those_of_its_documents(pisa_index):
     documents = [document["toks"] for document in pisa_index.get_corpus_iter(verbose=False)]
     vocabulary = {term for document in documents for term in document}
     idf = Idf.of(pisa_index)
-    assert set(idf._values) == vocabulary
+    assert set(idf.values) == vocabulary
     for term in vocabulary:
         df = sum(term in document for document in documents)
-        assert idf._values[term] == pytest.approx(math.log(1 + (8 - df + 0.5) / (df + 0.5)))
+        assert idf.values[term] == pytest.approx(math.log(1 + (8 - df + 0.5) / (df + 0.5)))
 
 
 def test_perturbations_of_one_index_are_equal(pisa_index):

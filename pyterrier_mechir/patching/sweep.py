@@ -38,7 +38,7 @@ class SweepResult:
         """The mean over repeats of the same pairs, given one repeat of all after the other."""
 
         def mean(values: np.ndarray) -> np.ndarray:
-            return np.asarray(values.reshape(repeats, -1, *values.shape[1:]).mean(axis=0))
+            return np.asarray(values.reshape(repeats, len(values) // repeats, *values.shape[1:]).mean(axis=0))
 
         ways = (None if values is None else mean(values) for values in (self.denoise, self.noise))
         return SweepResult(mean(self.baseline), mean(self.perturbed), *ways)

@@ -1,7 +1,88 @@
 """Perturbations: minimal pairs of texts, from the axioms of information retrieval or from a function of yours."""
 
-from pyterrier_mechir.perturb.base import Identity, Perturbation, perturbation
-from pyterrier_mechir.perturb.frequency import TDC, TFC1
-from pyterrier_mechir.perturb.terms import Idf
+from pyterrier_mechir.perturb.base import Identity, Pair, Perturbation, perturbation
+from pyterrier_mechir.perturb.compose import Chain, OneOf
+from pyterrier_mechir.perturb.control import RandomTerm
+from pyterrier_mechir.perturb.coverage import AND, ANTI_REG, LB1, LB2, REG
+from pyterrier_mechir.perturb.discrimination import MTDC, TDC
+from pyterrier_mechir.perturb.fillers import RandomFiller
+from pyterrier_mechir.perturb.frequency import TFC1, TFC2, TFC3
+from pyterrier_mechir.perturb.idf import Idf
+from pyterrier_mechir.perturb.length import LNC1, LNC2, TFLNC
+from pyterrier_mechir.perturb.order import (
+    AddSentence,
+    DeleteSentence,
+    PrependQuery,
+    ReverseSentences,
+    ReverseWords,
+    ShuffleSentences,
+    ShuffleWords,
+    SwapEntities,
+)
+from pyterrier_mechir.perturb.proximity import PROX1, PROX2, PROX3, PROX4, PROX5, QPHRA
+from pyterrier_mechir.perturb.semantics import DIV, STMC1, STMC2, STMC3, Synonym
+from pyterrier_mechir.perturb.similarity import WordNet
+from pyterrier_mechir.perturb.terms import AddTerm, RemoveTerm
+from pyterrier_mechir.perturb.wording import (
+    CaseFold,
+    Lemmatize,
+    Negate,
+    RemovePunctuation,
+    RemoveStopWords,
+    SwapNumbers,
+    Typos,
+)
 
-__all__ = ["TDC", "TFC1", "Identity", "Idf", "Perturbation", "perturbation"]
+__all__ = [
+    "AND",
+    "ANTI_REG",
+    "DIV",
+    "LB1",
+    "LB2",
+    "LNC1",
+    "LNC2",
+    "MTDC",
+    "PROX1",
+    "PROX2",
+    "PROX3",
+    "PROX4",
+    "PROX5",
+    "QPHRA",
+    "REG",
+    "STMC1",
+    "STMC2",
+    "STMC3",
+    "TDC",
+    "TFC1",
+    "TFC2",
+    "TFC3",
+    "TFLNC",
+    "AddSentence",
+    "AddTerm",
+    "CaseFold",
+    "Chain",
+    "DeleteSentence",
+    "Identity",
+    "Idf",
+    "Lemmatize",
+    "Negate",
+    "OneOf",
+    "Pair",
+    "Perturbation",
+    "PrependQuery",
+    "RandomFiller",
+    "RandomTerm",
+    "RemovePunctuation",
+    "RemoveStopWords",
+    "RemoveTerm",
+    "ReverseSentences",
+    "ReverseWords",
+    "ShuffleSentences",
+    "ShuffleWords",
+    "SwapEntities",
+    "SwapNumbers",
+    "Synonym",
+    "Typos",
+    "WordNet",
+    "perturbation",
+]

@@ -62,19 +62,20 @@ def align(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray, alignment:
         baseline: the baseline document.
         perturbed: the perturbed document.
         spellings: for each token id of the vocabulary, its text without marks of spaces and continuation.
-        alignment: the perturbation's declared alignment. Sides of equal length of a ``swap`` or ``permute`` correspond
-            one to one; anything else is found by comparing the sides word by word.
+        alignment: the perturbation's declared alignment. The tokens of a ``permute`` of equal length correspond one to
+            one, and so do the words of a ``swap`` of as many words; anything else is found by comparing the sides.
 
     Returns:
         The alignment. A word that both sides have, but in different pieces (the first word of a text often has pieces
         of its own), is given the perturbed side's pieces on both, so that the sides differ by the edit alone.
     """
-    if alignment in ("swap", "permute") and len(baseline) == len(perturbed):
+    of_equal_length = len(baseline) == len(perturbed)
+    if of_equal_length and (alignment == "permute" or (alignment == "swap" and _of_equal_words(baseline, perturbed))):
         edit = spellings[baseline.ids] != spellings[perturbed.ids]
         ids = np.where(edit, baseline.ids, perturbed.ids)
         return Alignment(ids, perturbed.ids, baseline.words, perturbed.words, edit)
     columns: list[tuple[np.ndarray, ...]] = []
-    for same, (i, j), (k, m) in _differences(baseline, perturbed, spellings):
+    for same, (i, j), (k, m) in _runs(baseline, perturbed, spellings, alignment):
         of_baseline, of_perturbed = baseline[i:j], perturbed[k:m]
         if same:
             of_baseline = Tokens(of_perturbed.ids, of_perturbed.words - of_perturbed.words[0] + of_baseline.words[0])
@@ -96,6 +97,23 @@ def align(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray, alignment:
 
 def _padded(values: np.ndarray, n: int) -> np.ndarray:
     return np.concatenate([values, np.full(n - len(values), FILL, dtype=np.int64)])
+
+
+def _of_equal_words(baseline: Tokens, perturbed: Tokens) -> bool:
+    return np.array_equal(baseline.starts(), perturbed.starts())
+
+
+def _runs(
+    a: Tokens, b: Tokens, spellings: np.ndarray, alignment: str
+) -> Iterator[tuple[bool, tuple[int, int], tuple[int, int]]]:
+    """Runs of words that are the same and that differ, as (same, span of a's tokens, span of b's)."""
+    if alignment == "swap":
+        bounds_a, bounds_b = (np.flatnonzero(side.starts()).tolist() for side in (a, b))
+        if len(bounds_a) == len(bounds_b):
+            for (i, j), (k, m) in zip(pairwise(bounds_a), pairwise(bounds_b), strict=True):
+                yield "".join(spellings[a.ids[i:j]]) == "".join(spellings[b.ids[k:m]]), (i, j), (k, m)
+            return
+    yield from _differences(a, b, spellings)
 
 
 def _differences(
@@ -157,43 +175,54 @@ def with_fillers(aligned: Alignment, fillers: np.ndarray) -> Alignment:
     )
 
 
-def token_classes(aligned: Alignment, query: Tokens, spellings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The token classes of the query's and of the document's positions.
+def token_classes(
+    aligned: Alignment, fixed: Tokens, spellings: np.ndarray, varies: str = "document"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The token classes of the positions of a pair.
 
     Words are compared whole, by their spelling.
 
     Args:
         aligned: the alignment before fillers are put in.
-        query: the query.
+        fixed: the part that is the same on both sides: the query where the document varies, and the reverse.
         spellings: as in :func:`align`.
+        varies: ``document`` or ``query``: what the alignment is of.
 
     Returns:
-        Classes ``[query tokens]`` and ``[document positions]``.
+        Classes ``[fixed tokens]`` and ``[aligned positions]``.
     """
     sides = ((aligned.perturbed, aligned.perturbed_words), (aligned.baseline, aligned.baseline_words))
-    edited = {
-        word
-        for ids, words in sides
-        for word, positions in _words(ids, words, spellings)
-        if aligned.edit[positions].any()
-    }
-    of_query = np.full(len(query), QUERY, dtype=np.int64)
-    query_words = set()
-    for word, positions in _words(query.ids, query.words, spellings):
-        query_words.add(word)
-        if word in edited:
-            of_query[positions] = QUERY_EDITED
-    of_document = np.full(len(aligned), OTHER, dtype=np.int64)
-    for word, positions in _words(aligned.perturbed, aligned.perturbed_words, spellings):
-        if word in edited:
-            of_document[positions] = DOC_EDITED
-        elif word in query_words:
-            of_document[positions] = DOC_QUERY
-    of_document[aligned.edit] = EDIT
-    return of_query, of_document
+    edited, varied = set(), set()
+    for ids, words in sides:
+        for word, positions in words_of(ids, words, spellings):
+            varied.add(word)
+            if aligned.edit[positions].any():
+                edited.add(word)
+    query_words = varied if varies == "query" else {w for w, _ in words_of(fixed.ids, fixed.words, spellings)}
+
+    def of_query(ids: np.ndarray, words: np.ndarray) -> np.ndarray:
+        classes = np.full(len(ids), QUERY, dtype=np.int64)
+        for word, positions in words_of(ids, words, spellings):
+            if word in edited:
+                classes[positions] = QUERY_EDITED
+        return classes
+
+    def of_document(ids: np.ndarray, words: np.ndarray) -> np.ndarray:
+        classes = np.full(len(ids), OTHER, dtype=np.int64)
+        for word, positions in words_of(ids, words, spellings):
+            if word in edited:
+                classes[positions] = DOC_EDITED
+            elif word in query_words:
+                classes[positions] = DOC_QUERY
+        return classes
+
+    of_fixed, of_varied = (of_query, of_document) if varies == "document" else (of_document, of_query)
+    aligned_classes = of_varied(aligned.perturbed, aligned.perturbed_words)
+    aligned_classes[aligned.edit] = EDIT
+    return of_fixed(fixed.ids, fixed.words), aligned_classes
 
 
-def _words(ids: np.ndarray, words: np.ndarray, spellings: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def words_of(ids: np.ndarray, words: np.ndarray, spellings: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Each word as (its spelling, the positions of its pieces); positions without a word are left out."""
     positions = np.flatnonzero(words >= 0)
     if not len(positions):

@@ -1,4 +1,4 @@
-"""What a perturbation is: a function from a text, and perhaps its query, to the perturbed text."""
+"""What a perturbation is: a function from a text, and perhaps its query, to a minimal pair."""
 
 from __future__ import annotations
 
@@ -7,12 +7,37 @@ import inspect
 import random
 import sys
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
 from functools import update_wrapper
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.perturb.alignment import ALIGNMENTS
+from pyterrier_mechir.perturb.words import Words
+
+if TYPE_CHECKING:
+    from pyterrier_mechir.perturb.compose import Chain
+    from pyterrier_mechir.rankers.base import Ranker
+
+SIGNS = ("+", "-", "+0", "-0", "0")
+"""What an axiom expects of s_p - s_b: more than 0, less, not less, not more, or no change."""
+
+Self = TypeVar("Self", bound="Perturbation")
+
+
+class Pair(NamedTuple):
+    """A minimal pair of texts.
+
+    Args:
+        baseline: the one text.
+        perturbed: the other.
+        by: the perturbation that made it; of a composition, the one that was used.
+    """
+
+    baseline: str
+    perturbed: str
+    by: Perturbation
 
 
 def seeded(seed: int, *texts: str) -> int:
@@ -22,30 +47,88 @@ def seeded(seed: int, *texts: str) -> int:
 
 
 class Perturbation(ABC):
-    """A minimal pair: how a text is changed.
+    """How a minimal pair is made of a text.
 
     Subclasses implement :meth:`__call__` and keep their settings as attributes of the same names as their constructor's
-    parameters; equality, hash and repr follow from these.
+    parameters; equality, hash and repr follow from these. ``a | b`` applies one after the other.
 
     Attributes:
         name: what the ``perturbation`` column says.
         alignment: how the two sides correspond, one of ``fill``, ``mask``, ``swap``, ``permute``, ``free``
             (see :data:`pyterrier_mechir.perturb.alignment.ALIGNMENTS`).
+        sign: what is expected of s_p - s_b (see :data:`SIGNS`); None where nothing is claimed.
+        own_baseline: whether the baseline is another text than the one given, so that :meth:`__call__` gives both.
+        statement: the axiom, or what the perturbation does to a text, in one sentence.
+        change: what is exchanged for what.
+        source: where it comes from.
     """
 
     alignment: str = "fill"
+    sign: str | None = None
+    own_baseline: bool = False
+    statement: str = ""
+    change: str = ""
+    source: str = ""
 
     @property
     def name(self) -> str:
         return type(self).__name__
 
     @abstractmethod
-    def __call__(self, text: str, query: str) -> str | None:
-        """The perturbed text, or None where the perturbation does not apply."""
+    def __call__(self, text: str, query: str) -> str | tuple[str, str] | None:
+        """The perturbed text, or with ``own_baseline`` (baseline, perturbed); None where it does not apply."""
+
+    def pair(self, text: str, query: str) -> Pair | None:
+        """The minimal pair made of a text, or None where the perturbation does not apply.
+
+        Raises:
+            TypeError: the perturbation gave something that is not a text.
+        """
+        made = self(text, query)
+        if made is None:
+            return None
+        sides = made if self.own_baseline and isinstance(made, tuple) else (text, made)
+        for side in sides:
+            if not isinstance(side, str):
+                expected = "(baseline, perturbed)" if self.own_baseline else "the perturbed text"
+                raise TypeError(
+                    f"the perturbation {self.name!r} gave a {type(side).__name__}; it should give {expected}, or None "
+                    "where it does not apply."
+                )
+        baseline, perturbed = sides
+        return Pair(baseline, perturbed, self)  # type: ignore[arg-type]
+
+    def holds(self, baseline: str, perturbed: str, query: str) -> bool:
+        """Whether a pair is what the perturbation claims: that its sides correspond, and the axiom's own premises."""
+        return corresponds(self.alignment, baseline, perturbed) and self._claim(baseline, perturbed, query)
+
+    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
+        """The premises of the axiom, for sides that correspond."""
+        return True
+
+    @property
+    def members(self) -> tuple[Perturbation, ...]:
+        """The perturbations that may make a pair: itself, or those of a composition."""
+        return (self,)
+
+    def bind(self: Self, ranker: Ranker) -> Self:
+        """The perturbation with what it needs of the ranker that will be interpreted, unless it was given that."""
+        return self
+
+    def with_settings(self: Self, **settings: Any) -> Self:
+        """The same perturbation with other settings."""
+        return type(self)(**{**self._settings(), **settings})
+
+    def __or__(self, other: object) -> Chain:
+        from pyterrier_mechir.perturb.compose import Chain
+
+        return Chain(self, as_perturbation(other))
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         one_of("alignment", cls.alignment, ALIGNMENTS)
+        if cls.sign is not None:
+            one_of("sign", cls.sign, SIGNS)
 
     def _settings(self) -> dict[str, Any]:
         parameters = inspect.signature(type(self).__init__).parameters
@@ -62,76 +145,200 @@ class Perturbation(ABC):
         return type(self) is type(other) and self._settings() == other._settings()
 
     def __hash__(self) -> int:
-        return hash((type(self), *self._settings().values()))
+        return hash((type(self), *map(_hashable, self._settings().values())))
 
     def _random(self, seed: int, text: str, query: str) -> random.Random:
         return random.Random(seeded(seed, query, text))
 
 
+def _hashable(value: Any) -> Any:
+    if isinstance(value, (list, tuple, range)):
+        return tuple(map(_hashable, value))
+    try:
+        hash(value)
+    except TypeError:
+        return type(value).__name__
+    return value
+
+
+def corresponds(alignment: str, baseline: str, perturbed: str) -> bool:
+    """Whether the sides of a pair differ, and in the way that an alignment claims.
+
+    ``permute``: the same words in another order. ``swap``: as many words. ``fill`` and ``mask``: one side has all words
+    of the other, in their order. ``free`` claims nothing more.
+    """
+    if baseline == perturbed:
+        return False
+    if alignment == "free":
+        return True
+    before, after = Words(baseline), Words(perturbed)
+    if alignment == "permute":
+        return list(before) != list(after) and Counter(before) == Counter(after)
+    if alignment == "swap":
+        return len(before) == len(after)
+    shorter, longer = sorted((before, after), key=len)
+    rest = iter(longer)
+    return all(word in rest for word in shorter)
+
+
 class Identity(Perturbation):
     """Leaves every text as it is: the control whose effects are all missing."""
 
+    statement = "The text itself: a control without effects."
+    change = "nothing"
+
     def __call__(self, text: str, query: str) -> str:
         return text
+
+    def holds(self, baseline: str, perturbed: str, query: str) -> bool:
+        return baseline == perturbed
+
+
+_CLAIMS = ("alignment", "sign", "own_baseline", "check")
 
 
 class FunctionPerturbation(Perturbation):
     """A plain function as a perturbation; made by :func:`perturbation`.
 
     Args:
-        function: of (text) or (text, query); returns the perturbed text, or None where it does not apply.
+        function: of (text) or (text, query), perhaps with further keyword settings; returns the perturbed text (with
+            ``own_baseline``, the baseline and the perturbed text), or None where it does not apply.
         alignment: see :class:`Perturbation`.
+        sign: see :class:`Perturbation`.
+        own_baseline: see :class:`Perturbation`.
+        check: of (baseline, perturbed, query): whether a pair is what the function claims, beyond its alignment.
+        settings: values of the function's keyword settings.
 
     Raises:
-        ValueError: an unknown alignment, or a function of another number of arguments.
+        ValueError: an unknown alignment or sign, a function of another number of arguments, or a setting that it does
+            not have.
     """
 
-    def __init__(self, function: Callable[..., str | None], alignment: str = "fill"):
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        alignment: str = "fill",
+        sign: str | None = None,
+        own_baseline: bool = False,
+        check: Callable[[str, str, str], bool] | None = None,
+        settings: dict[str, Any] | None = None,
+    ):
         update_wrapper(self, function)
         self.__name__ = getattr(function, "__name__", type(function).__name__)
-        positional = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+        parameters = inspect.signature(function).parameters
+        positional = [p for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
         if len(positional) not in (1, 2):
             raise ValueError(f"{self.name} should take (text) or (text, query), not {len(positional)} arguments.")
         self.function = function
         self.alignment = one_of("alignment", alignment, ALIGNMENTS)
+        self.sign = None if sign is None else one_of("sign", sign, SIGNS)
+        self.own_baseline = own_baseline
+        self.check = check
+        own = set(parameters) - {p.name for p in positional}
+        self.settings = dict(settings or {})
+        for name in self.settings:
+            one_of(f"setting of {self.name}", name, sorted(own))
+        self.statement = (inspect.getdoc(function) or "").partition("\n")[0]
         self._takes_query = len(positional) == 2
+        self._origin: FunctionPerturbation | None = None
 
     @property
     def name(self) -> str:
         return self.__name__
 
+    def with_settings(self, **settings: Any) -> FunctionPerturbation:
+        changed = self._settings() | {name: value for name, value in settings.items() if name in _CLAIMS}
+        changed["settings"] = self.settings | {k: value for k, value in settings.items() if k not in _CLAIMS}
+        made = FunctionPerturbation(**changed)
+        made._origin = self._origin or self
+        return made
+
     def __reduce__(self) -> Any:
         """A decorated function is pickled as what its module calls it; any other with its function."""
         in_module = getattr(sys.modules.get(self.__module__), self.__name__, None)
-        return self.__name__ if in_module is self else (FunctionPerturbation, (self.function, self.alignment))
+        if in_module is self:
+            return self.__name__
+        settings = self._settings()
+        if in_module is self._origin and self._origin is not None:
+            del settings["function"]
+            own = settings.pop("settings")
+            return _replaced, (self._origin, {**settings, **own})
+        return FunctionPerturbation, tuple(settings.values())
 
-    def __call__(self, text: str, query: str = "") -> str | None:
-        return self.function(text, query) if self._takes_query else self.function(text)
+    def __call__(self, text: str, query: str = "") -> Any:
+        return (
+            self.function(text, query, **self.settings) if self._takes_query else self.function(text, **self.settings)
+        )
+
+    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
+        return self.check is None or bool(self.check(baseline, perturbed, query))
 
     def __repr__(self) -> str:
-        return self.name
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        return f"{self.name}({settings})" if settings else self.name
+
+
+def _replaced(origin: FunctionPerturbation, settings: dict[str, Any]) -> FunctionPerturbation:
+    return origin.with_settings(**settings)
 
 
 @overload
-def perturbation(function: Callable[..., str | None]) -> FunctionPerturbation: ...
+def perturbation(function: Callable[..., Any]) -> FunctionPerturbation: ...
 
 
 @overload
-def perturbation(*, alignment: str = ...) -> Callable[[Callable[..., str | None]], FunctionPerturbation]: ...
+def perturbation(
+    *,
+    alignment: str = ...,
+    sign: str | None = ...,
+    own_baseline: bool = ...,
+    check: Callable[[str, str, str], bool] | None = ...,
+) -> Callable[[Callable[..., Any]], FunctionPerturbation]: ...
 
 
-def perturbation(function: Callable[..., str | None] | None = None, *, alignment: str = "fill") -> Any:
+def perturbation(
+    function: Callable[..., Any] | None = None,
+    *,
+    alignment: str = "fill",
+    sign: str | None = None,
+    own_baseline: bool = False,
+    check: Callable[[str, str, str], bool] | None = None,
+) -> Any:
     """Make a perturbation of a plain function of (text) or (text, query).
 
-    Used bare, ``@perturbation``, or with the alignment, ``@perturbation(alignment="permute")``. The function returns
-    the perturbed text, or None where it does not apply.
+    Used bare, ``@perturbation``, or with what it claims, ``@perturbation(alignment="permute", sign="-")``. The function
+    returns the perturbed text, or None where it does not apply. Its further parameters, which have defaults, are
+    settings that :class:`~pyterrier_mechir.Sweep` can sweep.
+
+    Args:
+        function: the function.
+        alignment: how the sides correspond.
+        sign: what is expected of s_p - s_b, one of :data:`SIGNS`; None claims nothing.
+        own_baseline: whether the function returns (baseline, perturbed).
+        check: of (baseline, perturbed, query): whether a pair is what it claims, beyond its alignment.
 
     Example::
 
         @perturbation
-        def shout(text, query):
-            return text + " " + query.upper()
+        def shout(text, query, times=1):
+            return text + " " + " ".join([query.upper()] * times)
     """
+    claims: dict[str, Any] = {"alignment": alignment, "sign": sign, "own_baseline": own_baseline, "check": check}
     if function is None:
-        return lambda function: FunctionPerturbation(function, alignment)
-    return FunctionPerturbation(function, alignment)
+        return lambda function: FunctionPerturbation(function, **claims)
+    return FunctionPerturbation(function, **claims)
+
+
+def as_perturbation(value: object) -> Perturbation:
+    """A perturbation as it is, or made of a plain function.
+
+    Raises:
+        TypeError: the value is neither.
+    """
+    if isinstance(value, Perturbation):
+        return value
+    if isinstance(value, type) and issubclass(value, Perturbation):
+        raise TypeError(f"{value.__name__} is a class; give an instance of it: {value.__name__}(...).")
+    if callable(value):
+        return perturbation(value)
+    raise TypeError(f"perturbation should be a Perturbation or a function of (text) or (text, query), not {value!r}.")

@@ -1,18 +1,29 @@
-"""Filler tokens: what stands in a baseline where the perturbed side has an insertion."""
+"""Filler tokens: what stands in one side of a pair where the other has an insertion."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyterrier_mechir.perturb.alignment import FILL, Alignment, words_of
 from pyterrier_mechir.perturb.base import seeded
+from pyterrier_mechir.perturb.idf import BAND, Analysis, Idf
+from pyterrier_mechir.perturb.insertion import check_count
+from pyterrier_mechir.perturb.words import lowercase_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SPACES = "Ġ▁"
 _CONTINUED = "##"
+
+_FEWEST = 25
+"""Words on either side of a replaced word that its band has at least."""
 
 
 class Vocabulary:
@@ -22,12 +33,13 @@ class Vocabulary:
         tokenizer: a fast tokenizer.
 
     Attributes:
+        tokenizer: the tokenizer.
         spellings: the text of each token id, without the marks of a preceding space and of a continued word.
-        words: ids of whole alphabetic words of three letters or more, from which random fillers are drawn.
+        words: ids of whole alphabetic words of three letters or more.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
         spellings = [token.removeprefix(_CONTINUED).lstrip(_SPACES) or token for token in tokens]
         self.spellings = np.array(spellings, dtype=object)
@@ -38,31 +50,158 @@ class Vocabulary:
             dtype=np.int64,
         )
 
-    def fillers(self, filler: str, n: int, query: str, text: str, seed: int = 0) -> np.ndarray:
-        """Filler ids for ``n`` positions.
-
-        Args:
-            filler: ``"mask"`` or ``"pad"`` (that special token), ``"random"`` (words of the vocabulary, the same
-                for the same query, text and seed), or any text that is a single token.
-            n: how many.
-            query: the query of the pair.
-            text: the baseline text of the pair.
-            seed: of ``"random"``.
+    def token(self, filler: str) -> int:
+        """The id of ``mask``, ``pad`` or a text that is a single token.
 
         Raises:
             ValueError: the tokenizer has no such special token, or the text is not a single token.
         """
-        if filler == "random":
-            return np.asarray(np.random.default_rng(seeded(seed, query, text)).choice(self.words, size=n))
-        return np.full(n, self._token(filler), dtype=np.int64)
-
-    def _token(self, filler: str) -> int:
         if filler in ("mask", "pad"):
-            special = getattr(self._tokenizer, f"{filler}_token_id")
+            special = getattr(self.tokenizer, f"{filler}_token_id")
             if special is None:
                 raise ValueError(f"filler {filler!r}: this tokenizer has no {filler} token; choose a word instead.")
             return int(special)
-        ids = self._tokenizer(f" {filler}", add_special_tokens=False)["input_ids"]
+        ids = self.pieces([filler])[0]
         if len(ids) != 1:
             raise ValueError(f"filler {filler!r} is {len(ids)} tokens in this tokenizer; choose a single-token word.")
-        return int(ids[0])
+        return ids[0]
+
+    def pieces(self, words: Sequence[str]) -> list[list[int]]:
+        """The token ids of words in the middle of a text."""
+        encoded: Any = self.tokenizer([f" {word}" for word in words], add_special_tokens=False)
+        return list(encoded["input_ids"])
+
+
+@dataclass(frozen=True)
+class RandomFiller:
+    """Random words as fillers, each as rare as the word it stands against and of as many pieces.
+
+    Args:
+        idf: where the words come from and how rare they are: anything that
+            :meth:`~pyterrier_mechir.perturb.idf.Idf.of` takes but stems. None draws from the tokenizer's own
+            vocabulary, whose order says which words are rarer; there, a word of several pieces is set against as many
+            whole words.
+        draws: how many times fillers are drawn; the scores of the draws are averaged.
+        seed: of the draws, which depend on nothing else but the row's query and baseline.
+        analyse: for a mapping or documents, text to terms; lower-cased words by default.
+
+    Raises:
+        ValueError: ``draws`` is less than 1, or the frequencies are of stems.
+    """
+
+    idf: Any = None
+    draws: int = 3
+    seed: int = 0
+    analyse: Analysis | None = None
+
+    def __post_init__(self) -> None:
+        check_count("draws", self.draws)
+        if self.idf is not None:
+            object.__setattr__(self, "idf", Idf.of(self.idf, self.analyse))
+            self.idf.check_words()
+
+    def __repr__(self) -> str:
+        of = "" if self.idf is None else f"{self.idf!r}, "
+        return f"RandomFiller({of}draws={self.draws}, seed={self.seed})"
+
+
+Filler = str | RandomFiller
+
+
+class Fillers:
+    """The fillers of a tokenizer, made ready once for many pairs.
+
+    Args:
+        filler: ``"mask"`` or ``"pad"`` (that special token), ``"random"`` (that is ``RandomFiller()``), a
+            :class:`RandomFiller`, any other text that is a single token, or a list of these.
+        vocabulary: of the tokenizer.
+
+    Raises:
+        ValueError: the tokenizer has no such special token, or a text is not a single token.
+    """
+
+    def __init__(self, filler: Filler | Sequence[Filler], vocabulary: Vocabulary):
+        fillers = [filler] if isinstance(filler, (str, RandomFiller)) else list(filler)
+        self._draws: list[tuple[int, None] | tuple[int, _Lexicon]] = []
+        for one in fillers:
+            if isinstance(one, str) and one != "random":
+                self._draws.append((vocabulary.token(one), None))
+                continue
+            made = one if isinstance(one, RandomFiller) else RandomFiller()
+            lexicon = _Lexicon(made, vocabulary)
+            self._draws += [(draw, lexicon) for draw in range(made.draws)]
+
+    def __len__(self) -> int:
+        return len(self._draws)
+
+    def ids(self, aligned: Alignment, query: str, text: str) -> list[np.ndarray]:
+        """Filler ids for each position of an alignment: an array for each filler, or draw of one.
+
+        Args:
+            aligned: the alignment; only ids at its fillers count.
+            query: the query of the pair.
+            text: the baseline text of the pair.
+        """
+        return [
+            np.full(len(aligned), number, dtype=np.int64)
+            if lexicon is None
+            else lexicon.drawn(aligned, query, text, number)
+            for number, lexicon in self._draws
+        ]
+
+
+class _Lexicon:
+    """Words to draw from, by their number of pieces, commonest first."""
+
+    def __init__(self, filler: RandomFiller, vocabulary: Vocabulary):
+        self._filler, self._vocabulary = filler, vocabulary
+        self._words: dict[int, list[tuple[str, list[int]]]] = defaultdict(list)
+        rarity: dict[int, list[float]] = defaultdict(list)
+        if filler.idf is None:
+            self._words[1] = [(vocabulary.spellings[i].lower(), [int(i)]) for i in vocabulary.words]
+            rarity[1] = vocabulary.words.tolist()
+        else:
+            words, values = filler.idf.lexicon
+            for word, ids, value in zip(words, vocabulary.pieces(words), values, strict=True):
+                self._words[len(ids)].append((word, ids))
+                rarity[len(ids)].append(value)
+        self._rarity = {n: np.array(values) for n, values in rarity.items()}
+
+    def drawn(self, aligned: Alignment, query: str, text: str, draw: int) -> np.ndarray:
+        """Ids for each position of an alignment, 0 where there is nothing to fill."""
+        rng = random.Random(seeded(self._filler.seed + draw, query, text))
+        out = np.zeros(len(aligned), dtype=np.int64)
+        sides = (
+            (aligned.baseline, aligned.perturbed, aligned.perturbed_words),
+            (aligned.perturbed, aligned.baseline, aligned.baseline_words),
+        )
+        asked = set(lowercase_words(query))
+        for lacking, having, numbers in sides:
+            for word, span in words_of(having, numbers, self._vocabulary.spellings):
+                missing = span[lacking[span] == FILL]
+                if len(missing):
+                    rarity = float(having[span].max()) if self._filler.idf is None else self._filler.idf(word)
+                    out[missing] = self._pieces(len(missing), rarity, asked | {word.lower()}, rng)
+        return out
+
+    def _pieces(self, n: int, rarity: float | None, exclude: set[str], rng: random.Random) -> list[int]:
+        """``n`` pieces: of one word where there are words of so many, else of several."""
+        pieces: list[int] = []
+        while len(pieces) < n:
+            sizes = range(n - len(pieces), 0, -1)
+            size = next((size for size in sizes if self._words.get(size)), None)
+            pieces += (
+                [int(rng.choice(self._vocabulary.words))] if size is None else self._near(size, rarity, exclude, rng)
+            )
+        return pieces
+
+    def _near(self, size: int, rarity: float | None, exclude: set[str], rng: random.Random) -> list[int]:
+        """A word of a size, about as rare; the rarest for one that is unknown."""
+        words, values = self._words[size], self._rarity[size]
+        rarity = values[-1] if rarity is None else rarity
+        middle = int(np.searchsorted(values, rarity))
+        low, high = np.searchsorted(values, [rarity * (1 - BAND), rarity / (1 - BAND)])
+        low, high = max(0, min(int(low), middle - _FEWEST)), min(len(words), max(int(high), middle + _FEWEST))
+        candidates = range(low, high)
+        order = rng.sample(candidates, min(len(candidates), len(exclude) + 1))
+        return next((words[i][1] for i in order if words[i][0] not in exclude), words[order[0]][1])

@@ -1,111 +1,209 @@
-"""Term frequency axioms: more occurrences of a query term."""
+"""Term frequency axioms: how often a query term occurs."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
+from pyterrier_mechir._options import one_of
 from pyterrier_mechir.perturb.base import Perturbation
-from pyterrier_mechir.perturb.terms import Idf, query_terms
+from pyterrier_mechir.perturb.idf import BAND, Analysis, Idf, same_band
+from pyterrier_mechir.perturb.insertion import Insertion, check_count, check_position
+from pyterrier_mechir.perturb.words import Words, changes, distinct_terms, insert, query_terms
 
-_PLACES = ("end", "start", "random")
-
-
-def insert(text: str, term: str, place: int) -> str:
-    """Insert a term before the word number ``place`` of a text, or at its end, leaving the rest as it is."""
-    starts = [match.start() for match in re.finditer(r"\S+", text)]
-    if place < len(starts):
-        return f"{text[: starts[place]]}{term} {text[starts[place] :]}"
-    return f"{text} {term}" if text else term
+FANG_2004 = "Fang, Tao and Zhai, SIGIR 2004"
 
 
-class _InsertTerm(Perturbation):
-    """Insertion of one term at a position."""
+class TFC1(Insertion):
+    """One more occurrence of a query term, against a filler.
 
-    def __init__(self, position: str | int = "end", seed: int = 0):
-        if position not in _PLACES and not (isinstance(position, int) and position >= 0):
-            raise ValueError(
-                f"unknown position {position!r}; choose one of {', '.join(map(repr, _PLACES))}, or a word index."
-            )
-        self.position, self.seed = position, seed
-
-    def _term(self, text: str, query: str) -> str | None:
-        raise NotImplementedError
-
-    def __call__(self, text: str, query: str) -> str | None:
-        term = self._term(text, query)
-        if term is None:
-            return None
-        n_words = len(text.split())
-        if self.position == "end":
-            return insert(text, term, n_words)
-        if self.position == "start":
-            return insert(text, term, 0)
-        if self.position == "random":
-            return insert(text, term, self._random(self.seed, text, f"{query}\x1fposition").randint(0, n_words))
-        return insert(text, term, int(self.position)) if int(self.position) <= n_words else None
-
-
-class TFC1(_InsertTerm):
-    """One more occurrence of a query term, against a filler (TFC1; Fang, Tao and Zhai, SIGIR 2004).
-
-    A ranker that satisfies the axiom scores the perturbed document higher.
+    With ``replace``, an occurrence fewer, or none left: the text without the term, against the filler in its places
+    (TFC1-R; van Marken and Petcu, 2025). Then the ranker should score the perturbed document lower.
 
     Args:
         term: the term; None draws one of the query's terms at random, function words left aside.
-        position: ``end``, ``start``, ``random``, or a word index of the text (0 is its start).
+        position: ``end``, ``start``, ``random``, ``beside`` (right after an occurrence of the term), or a word index
+            of the text (0 is its start).
+        n: how many occurrences are added, one after the other.
+        replace: ``"one"`` or ``"all"`` occurrences of the term give way to fillers; nothing is inserted.
         seed: of the random choices, which depend on nothing else but the row's query and text.
 
-    Does not apply to a query without words, nor where the text has fewer words than the index.
+    Does not apply to a query without words; where the text has fewer words than the index; or, with ``beside`` and
+    ``replace``, where the term does not occur.
 
     Raises:
-        ValueError: an unknown position.
+        ValueError: an unknown option, or ``n`` less than 1.
     """
 
-    def __init__(self, term: str | None = None, position: str | int = "end", seed: int = 0):
-        super().__init__(position, seed)
+    sign = "+"
+    statement = "At equal length, the text with more occurrences of a query term scores higher."
+    change = "filler → query term"
+    source = FANG_2004
+
+    def __init__(
+        self,
+        term: str | None = None,
+        position: str | int = "end",
+        seed: int = 0,
+        *,
+        n: int = 1,
+        replace: str | None = None,
+    ):
+        super().__init__(position, n, seed)
         self.term = term
+        self.replace = None if replace is None else one_of("replace", replace, ("one", "all"))
+        if replace is not None:
+            self.sign = "-"
+            self.statement = "At equal length, the text with fewer occurrences of a query term scores lower."
+            self.change = "query term → filler"
+            self.source = "van Marken and Petcu, 2025 (arXiv:2510.06728)"
+
+    @property
+    def name(self) -> str:
+        return "TFC1-R" if self.replace else super().name
 
     def _term(self, text: str, query: str) -> str | None:
         if self.term is not None:
             return self.term
         terms = query_terms(query)
+        if self.replace is not None or self.position == "beside":
+            present = set(Words(text).keys)
+            terms = [term for term in terms if term.lower() in present]
         return self._random(self.seed, text, query).choice(terms) if terms else None
 
+    def _is_term(self, term: str, baseline: str, query: str) -> bool:
+        return term == self.term.lower() if self.term is not None else term in distinct_terms(query)
 
-class TDC(_InsertTerm):
-    """The query's most discriminative term once more, against a filler.
+    def __call__(self, text: str, query: str) -> str | None:
+        if not self.replace:
+            return super().__call__(text, query)
+        term = self._term(text, query)
+        words = Words(text)
+        places = [] if term is None else words.places(term.lower())
+        if not places:
+            return None
+        if self.replace == "one":
+            places = [self._random(self.seed, text, f"{query}\x1fposition").choice(places)]
+        return str(words.without(set(places)))
 
-    This is the perturbation published under the name of the term discrimination constraint (Parry et al., ECIR 2025):
-    the query term of highest idf is added. Terms go through the tokeniser and stemmer of the index that counted them,
-    so an inflected word has its own frequency and not none.
+    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
+        if not self.replace:
+            return super()._claim(baseline, perturbed, query)
+        added, removed = changes(baseline, perturbed)
+        if added or len(removed) != 1:
+            return False
+        ((term, count),) = removed.items()
+        left = Words(perturbed).counts()[term]
+        return self._is_term(term, baseline, query) and (count == 1 if self.replace == "one" else left == 0)
+
+
+class TFC2(Perturbation):
+    """From K to K+1 added occurrences of a query term, at constant length.
+
+    The baseline is the text with K occurrences more, the perturbed side has K+1. A ranker that satisfies the axiom
+    gains by each occurrence, and less by each further one, which sweeping ``k`` shows.
 
     Args:
-        idf: where document frequencies come from: a built ``PisaIndex``, a mapping of terms to idf, or an iterable of
-            documents (see :meth:`pyterrier_mechir.perturb.terms.Idf.of`).
+        k: how many occurrences both sides get.
+        k_max: where ``k`` is swept, the greatest K: both sides are filled up with ``k_max - k`` filler words, so that
+            all K are compared at one length.
+        term: the term; None draws one of the query's terms at random.
         position: as in :class:`TFC1`.
-        seed: of a random position.
-        analyse: for a mapping or documents, text to terms; lower-cased words by default.
+        filler: the filler word.
+        seed: of the random choices.
 
-    Does not apply to a query of whose terms the collection has none.
+    Does not apply to a query without words, and as :class:`TFC1`'s positions do not.
 
     Raises:
-        TypeError: ``idf`` is of another kind.
-        ValueError: an unknown position, or an index that is not built.
+        ValueError: an unknown position, a negative ``k``, or ``k_max`` less than ``k``.
     """
+
+    alignment = "fill"
+    sign = "+"
+    own_baseline = True
+    statement = "A further occurrence of a query term is worth something, and less than the one before it."
+    change = "K occurrences and a filler → K+1 occurrences"
+    source = f"{FANG_2004}; van Marken and Petcu, 2025"
 
     def __init__(
         self,
-        idf: Any,
+        k: int = 1,
+        k_max: int | None = None,
+        term: str | None = None,
         position: str | int = "end",
+        filler: str = "a",
         seed: int = 0,
-        analyse: Callable[[str], list[str]] | None = None,
     ):
-        super().__init__(position, seed)
-        self.idf = Idf.of(idf, analyse)
+        self.k, self.term, self.filler, self.seed = check_count("k", k, least=0), term, filler, seed
+        self.k_max = None if k_max is None else check_count("k_max", k_max, least=k)
+        self.position = check_position(position)
 
-    def _term(self, text: str, query: str) -> str | None:
-        values = {term: self.idf(term) for term in query_terms(query)}
-        known = {term: value for term, value in values.items() if value is not None}
-        return max(known, key=lambda term: known[term], default=None)
+    def _added(self) -> TFC1:
+        return TFC1(self.term, self.position, self.seed)
+
+    def __call__(self, text: str, query: str) -> tuple[str, str] | None:
+        one = self._added()
+        term = one._term(text, query)
+        place = None if term is None else one._place(text, query, term)
+        if term is None or place is None:
+            return None
+        fillers = [self.filler] * ((self.k_max or self.k) - self.k)
+        baseline, perturbed = [term] * self.k + fillers, [term] * (self.k + 1) + fillers
+        return (insert(text, " ".join(baseline), place) if baseline else text), insert(text, " ".join(perturbed), place)
+
+    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
+        added, _ = changes(baseline, perturbed)
+        counts = Words(baseline).counts()
+        return self._added()._claim(baseline, perturbed, query) and all(counts[term] >= self.k for term in added)
+
+
+class TFC3(Perturbation):
+    """Of two equally rare query terms, a second occurrence of the one gives way to the other, which the text lacks.
+
+    Args:
+        idf: where document frequencies come from (see :meth:`pyterrier_mechir.perturb.idf.Idf.of`).
+        tolerance: how much the idf of the two terms may differ, as a share of the greater.
+        seed: of the choice of the terms and the place.
+        analyse: for a mapping or documents, text to terms; lower-cased words by default.
+
+    Does not apply unless the text has one query term twice and lacks another that is as rare.
+    """
+
+    alignment = "swap"
+    sign = "+"
+    statement = "Of two equally rare query terms, having both beats having one of them twice."
+    change = "repeated query term → missing query term of equal idf"
+    source = "Fang, Tao and Zhai, TOIS 2011"
+
+    def __init__(self, idf: Any, tolerance: float = BAND, seed: int = 0, analyse: Analysis | None = None):
+        self.idf, self.tolerance, self.seed = Idf.of(idf, analyse), tolerance, seed
+
+    def __call__(self, text: str, query: str) -> str | None:
+        words, written = Words(text), distinct_terms(query)
+        choices = self._choices(words, written)
+        if not choices:
+            return None
+        rng = self._random(self.seed, text, query)
+        repeated, missing = rng.choice(choices)
+        return str(words.replaced({rng.choice(words.places(repeated)): written[missing]}))
+
+    def _choices(self, words: Words, written: Iterable[str]) -> list[tuple[str, str]]:
+        counts, idf = words.counts(), self.idf.of_terms(written)
+        return [
+            (repeated, missing)
+            for repeated in idf
+            for missing in idf
+            if counts[repeated] > 1 and not counts[missing] and same_band(idf[repeated], idf[missing], self.tolerance)
+        ]
+
+    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
+        exchanged = exchange(baseline, perturbed)
+        return exchanged is not None and exchanged in self._choices(Words(baseline), distinct_terms(query))
+
+
+def exchange(baseline: str, perturbed: str) -> tuple[str, str] | None:
+    """The one lower-cased word that gave way, and the one that took its place; None where it is not that."""
+    added, removed = changes(baseline, perturbed)
+    if added.total() != 1 or removed.total() != 1:
+        return None
+    return next(iter(removed)), next(iter(added))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.patching.batching import by_length
 from pyterrier_mechir.perturb.alignment import FILL, Alignment, align, keep_edit, token_classes, with_fillers
-from pyterrier_mechir.perturb.fillers import Vocabulary
+from pyterrier_mechir.perturb.fillers import Filler, Fillers, RandomFiller, Vocabulary
 from pyterrier_mechir.rankers.anatomy import Anatomy
 from pyterrier_mechir.rankers.encoding import CLS, SEP, AlignedPair, Encoded, Template, Tokens, tokenise
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from pyterrier_mechir.patching.replay import Batch
     from pyterrier_mechir.stages.rerank import Scorer
+
+Self = TypeVar("Self", bound="Ranker")
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -52,6 +55,9 @@ class Ranker(ABC):
 
     reads_query: ClassVar[bool]
     """Whether the query is part of the sequences that are patched."""
+
+    varies: str = "document"
+    """Which side the pairs vary on, ``document`` or ``query`` (see :meth:`facing`)."""
 
     reads_first_token: bool
     """Whether the score reads the last layer at the first position only."""
@@ -94,7 +100,8 @@ class Ranker(ABC):
         self.batch_tokens = 4096 if self.device.type == "cpu" else 65536
         self._cuts_left = self.tokenizer.truncation_side == "left"
         self._template = Template(self.tokenizer, pair=self.reads_query)
-        self._vocabulary = Vocabulary(self.tokenizer)
+        self.vocabulary = Vocabulary(self.tokenizer)
+        self._fillers: dict[Any, Fillers] = {}
 
     def _longest(self) -> int:
         config = self.model.config
@@ -179,31 +186,42 @@ class Ranker(ABC):
                 scores[rows] = self.compare(encoded[places], of_rows).cpu().numpy()
         return scores
 
+    def facing(self: Self, side: str) -> Self:
+        """This ranker with pairs that vary on one side, the other side being the same for both.
+
+        Args:
+            side: ``document`` or ``query``.
+        """
+        if one_of("side", side, ("document", "query")) == self.varies:
+            return self
+        other = copy(self)
+        other.varies = side
+        return other
+
     def align(
         self,
-        queries: Sequence[str],
+        contexts: Sequence[str],
         baselines: Sequence[str],
         perturbed: Sequence[str],
         *,
         alignments: Sequence[str],
-        filler: str | Sequence[str] = "a",
-        seed: int = 0,
+        filler: Filler | Sequence[Filler] = "a",
     ) -> list[AlignedPair | None]:
         """Encode minimal pairs so that their sides correspond position by position.
 
         Args:
-            queries: the query of each pair.
+            contexts: what is the same on both sides of each pair: its query, or its document where queries vary (see
+                :meth:`facing`).
             baselines: its baseline text.
             perturbed: its perturbed text.
             alignments: the declared alignment of its perturbation.
             filler: what stands where the other side has an insertion: ``"a"``, any single-token word, ``"mask"``,
-                ``"pad"`` or ``"random"``; or a list of these.
-            seed: of random fillers.
+                ``"pad"``, ``"random"`` or a :class:`~pyterrier_mechir.perturb.RandomFiller`; or a list of these.
 
         Returns:
-            The pairs; None for one whose edit alone is longer than the model takes. A list of fillers gives all pairs
-            with the first, then all with the second, and so on. ``pair.query`` indexes the distinct queries in their
-            order of appearance.
+            The pairs; None for one whose edit alone is longer than the model takes. Several fillers, or draws of one,
+            give all pairs with the first, then all with the second, and so on. ``pair.query`` indexes the distinct
+            contexts in their order of appearance.
 
         Warns:
             UserWarning: documents were cut to the model's length; how many, and that their edits were kept.
@@ -216,30 +234,32 @@ class Ranker(ABC):
                 "a perturbation of alignment 'free' has sides that do not correspond, so no activation of one can be "
                 "put into the other; declare another alignment, or compare scores with ranker.scorer() instead."
             )
-        distinct, which_query = unique(queries)
-        query_tokens = tokenise(self.tokenizer, distinct)
+        distinct, which_context = unique(contexts)
+        fixed_tokens = tokenise(self.tokenizer, distinct)
         texts, which_text = unique([*baselines, *perturbed])
         tokens = self._tokenise_documents(texts)
-        n = len(queries)
-        fillers = [filler] if isinstance(filler, str) else list(filler)
-        pairs: list[list[AlignedPair | None]] = [[] for _ in fillers]
+        n = len(contexts)
+        fillers = self._made_fillers(filler)
+        pairs: list[list[AlignedPair | None]] = [[] for _ in range(len(fillers))]
         cut = 0
-        for i, (query, alignment) in enumerate(zip(which_query, alignments, strict=True)):
-            aligned = align(tokens[which_text[i]], tokens[which_text[n + i]], self._vocabulary.spellings, alignment)
-            query_room, room = self._room(len(query_tokens[query]), len(aligned))
+        for i, (context, alignment) in enumerate(zip(which_context, alignments, strict=True)):
+            aligned = align(tokens[which_text[i]], tokens[which_text[n + i]], self.vocabulary.spellings, alignment)
+            fixed_room, room = self._rooms(len(fixed_tokens[context]), len(aligned))
             cut += len(aligned) > room
             kept = keep_edit(aligned, room, from_left=self._cuts_left)
-            masked = alignment == "mask"
-            for name, of_filler in zip(fillers, pairs, strict=True):
-                if kept is None:
+            if kept is None:
+                for of_filler in pairs:
                     of_filler.append(None)
-                    continue
-                ids = self._vocabulary.fillers("pad" if masked else name, len(kept), queries[i], baselines[i], seed)
-                of_filler.append(self._pair(self._cut(query_tokens[query], query_room), query, kept, ids, masked))
+                continue
+            query = baselines[i] if self.varies == "query" else contexts[i]
+            fixed = self._cut(fixed_tokens[context], fixed_room)
+            for ids, of_filler in zip(fillers.ids(kept, query, baselines[i]), pairs, strict=True):
+                of_filler.append(self._pair(fixed, context, kept, ids, masked=alignment == "mask"))
         if cut:
+            what = "queries" if self.varies == "query" else "documents"
             warnings.warn(
-                f"{cut} of {n} documents are longer than the {self.max_length} tokens that {self!r} takes; they were "
-                "cut so that the perturbation stays.",
+                f"{cut} of {n} {what} are longer than the {self.max_length} tokens that {self!r} takes; they were cut "
+                "so that the perturbation stays.",
                 stacklevel=2,
             )
         return [pair for of_filler in pairs for pair in of_filler]
@@ -270,8 +290,24 @@ class Ranker(ABC):
         batch = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
         return batch | {name: value[list(queries)] for name, value in query_inputs.items()}
 
-    def _parts(self, query: np.ndarray, document: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (query, document) if self.reads_query else (document,)
+    def _made_fillers(self, filler: Filler | Sequence[Filler]) -> Fillers:
+        key = filler if isinstance(filler, (str, RandomFiller)) else tuple(filler)
+        if key not in self._fillers:
+            self._fillers[key] = Fillers(filler, self.vocabulary)
+        return self._fillers[key]
+
+    def _parts(self, fixed: np.ndarray, varied: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The parts of a sequence in their order."""
+        if not self.reads_query:
+            return (varied,)
+        return (fixed, varied) if self.varies == "document" else (varied, fixed)
+
+    def _rooms(self, n_fixed: int, n_varied: int) -> tuple[int, int]:
+        """How many tokens of the fixed and of the varied part fit."""
+        if self.varies == "document":
+            return self._room(n_fixed, n_varied)
+        n_varied, n_fixed = self._room(n_varied, n_fixed)
+        return n_fixed, n_varied
 
     def _plain(self, query: Tokens, document: Tokens) -> Encoded:
         query_room, room = self._room(len(query), len(document))
@@ -279,19 +315,20 @@ class Ranker(ABC):
         ids, types, _ = self._template.build(*parts)
         return Encoded(ids, types, np.ones_like(ids))
 
-    def _pair(self, query: Tokens, number: int, aligned: Alignment, fillers: np.ndarray, masked: bool) -> AlignedPair:
+    def _pair(self, fixed: Tokens, number: int, aligned: Alignment, fillers: np.ndarray, masked: bool) -> AlignedPair:
         """The sequences of an aligned pair, whose fillers are attention-masked where ``masked``."""
         filled = with_fillers(aligned, fillers)
+        of_parts = self._parts(*token_classes(aligned, fixed, self.vocabulary.spellings, self.varies))
+        varied = int(self.reads_query and self.varies == "document")
         sides = []
         for ids, before in ((filled.baseline, aligned.baseline), (filled.perturbed, aligned.perturbed)):
-            ids, types, owners = self._template.build(*self._parts(query.ids, ids))
+            ids, types, owners = self._template.build(*self._parts(fixed.ids, ids))
             mask = np.ones_like(ids)
             if masked:
-                mask[owners == int(self.reads_query)] = before != FILL
+                mask[owners == varied] = before != FILL
             sides.append(Encoded(ids, types, mask))
         classes = np.full(len(owners), SEP)
         classes[:1] = CLS
-        of_parts = self._parts(*token_classes(aligned, query, self._vocabulary.spellings))
         for part, classes_of_part in enumerate(of_parts):
             classes[owners == part] = classes_of_part
         return AlignedPair(sides[0], sides[1], classes, number)

@@ -22,7 +22,9 @@ SIMILARITIES = ("dot", "cosine")
 
 
 class BiEncoder(Ranker):
-    """A bi-encoder such as TAS-B, ANCE or MiniLM; the document's encoder is what is patched.
+    """A bi-encoder such as TAS-B, ANCE or MiniLM.
+
+    What is patched is the encoder of the document, or of the query where queries are perturbed.
 
     Args:
         model: a Hugging Face id, a directory, or a loaded ``(model, tokenizer)``.
@@ -78,6 +80,13 @@ class BiEncoder(Ranker):
 
     def _settings(self) -> tuple[Any, ...]:
         return self.pooling, self.similarity, self.query_prefix, self.doc_prefix, self.max_query_length
+
+    def facing(self, side: str) -> BiEncoder:
+        other = super().facing(side)
+        if other is not self:
+            other.query_prefix, other.doc_prefix = self.doc_prefix, self.query_prefix
+            other.max_query_length, other.max_length = self.max_length, self.max_query_length
+        return other
 
     def compare(self, encoded: torch.Tensor, batch: Batch) -> torch.Tensor:
         return (encoded * batch["query_vector"]).sum(-1)

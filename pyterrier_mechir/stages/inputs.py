@@ -45,6 +45,20 @@ def check_rows(frame: pd.DataFrame, fields: Iterable[str], optional: Iterable[st
             f"(qid, docno) = ({row['qid']!r}, {row['docno']!r}) comes more than once; "
             "drop_duplicates(['qid', 'docno']) first."
         )
+    check_strings(frame, fields, optional)
+
+
+def check_strings(frame: pd.DataFrame, fields: Iterable[str], optional: Iterable[str] = ()) -> None:
+    """Check that texts are strings.
+
+    Args:
+        frame: the rows.
+        fields: columns that must hold a string in every row.
+        optional: columns that may be missing in a row.
+
+    Raises:
+        ValueError: naming the first row at fault.
+    """
     optional = set(optional)
     for field in (*fields, *optional):
         for position, value in enumerate(frame[field]):
@@ -52,7 +66,8 @@ def check_rows(frame: pd.DataFrame, fields: Iterable[str], optional: Iterable[st
                 continue
             row = frame.iloc[position]
             what = "missing" if _is_missing(value) else f"a {type(value).__name__}, not a string,"
-            raise ValueError(f"column {field!r} is {what} for qid {row['qid']!r}, docno {row['docno']!r}.")
+            where = ", ".join(f"{name} {row[name]!r}" for name in ("qid", "docno") if name in frame.columns)
+            raise ValueError(f"column {field!r} is {what} for {where}.")
 
 
 def _is_missing(value: Any) -> bool:

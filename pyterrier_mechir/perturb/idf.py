@@ -1,0 +1,329 @@
+"""How rare a term is in a collection, wherever its document frequencies are kept."""
+
+from __future__ import annotations
+
+import math
+import random
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyterrier_mechir.perturb.words import STOPWORDS, lowercase_words
+
+Analysis = Callable[[str], list[str]]
+"""Text to terms: a tokeniser with its stemmer."""
+
+BAND = 0.1
+"""Two terms are as rare as each other when their idf differs by no more than this share of the greater."""
+
+_FEWEST = 25
+"""Words on either side of a term that its band has at least, for small collections."""
+
+
+def same_band(one: float, other: float, tolerance: float = BAND) -> bool:
+    """Whether two idf values differ by no more than a share of the greater."""
+    return abs(one - other) <= tolerance * max(abs(one), abs(other))
+
+
+class Idf:
+    """Inverse document frequencies, with the analysis that their terms went through.
+
+    Args:
+        values: idf of each analysed term.
+        analyse: the tokeniser and stemmer that made these terms; applied to every term looked up.
+        name: shown by ``repr``.
+        stemmed: whether the terms are stems, so that none of them can be put into a text.
+    """
+
+    def __init__(self, values: Mapping[str, float], analyse: Analysis, name: str, stemmed: bool = False):
+        self.values, self.analyse, self.name, self.stemmed = values, analyse, name, stemmed
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Idf):
+            return NotImplemented
+        return self.analyse == other.analyse and (self.values is other.values or self.values == other.values)
+
+    def __hash__(self) -> int:
+        return hash((self.analyse, len(self.values)))
+
+    def __call__(self, term: str) -> float | None:
+        """The idf of a term as written; None where the collection does not have it."""
+        known = [self.values[token] for token in self.analyse(term) if token in self.values]
+        return max(known, default=None)
+
+    def of_terms(self, terms: Iterable[str]) -> dict[str, float]:
+        """The idf of those terms that the collection has."""
+        values = ((term, self(term)) for term in terms)
+        return {term: value for term, value in values if value is not None}
+
+    def near(self, term: str, rng: random.Random, exclude: Collection[str] = ()) -> str | None:
+        """A random word about as rare as a term; a term that the collection lacks counts as its rarest.
+
+        Args:
+            term: the term.
+            rng: draws the word.
+            exclude: lower-cased words that may not be drawn.
+
+        Returns:
+            The word, or None where the collection has no other of its band.
+
+        Raises:
+            ValueError: the collection's terms are stems.
+        """
+        words, values = self.lexicon
+        if not words:
+            return None
+        value = self(term)
+        value = values[-1] if value is None else value
+        low = min(bisect_left(values, value * (1 - BAND)), max(0, bisect_left(values, value) - _FEWEST))
+        high = max(bisect_right(values, value / (1 - BAND)), bisect_right(values, value) + _FEWEST)
+        candidates = range(low, min(high, len(words)))
+        for place in rng.sample(candidates, min(len(candidates), len(exclude) + 10)):
+            if words[place] not in exclude and words[place] != term.lower():
+                return words[place]
+        return None
+
+    def check_words(self) -> None:
+        """Check that the terms are words.
+
+        Raises:
+            ValueError: they are stems.
+        """
+        if self.stemmed:
+            raise ValueError(
+                f"{self!r} has stems, which are no words to put into a text; give the documents themselves (a dataset "
+                "or an iterable of texts), or an index without a stemmer."
+            )
+
+    @cached_property
+    def lexicon(self) -> tuple[list[str], list[float]]:
+        """The words that can be put into a text and their idf, commonest first.
+
+        Raises:
+            ValueError: the collection's terms are stems.
+        """
+        self.check_words()
+        lexicon = sorted(
+            (value, term)
+            for term, value in self.values.items()
+            if len(term) > 2 and term.isalpha() and term not in STOPWORDS
+        )
+        return [term for _, term in lexicon], [value for value, _ in lexicon]
+
+    @classmethod
+    def of(cls, source: Any, analyse: Analysis | None = None) -> Idf:
+        """Read document frequencies from wherever they are.
+
+        Args:
+            source: an ``Idf``; a built ``PisaIndex`` or a Terrier index, whose own tokeniser and stemmer are used; a
+                mapping of terms to idf; a dataset of PyTerrier or ir_datasets, whose frequencies are kept in
+                PyTerrier's home directory; or an iterable of texts or of dicts with a ``text`` (a corpus iterator),
+                which is read once.
+            analyse: for a mapping or a corpus, text to terms; lower-cased words by default.
+
+        Raises:
+            TypeError: the source is none of these.
+            ValueError: a PISA index that is not built; an index given with an ``analyse`` that is not its own; or a
+                mapping whose terms ``analyse`` would never make, so that looking a word up would not find it.
+        """
+        if isinstance(source, Idf):
+            return source
+        for is_index, read in ((_is_pisa_index, _of_pisa_index), (_is_terrier_index, _of_terrier_index)):
+            if is_index(source):
+                if analyse is not None:
+                    raise ValueError(f"{source!r} has its own tokeniser and stemmer; leave analyse out.")
+                return read(source)
+        analyse = analyse or lowercase_words
+        if isinstance(source, Mapping):
+            _check_terms(source, analyse)
+            return cls(source, analyse, f"Idf({len(source)} terms)", stemmed=analyse is not lowercase_words)
+        if _is_dataset(source):
+            return _of_dataset(source, analyse)
+        if isinstance(source, Iterable) and not isinstance(source, str):
+            n, frequencies = count_documents(_texts(source), analyse)
+            return _of_counts(n, frequencies, analyse, f"Idf({n} documents)")
+        raise TypeError(
+            "idf should be a PisaIndex, a mapping or an iterable of documents, a dataset or a Terrier index, not "
+            f"{type(source).__name__}."
+        )
+
+
+def count_documents(texts: Iterable[str], analyse: Analysis = lowercase_words) -> tuple[int, Counter[str]]:
+    """How many texts there are, and in how many of them each term occurs."""
+    frequencies: Counter[str] = Counter()
+    n = 0
+    for text in texts:
+        frequencies.update(set(analyse(text)))
+        n += 1
+    return n, frequencies
+
+
+def _idf(n: int, df: int) -> float:
+    """The idf of Robertson and Sparck Jones, kept positive: ln(1 + (N - df + 0.5) / (df + 0.5))."""
+    return math.log(1 + (n - df + 0.5) / (df + 0.5))
+
+
+def _of_counts(
+    n: int, frequencies: Mapping[str, int], analyse: Analysis, name: str, stemmed: bool | None = None
+) -> Idf:
+    by_frequency = {df: _idf(n, df) for df in set(frequencies.values())}
+    values = {term: by_frequency[df] for term, df in frequencies.items()}
+    return Idf(values, analyse, name, stemmed=analyse is not lowercase_words if stemmed is None else stemmed)
+
+
+def _texts(documents: Iterable[Any]) -> Iterable[str]:
+    return (document if isinstance(document, str) else document["text"] for document in documents)
+
+
+def _check_terms(values: Mapping[str, float], analyse: Analysis) -> None:
+    sample = list(islice(values, 1000))
+    strangers = [term for term in sample if analyse(term) != [term]]
+    # A stemmer may change a few of its own stems once more.
+    if len(strangers) > (len(sample) // 2 if analyse is not lowercase_words else 0):
+        raise ValueError(
+            f"the mapping has terms such as {strangers[0]!r}, of which its analysis makes {analyse(strangers[0])}, so "
+            "that they would never be found; give the analyse that made them."
+        )
+
+
+def _is_dataset(source: Any) -> bool:
+    return hasattr(source, "get_corpus_iter") or hasattr(source, "docs_iter")
+
+
+def _of_dataset(dataset: Any, analyse: Analysis) -> Idf:
+    name = getattr(dataset, "_irds_id", None) or getattr(dataset, "dataset_id", lambda: None)()
+    if name is None or analyse is not lowercase_words:
+        n, frequencies = count_documents(_dataset_texts(dataset), analyse)
+        return _of_counts(n, frequencies, analyse, f"Idf({name or repr(dataset)})")
+    return _of_ir_dataset(name, _Documents(dataset))
+
+
+class _Documents:
+    """A dataset as an argument that a cache does not look at."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Documents)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@lru_cache(maxsize=8)
+def _of_ir_dataset(name: str, documents: _Documents) -> Idf:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import pyterrier as pt
+
+    file = Path(pt.io.pyterrier_home()) / "mechir" / "document_frequencies" / f"{name.replace('/', '--')}.parquet"
+    if file.exists():
+        table = pq.read_table(file)
+        n = int(table.schema.metadata[b"n_documents"])
+        frequencies = dict(zip(table["term"].to_pylist(), table["documents"].to_pylist(), strict=True))
+    else:
+        n, frequencies = count_documents(_dataset_texts(documents.dataset))
+        table = pa.table({"term": list(frequencies), "documents": list(frequencies.values())})
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{random.randrange(1 << 32)}.part")
+        pq.write_table(table.replace_schema_metadata({"n_documents": str(n)}), part)
+        part.replace(file)
+    return _of_counts(n, frequencies, lowercase_words, f"Idf({name})")
+
+
+def _dataset_texts(dataset: Any) -> Iterable[str]:
+    if hasattr(dataset, "irds_ref"):
+        dataset = dataset.irds_ref()
+    if hasattr(dataset, "docs_iter"):
+        return (document.default_text() for document in dataset.docs_iter())
+    return _texts(dataset.get_corpus_iter(verbose=False))
+
+
+def _is_pisa_index(source: Any) -> bool:
+    return type(source).__module__.split(".")[0] == "pyterrier_pisa" and hasattr(source, "tokenize")
+
+
+@dataclass(frozen=True)
+class _PisaAnalysis:
+    """The tokeniser and stemmer of a PISA index."""
+
+    stemmer: str
+
+    def __call__(self, text: str) -> list[str]:
+        from pyterrier_pisa import tokenize
+
+        return tokenize(text, self.stemmer)
+
+
+def _of_pisa_index(index: Any) -> Idf:
+    if not index.built():
+        raise ValueError(f"{index!r} is not built; index a collection first.")
+    return _read_pisa(Path(index.path), index.stemmer.value, (Path(index.path) / "inv.docs").stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _read_pisa(path: Path, stemmer: str, changed: int) -> Idf:
+    postings = np.memmap(path / "inv.docs", mode="r", dtype=np.uint32)
+    frequencies = {}
+    begin = 2
+    with (path / "fwd.terms").open(encoding="utf-8") as terms:
+        for term in terms:
+            df = int(postings[begin])
+            frequencies[term.rstrip("\n")] = df
+            begin += df + 1
+    return _of_counts(
+        int(postings[1]), frequencies, _PisaAnalysis(stemmer), f"Idf({path.name})", stemmed=stemmer != "none"
+    )
+
+
+def _is_terrier_index(source: Any) -> bool:
+    return hasattr(source, "index_obj") or hasattr(source, "getLexicon")
+
+
+@dataclass(frozen=True)
+class _TerrierAnalysis:
+    """The tokeniser and term pipeline of a Terrier index."""
+
+    tokeniser: str
+    pipeline: tuple[str, ...]
+
+    def __call__(self, text: str) -> list[str]:
+        terms = (self._accessor.pipelineTerm(token.lower()) for token in self._java_tokeniser.getTokens(text))
+        return [str(term) for term in terms if term is not None]
+
+    @cached_property
+    def _java_tokeniser(self) -> Any:
+        import pyterrier as pt
+
+        return pt.terrier.TerrierTokeniser.java_tokeniser(self.tokeniser)
+
+    @cached_property
+    def _accessor(self) -> Any:
+        import pyterrier as pt
+
+        return pt.java.autoclass("org.terrier.terms.BaseTermPipelineAccessor")(*self.pipeline)
+
+
+def _of_terrier_index(source: Any) -> Idf:
+    index = source.index_obj() if hasattr(source, "index_obj") else source
+    pipeline = tuple(filter(None, str(index.getIndexProperty("termpipelines", "Stopwords,PorterStemmer")).split(",")))
+    tokeniser = str(index.getIndexProperty("tokeniser", "EnglishTokeniser"))
+    frequencies = {str(entry.getKey()): int(entry.getValue().getDocumentFrequency()) for entry in index.getLexicon()}
+    return _of_counts(
+        int(index.getCollectionStatistics().getNumberOfDocuments()),
+        frequencies,
+        _TerrierAnalysis(tokeniser, pipeline),
+        f"Idf({len(frequencies)} terms of a Terrier index)",
+        stemmed=any("stem" in step.lower() for step in pipeline),
+    )

@@ -1,0 +1,106 @@
+"""Where a term goes into a text, and perturbations that put one there."""
+
+from __future__ import annotations
+
+import random
+from abc import abstractmethod
+from collections import Counter
+
+from pyterrier_mechir.perturb.base import Perturbation
+from pyterrier_mechir.perturb.words import Words, changes, insert, lowercase_words, place_after
+
+POSITIONS = ("end", "start", "random", "beside")
+"""Where a term can go; ``beside`` is right after an occurrence of the same term."""
+
+
+def check_position(position: str | int, beside: bool = True) -> str | int:
+    """Check a position.
+
+    Args:
+        position: the position.
+        beside: whether the text is sure to have the term that the position may be beside.
+
+    Raises:
+        ValueError: it is neither one of :data:`POSITIONS` nor a word index.
+    """
+    if position == "beside" and not beside:
+        raise ValueError("position 'beside' is next to the same term, which the text may lack; choose another.")
+    is_index = isinstance(position, int) and not isinstance(position, bool) and position >= 0
+    if position not in POSITIONS and not is_index:
+        raise ValueError(
+            f"unknown position {position!r}; choose one of {', '.join(map(repr, POSITIONS))}, or a word index."
+        )
+    return position
+
+
+def check_count(name: str, n: int, least: int = 1) -> int:
+    """Check a number of things.
+
+    Raises:
+        ValueError: it is less than it should be.
+    """
+    if n < least:
+        raise ValueError(f"{name} is {n}; give at least {least}.")
+    return n
+
+
+def place_of(position: str | int, text: str, term: str, rng: random.Random) -> int | None:
+    """The place of a position in a text, as :func:`~pyterrier_mechir.perturb.words.insert` counts; None without one."""
+    n_words = len(text.split())
+    if position == "start":
+        return 0
+    if position == "end":
+        return n_words
+    if position == "random":
+        return rng.randint(0, n_words)
+    if position == "beside":
+        places = Words(text).places(term.lower())
+        return place_after(text, rng.choice(places)) if places else None
+    return int(position) if int(position) <= n_words else None
+
+
+class Insertion(Perturbation):
+    """Insertion of a term at a position.
+
+    Args:
+        position: ``end``, ``start``, ``random``, ``beside`` (right after an occurrence of the term), or a word index
+            of the text (0 is its start).
+        n: how many times, one after the other.
+        seed: of the random choices, which depend on nothing else but the row's query and text.
+
+    Does not apply where the text has fewer words than the index, or no occurrence to be beside.
+
+    Raises:
+        ValueError: an unknown position, or ``n`` less than 1.
+    """
+
+    def __init__(self, position: str | int = "end", n: int = 1, seed: int = 0):
+        self.position, self.n, self.seed = check_position(position), check_count("n", n), seed
+
+    @abstractmethod
+    def _term(self, text: str, query: str) -> str | None:
+        """The term to insert, or None where there is none."""
+
+    @abstractmethod
+    def _is_term(self, term: str, baseline: str, query: str) -> bool:
+        """Whether a lower-cased term may have been inserted into a baseline."""
+
+    def __call__(self, text: str, query: str) -> str | None:
+        term = self._term(text, query)
+        if term is None:
+            return None
+        place = self._place(text, query, term)
+        return None if place is None else insert(text, " ".join([term] * self.n), place)
+
+    def _place(self, text: str, query: str, term: str) -> int | None:
+        return place_of(self.position, text, term, self._random(self.seed, text, f"{query}\x1fposition"))
+
+    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
+        added, removed = changes(baseline, perturbed)
+        if removed or not added or any(count % self.n for count in added.values()):
+            return False
+        once = Counter({word: count // self.n for word, count in added.items()})
+        if once.total() == 1:
+            return self._is_term(next(iter(once)), baseline, query)
+        given = getattr(self, "term", None)
+        return given is not None and once == Counter(lowercase_words(given))

@@ -1,0 +1,265 @@
+"""Robustness probes of the wording: case, marks, function words, inflections, misspellings, numbers, negation."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import lru_cache
+from random import Random
+
+from pyterrier_mechir._options import one_of
+from pyterrier_mechir.perturb.base import Perturbation
+from pyterrier_mechir.perturb.insertion import check_count
+from pyterrier_mechir.perturb.words import STOPWORDS, Words, distinct_terms, lowercase_words
+
+ABNIRML = "ABNIRML: MacAvaney et al., TACL 2022"
+CHECKLIST = "CheckList: Ribeiro et al., ACL 2020"
+
+
+class CaseFold(Perturbation):
+    """All letters become lower-case. Does not apply to a text that is."""
+
+    alignment = "swap"
+    sign = "0"
+    statement = "Case does not change the score."
+    change = "text → lower-cased text"
+    source = ABNIRML
+
+    def __call__(self, text: str, query: str) -> str | None:
+        folded = text.lower()
+        return folded if folded != text else None
+
+    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
+        return perturbed == baseline.lower()
+
+
+class RemovePunctuation(Perturbation):
+    """All marks between words go, inner hyphens and apostrophes stay. Does not apply to a text without."""
+
+    alignment = "fill"
+    sign = "0"
+    statement = "Punctuation does not change the score."
+    change = "punctuation → filler"
+    source = ABNIRML
+
+    def __call__(self, text: str, query: str) -> str | None:
+        words = Words(text)
+        bare = [re.sub(r"[^\w\s]+", "", gap) for gap in words.gaps]
+        if bare == words.gaps:
+            return None
+        inner = [gap or " " for gap in bare[1:-1]]
+        return str(words.between([bare[0], *inner, bare[-1]]) if len(words) else "".join(bare))
+
+    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
+        before, after = Words(baseline), Words(perturbed)
+        return list(before) == list(after) and not re.search(r"[^\w\s]", "".join(after.gaps))
+
+
+class RemoveStopWords(Perturbation):
+    """All function words go. Does not apply to a text without, or of nothing else."""
+
+    alignment = "fill"
+    sign = "0"
+    statement = "Function words do not change the score."
+    change = "function words → filler"
+    source = ABNIRML
+
+    def __call__(self, text: str, query: str) -> str | None:
+        words = Words(text)
+        places = words.places(STOPWORDS)
+        return str(words.without(set(places))) if 0 < len(places) < len(words) else None
+
+    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
+        return Words(perturbed).keys == [key for key in Words(baseline).keys if key not in STOPWORDS]
+
+
+class Lemmatize(Perturbation):
+    """Every word becomes its lemma, as the simplemma library gives it. Does not apply to a text of lemmas.
+
+    Args:
+        language: code of the language.
+    """
+
+    alignment = "swap"
+    sign = "0"
+    statement = "Inflection does not change the score."
+    change = "words → their lemmas"
+    source = ABNIRML
+
+    def __init__(self, language: str = "en"):
+        self.language = language
+
+    def __call__(self, text: str, query: str) -> str | None:
+        words = Words(text)
+        lemmas = words.replaced({place: _lemma(word, self.language) for place, word in enumerate(words)})
+        return str(lemmas) if list(lemmas) != list(words) else None
+
+    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
+        return list(Words(perturbed)) == [_lemma(word, self.language) for word in Words(baseline)]
+
+
+@lru_cache(maxsize=100_000)
+def _lemma(word: str, language: str) -> str:
+    import simplemma
+
+    lemma = simplemma.lemmatize(word, lang=language)
+    return lemma if Words(lemma)[:] == [lemma] else word
+
+
+_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+_NEXT_TO = {
+    key: "".join(
+        _ROWS[r][c]
+        for r in range(max(0, row - 1), min(len(_ROWS), row + 2))
+        for c in range(max(0, column - 1), min(len(_ROWS[r]), column + 2))
+        if (r, c) != (row, column)
+    )
+    for row, keys in enumerate(_ROWS)
+    for column, key in enumerate(keys)
+}
+KINDS = ("keyboard", "swap", "drop")
+
+
+class Typos(Perturbation):
+    """Misspellings of words of four letters or more, away from their first letter.
+
+    Args:
+        n: how many words are misspelt.
+        kind: ``keyboard`` (a letter becomes its neighbour on a QWERTY keyboard), ``swap`` (two letters change places),
+            ``drop`` (a letter is left out), or None, which draws one of these for each word.
+        terms: ``"query"`` misspells occurrences of query terms only, ``"any"`` any content word.
+        seed: of the random choices.
+
+    Does not apply where the text has fewer than ``n`` such words.
+
+    Raises:
+        ValueError: an unknown option, or ``n`` less than 1.
+    """
+
+    alignment = "swap"
+    sign = "-0"
+    statement = "Misspelt words do not raise the score."
+    change = "word → misspelt word"
+    source = f"{ABNIRML}; Penha, Câmara and Hauff, ECIR 2022"
+
+    def __init__(self, n: int = 1, kind: str | None = None, terms: str = "any", seed: int = 0):
+        self.n, self.seed = check_count("n", n), seed
+        self.kind = None if kind is None else one_of("kind", kind, KINDS)
+        self.terms = one_of("terms", terms, ("any", "query"))
+
+    def __call__(self, text: str, query: str) -> str | None:
+        words = Words(text)
+        asked = distinct_terms(query) if self.terms == "query" else None
+        places = [
+            place
+            for place, key in enumerate(words.keys)
+            if _MISSPELLABLE.fullmatch(key) and key not in STOPWORDS and (asked is None or key in asked)
+        ]
+        if len(places) < self.n:
+            return None
+        rng = self._random(self.seed, text, query)
+        chosen = rng.sample(places, self.n)
+        return str(words.replaced({place: self._misspelt(words[place], rng) for place in chosen}))
+
+    def _misspelt(self, word: str, rng: Random) -> str:
+        kind = self.kind or rng.choice(KINDS)
+        if kind == "swap":
+            places = [i for i in range(1, len(word) - 1) if word[i].lower() != word[i + 1].lower()]
+            if places:
+                i = rng.choice(places)
+                return word[:i] + word[i + 1] + word[i] + word[i + 2 :]
+            kind = "drop"
+        i = rng.randrange(1, len(word))
+        return word[:i] + ("" if kind == "drop" else rng.choice(_NEXT_TO[word[i].lower()])) + word[i + 1 :]
+
+    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
+        changed = [(one, other) for one, other in zip(Words(baseline), Words(perturbed), strict=True) if one != other]
+        return len(changed) == self.n and all(_one_edit(one, other) for one, other in changed)
+
+
+_MISSPELLABLE = re.compile(r"[a-z]{4,}")
+
+
+def _one_edit(word: str, other: str) -> bool:
+    """Whether a word becomes another by leaving out, replacing or exchanging one letter or two neighbours."""
+    start = next((i for i, (a, b) in enumerate(zip(word, other, strict=False)) if a != b), min(len(word), len(other)))
+    rest, other_rest = word[start:], other[start:]
+    return (
+        rest[1:] in (other_rest, other_rest[1:])
+        or (len(rest) > 1 and rest[1] + rest[0] + rest[2:] == other_rest)
+    )  # fmt: skip
+
+
+class SwapNumbers(Perturbation):
+    """Every number becomes another of as many digits. Does not apply to a text without.
+
+    Args:
+        seed: of the new numbers.
+    """
+
+    alignment = "swap"
+    statement = "Numbers become others."
+    change = "number → other number"
+    source = CHECKLIST
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+
+    def __call__(self, text: str, query: str) -> str | None:
+        rng = self._random(self.seed, text, query)
+        changed = _NUMBER.sub(lambda found: _other_number(found.group(), rng), text)
+        return changed if changed != text else None
+
+    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
+        before, after = (_NUMBER.findall(side) for side in (baseline, perturbed))
+        same_rest = _NUMBER.sub("0", baseline) == _NUMBER.sub("0", perturbed)
+        return same_rest and all(a != b and len(a) == len(b) for a, b in zip(before, after, strict=True))
+
+
+_NUMBER = re.compile(r"\d+")
+
+
+def _other_number(number: str, rng: Random) -> str:
+    low = 10 ** (len(number) - 1) if len(number) > 1 and not number.startswith("0") else 0
+    high = 10 ** len(number)
+    new = rng.randrange(low, high - 1)
+    return f"{new + (new >= int(number)):0{len(number)}d}"
+
+
+_TO_BE = ("is", "are", "was", "were", "am")
+_MODAL = ("can", "could", "will", "would", "shall", "should", "may", "might", "must")
+_AUXILIARIES = frozenset([*_TO_BE, *_MODAL, "do", "does", "did", "has", "have", "had"])
+
+
+class Negate(Perturbation):
+    """A statement becomes its opposite: a ``not`` goes where there is one, else one comes after an auxiliary verb.
+
+    Args:
+        seed: of the choice of the verb or of the ``not``.
+
+    Does not apply to a text with neither.
+    """
+
+    alignment = "fill"
+    statement = "A statement becomes its opposite."
+    change = "filler → not, or the reverse"
+    source = CHECKLIST
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+
+    def __call__(self, text: str, query: str) -> str | None:
+        words = Words(text)
+        rng = self._random(self.seed, text, query)
+        negations = words.places("not")
+        if negations:
+            return str(words.without({rng.choice(negations)}))
+        verbs = words.places(_AUXILIARIES)
+        if not verbs:
+            return None
+        place = rng.choice(verbs)
+        return str(words.replaced({place: f"{words[place]} not"}))
+
+    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
+        before, after = Counter(lowercase_words(baseline)), Counter(lowercase_words(perturbed))
+        return abs(after["not"] - before["not"]) == 1 and (after - before) + (before - after) == Counter(["not"])

@@ -1,0 +1,247 @@
+"""Scoring both sides of minimal pairs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+from pyterrier_mechir._options import one_of
+from pyterrier_mechir.patching.sites import Sites
+from pyterrier_mechir.perturb.alignment import ALIGNMENTS
+from pyterrier_mechir.perturb.base import Perturbation, as_perturbation
+from pyterrier_mechir.perturb.fillers import Filler
+from pyterrier_mechir.perturb.frequency import TFC1
+from pyterrier_mechir.rankers.base import Ranker, unique
+from pyterrier_mechir.stages.inputs import Keyed, check_batch_size, check_results, check_rows
+from pyterrier_mechir.stages.perturb_docs import PerturbDocs
+
+if TYPE_CHECKING:
+    from pyterrier_mechir.patching.sweep import SweepResult
+
+_ADDED = ["score", "rank", "score_baseline", "score_perturbed", "patch_scores", "patch_effect", "patch_effect_noise"]
+
+
+@dataclass(frozen=True)
+class MinimalPairs:
+    """The minimal pairs of a frame, row by row.
+
+    Args:
+        side: what varies: ``document`` or ``query``.
+        contexts: what both sides share: the query, or the document.
+        baselines: the baseline texts.
+        perturbed: the perturbed texts, None where there is none.
+        alignments: their alignments.
+    """
+
+    side: str
+    contexts: list[str]
+    baselines: list[str]
+    perturbed: list[str | None]
+    alignments: list[str]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, text_field: str) -> MinimalPairs:
+        """Read the pairs of a frame that has ``text_perturbed`` or ``query_perturbed``.
+
+        Raises:
+            ValueError: it has both, or a text that is not a string, or a (qid, docno) that comes twice.
+        """
+        sides = {"document": text_field, "query": "query"}
+        found = [side for side, field in sides.items() if f"{field}_perturbed" in frame.columns]
+        if len(found) > 1:
+            raise ValueError(
+                f"the frame has {text_field}_perturbed and query_perturbed; one side varies at a time, so drop one."
+            )
+        side = found[0]
+        field, context = sides[side], sides["query" if side == "document" else "document"]
+        baseline = f"{field}_baseline" if f"{field}_baseline" in frame.columns else field
+        check_rows(frame, ["query", text_field], optional={f"{field}_perturbed", baseline} - {field})
+        declared = frame["alignment"] if "alignment" in frame.columns else [None] * len(frame)
+        return cls(
+            side,
+            frame[context].tolist(),
+            frame[baseline].where(frame[baseline].notna(), frame[field]).tolist(),
+            [text if isinstance(text, str) else None for text in frame[f"{field}_perturbed"]],
+            [one_of("alignment", value, ALIGNMENTS) if isinstance(value, str) else "fill" for value in declared],
+        )
+
+    def key(self, row: int) -> tuple[str, str, str, str]:
+        """What decides the scores of a row that has a perturbed text."""
+        return self.contexts[row], self.baselines[row], str(self.perturbed[row]), self.alignments[row]
+
+
+class PairScorer(Keyed, pt.Transformer):
+    """Scores both sides of every minimal pair, aligned as for patching, without patching anything.
+
+    It tells how far a perturbation moves a ranker's score, at the cost of two forward passes a document; it is what
+    :class:`~pyterrier_mechir.AxiomAgreement` measures.
+
+    Expected input columns: ``qid, query, docno, text``, and ``text_perturbed`` or ``query_perturbed`` (without them
+    ``perturbation`` is applied first) with, optionally, ``alignment`` and ``text_baseline`` or ``query_baseline``.
+
+    Adds ``score`` and ``rank`` (the ranker's own, of the text: the output is an ordinary re-ranking), and
+    ``score_baseline`` and ``score_perturbed``, which are missing where the perturbation does not apply. The sides of a
+    perturbation of alignment ``free`` are scored as they stand.
+
+    Args:
+        ranker: a ranker, such as :class:`~pyterrier_mechir.BiEncoder`.
+        perturbation: applied where the input has no perturbed text; :class:`~pyterrier_mechir.perturb.TFC1` by default.
+        filler: as in :class:`~pyterrier_mechir.PatchScorer`.
+        text_field: column of the document text.
+        batch_size: documents that are scored together; None batches by length.
+        verbose: show a progress bar.
+
+    Raises:
+        TypeError: ``ranker`` is no ranker.
+        ValueError: an unusable option.
+    """
+
+    schematic: ClassVar = {"label": "PairScorer"}
+
+    sites: Sites = Sites((), (0,), ())
+    direction: str = "denoise"
+    min_delta: float = 0.0
+
+    def __init__(
+        self,
+        ranker: Ranker,
+        *,
+        perturbation: Perturbation | None = None,
+        filler: Filler | Sequence[Filler] = "a",
+        text_field: str = "text",
+        batch_size: int | None = None,
+        verbose: bool = False,
+    ):
+        if not isinstance(ranker, Ranker):
+            raise TypeError(f"ranker should be a ranker such as BiEncoder({ranker!r}), not a {type(ranker).__name__}.")
+        self.ranker = ranker
+        self.perturbation = perturbation
+        self.filler = filler
+        self.text_field = text_field
+        self.batch_size = check_batch_size(batch_size)
+        self.verbose = verbose
+        if not filler:
+            raise ValueError('no filler given; name one, such as "a".')
+        if perturbation is not None:
+            as_perturbation(perturbation)
+
+    def subtransformers(self) -> dict[str, pt.Transformer]:
+        """None: a ranker is interpreted, not run as a stage."""
+        return {}
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Score the pairs and rank the documents.
+
+        Raises:
+            pt.validate.InputValidationError: a column is missing.
+            ValueError: a query or text that is not a string, or a (qid, docno) that comes twice.
+
+        Warns:
+            UserWarning: texts that the perturbation left as they were, and documents longer than the ranker takes.
+        """
+        check_results(self, inp, self.text_field)
+        if not {f"{self.text_field}_perturbed", "query_perturbed"} & set(inp.columns):
+            applied = as_perturbation(self.perturbation or TFC1()).bind(self.ranker)
+            inp = PerturbDocs(applied, text_field=self.text_field).transform(inp)
+        pairs = MinimalPairs.of(inp, self.text_field)
+        scores = self.ranker.score(inp["query"].tolist(), inp[self.text_field].tolist(), verbose=self.verbose)
+        out = inp.drop(columns=_ADDED, errors="ignore").assign(score=scores, **self._scored(pairs))
+        out.attrs = inp.attrs | self._metadata()
+        return pt.model.add_ranks(out)
+
+    def _metadata(self) -> dict[str, Any]:
+        return {}
+
+    def _scored(self, pairs: MinimalPairs) -> dict[str, Any]:
+        """The columns that scoring the pairs adds."""
+        n = len(pairs.perturbed)
+        changed = [i for i, text in enumerate(pairs.perturbed) if text is not None]
+        same = [i for i in changed if pairs.perturbed[i] == pairs.baselines[i]]
+        if same:
+            warnings.warn(
+                f"{len(same)} of {n} {'queries' if pairs.side == 'query' else 'documents'} are the same after the "
+                "perturbation; their effects are missing.",
+                stacklevel=4,
+            )
+        unaligned = [i for i in changed if pairs.alignments[i] == "free"] if not self.sites.swept else []
+        results = _Columns(n, self.sites, self.direction)
+        for rows in (same, unaligned):
+            if rows:
+                results.set_scores(
+                    rows, *(self._plain(pairs, rows, side) for side in (pairs.baselines, pairs.perturbed))
+                )
+        rows = sorted(set(changed) - set(same) - set(unaligned))
+        distinct, which = unique([pairs.key(i) for i in rows])
+        if distinct:
+            encoded, swept = self._sweep(distinct, pairs.side)
+            place = dict(zip(encoded, range(len(encoded)), strict=True))
+            found = [(row, place[pair]) for row, pair in zip(rows, which, strict=True) if pair in place]
+            results.set_sweep([row for row, _ in found], [pair for _, pair in found], swept)
+        return results.columns(self.min_delta)
+
+    def _plain(self, pairs: MinimalPairs, rows: list[int], side: Sequence[str | None]) -> np.ndarray:
+        """Scores of one side of some pairs, as the texts stand."""
+        contexts, texts = [pairs.contexts[i] for i in rows], [str(side[i]) for i in rows]
+        queries, documents = (contexts, texts) if pairs.side == "document" else (texts, contexts)
+        return self.ranker.score(queries, documents)
+
+    def _sweep(self, keys: list[tuple[str, str, str, str]], side: str) -> tuple[list[int], SweepResult]:
+        """Sweep distinct pairs: which of them could be encoded, and their results, averaged over fillers."""
+        from pyterrier_mechir.patching.sweep import sweep
+
+        ranker = self.ranker.facing(side)
+        contexts, baselines, perturbed, alignments = zip(*keys, strict=True)
+        aligned = ranker.align(contexts, baselines, perturbed, alignments=alignments, filler=self.filler)
+        encoded = [i for i in range(len(keys)) if aligned[i] is not None]
+        pairs = [pair for pair in aligned if pair is not None]
+        inputs = ranker.query_inputs(unique(contexts)[0])
+        with pt.tqdm(total=len(pairs), desc=repr(self.ranker), unit="pair", disable=not self.verbose) as bar:
+            swept = [self.sites.sites[i] for i in self.sites.swept]
+            result = sweep(ranker, pairs, inputs, swept, self.direction, self.batch_size, progress=bar.update)
+        return encoded, result.mean_over(len(aligned) // len(keys))
+
+
+class _Columns:
+    """The columns under construction, missing wherever nothing was set."""
+
+    def __init__(self, n: int, sites: Sites, direction: str):
+        self.sites = sites
+        self.direction = direction
+        self.baseline, self.perturbed = (np.full(n, np.nan, np.float32) for _ in range(2))
+        ways = ("denoise", "noise") if direction == "both" else (direction,)
+        self.patched = {way: np.full((n, len(sites.sites)), np.nan, np.float32) for way in ways}
+
+    def set_scores(self, rows: list[int], baseline: np.ndarray, perturbed: np.ndarray) -> None:
+        self.baseline[rows], self.perturbed[rows] = baseline, perturbed
+
+    def set_sweep(self, rows: list[int], pairs: list[int], result: SweepResult) -> None:
+        """Give rows the results of pairs."""
+        self.set_scores(rows, result.baseline[pairs], result.perturbed[pairs])
+        for way, values in self.patched.items():
+            values[np.ix_(rows, self.sites.swept)] = getattr(result, way)[pairs]
+
+    def columns(self, min_delta: float) -> dict[str, Any]:
+        columns: dict[str, Any] = {"score_baseline": self.baseline, "score_perturbed": self.perturbed}
+        if not self.sites.sites:
+            return columns
+        delta = self.perturbed - self.baseline
+        delta[~(np.abs(delta) >= min_delta)] = np.nan
+        effects = {
+            way: (values - self.baseline[:, None] if way == "denoise" else self.perturbed[:, None] - values)
+            / delta[:, None]
+            for way, values in self.patched.items()
+        }
+        first = next(iter(effects))
+        columns |= {"patch_scores": self._cells(self.patched[first]), "patch_effect": self._cells(effects[first])}
+        if self.direction == "both":
+            columns["patch_effect_noise"] = self._cells(effects["noise"])
+        return columns
+
+    def _cells(self, values: np.ndarray) -> Any:
+        return pd.Series(list(values.reshape(len(values), *self.sites.shape)), dtype=object).to_numpy()

@@ -1,0 +1,53 @@
+"""Perturbing the queries."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pandas as pd
+import pyterrier as pt
+
+from pyterrier_mechir.perturb.base import Perturbation
+from pyterrier_mechir.stages.inputs import check_strings
+from pyterrier_mechir.stages.perturb_docs import PerturbStage
+
+
+class PerturbQueries(PerturbStage):
+    """Adds the perturbed form of every query.
+
+    Expected input columns: ``qid, query``, of topics or of results. Adds ``query_perturbed`` (missing where the
+    perturbation does not apply), ``perturbation``, and ``query_baseline``, ``alignment``, ``expected_sign`` as
+    :class:`~pyterrier_mechir.PerturbDocs` does. The query itself stays as it is, so that what is retrieved does too:
+    ``pt.rewrite`` or ``pt.apply.query`` put the perturbed one in its place where that is wanted.
+
+    ``PatchScorer`` then patches the query's encoder of a bi-encoder, the document's vector being the same, or the whole
+    of a cross-encoder, the document's tokens being the same.
+
+    Args:
+        perturbation: a :class:`~pyterrier_mechir.perturb.Perturbation`, or a function of (text) or (text, query), which
+            gets the query as both. ``Typos``, ``RemoveStopWords``, ``ShuffleWords``, ``Synonym``, ``AddTerm`` and
+            ``RemoveTerm`` are made for queries too.
+        control: as in :class:`~pyterrier_mechir.PerturbDocs`.
+        idf: as in :class:`~pyterrier_mechir.PerturbDocs`.
+
+    Raises:
+        TypeError: ``perturbation`` is neither.
+        ValueError: an unknown control, or none possible.
+    """
+
+    schematic: ClassVar = {"label": "PerturbQueries"}
+
+    def __init__(self, perturbation: Perturbation, *, control: str | None = None, idf: object = None):
+        super().__init__(perturbation, control, idf)
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Perturb each row's query.
+
+        Raises:
+            pt.validate.InputValidationError: a column is missing.
+            ValueError: a query that is not a string.
+            TypeError: the perturbation gave something that is not a text.
+        """
+        pt.validate.columns(inp, includes=["qid", "query"], context=self)
+        check_strings(inp, ["query"])
+        return self._perturbed(inp, "query")
