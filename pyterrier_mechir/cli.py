@@ -18,6 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 2 where something that was asked for cannot be done.
     """
     options = _parser().parse_args(argv)
+    if options.command == "perturbations":
+        from pyterrier_mechir.perturb.catalogue import markdown
+
+        print(markdown(), end="")
+        return 0
     from pyterrier_mechir.demo import DemoError, run
 
     try:
@@ -46,7 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--dataset", default="mechir:lab", help="any PyTerrier dataset with a corpus, topics and qrels")
     demo.add_argument("--ranker", metavar="ID_OR_DIR", help="Hugging Face id or directory (default: all-MiniLM-L6-v2)")
     demo.add_argument("--type", choices=("bi", "cross"), default="bi", help="bi-encoder or cross-encoder")
-    demo.add_argument("--perturbation", choices=("TFC1", "TDC"), default="TFC1", help="the axiom to test")
+    demo.add_argument(
+        "--perturbation",
+        default="TFC1",
+        metavar="NAME",
+        help="what is done to texts; the command perturbations lists all",
+    )
     demo.add_argument("--num-queries", type=_positive, default=8, metavar="N", help="queries, drawn at random")
     demo.add_argument("--num-results", type=_positive, default=6, metavar="N", help="documents for each query")
     demo.add_argument(
@@ -55,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, help="of the choice of queries and terms")
     demo.add_argument(
         "--out", type=Path, default=Path("mechir-demo"), metavar="DIR", help="where the results are written"
+    )
+    commands.add_parser(
+        "perturbations",
+        help="print the table of all perturbations, in Markdown",
+        description="Print the table of all perturbations, with what each claims and an example, in Markdown.",
     )
     return parser
 

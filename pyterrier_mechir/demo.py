@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_mechir import AggregateHeads, BiEncoder, CrossEncoder, PatchScorer, PerturbDocs, plot_heads
-from pyterrier_mechir.perturb import TDC, TFC1
+from pyterrier_mechir.perturb.base import Perturbation
+from pyterrier_mechir.perturb.catalogue import CATALOGUE
 from pyterrier_mechir.rankers.base import Ranker
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -47,17 +49,30 @@ def run(options: Namespace) -> None:
         with _quiet():
             retrieved = bm25.transform(topics)
         _say(f"Retrieved {len(retrieved)} documents for {topics['qid'].nunique()} queries with BM25.")
-        perturbation = TFC1(seed=options.seed) if options.perturbation == "TFC1" else TDC(idf, seed=options.seed)
+        perturbation = _perturbation(options.perturbation, idf, ranker, options.seed)
         patching = PerturbDocs(perturbation) >> PatchScorer(ranker, direction=options.direction, verbose=True)
         shape = f"{ranker.n_layers} x {ranker.n_heads}"
         _say(f"Patching {shape} heads of {ranker!r} under {perturbation.name} ({options.direction}).")
         with _own_warnings():
             pairs = patching.transform(retrieved)
+        if pairs["score_perturbed"].isna().all():
+            raise DemoError(f"{perturbation.name} applies to none of the documents; retrieve more with --num-results.")
+        with _own_warnings():
             heads = AggregateHeads(by=None).transform(pairs)
         table = _experiment(bm25, ranker, pairs, topics, qrels)
     files = _write(options, ranker, pairs, heads)
     _report(heads, table)
     _say(f"\nWrote {', '.join(map(str, files))} in {time.perf_counter() - begin:.0f} s.")
+
+
+def _perturbation(name: str, idf: Any, ranker: Ranker, seed: int) -> Perturbation:
+    known = {type(entry.perturbation).__name__: type(entry.perturbation) for entry in CATALOGUE}
+    known.pop("RandomTerm")
+    if name not in known:
+        raise DemoError(f"unknown perturbation {name!r}; choose one of {', '.join(sorted(known))}.")
+    parameters = signature(known[name]).parameters
+    given = {"idf": idf, "seed": seed, "sentence": "This is not about the question."}
+    return known[name](**{key: value for key, value in given.items() if key in parameters}).bind(ranker)
 
 
 def _say(text: str) -> None:

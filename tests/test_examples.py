@@ -22,10 +22,11 @@ def test_the_quickstart_script_runs(tmp_path):
     assert (tmp_path / "quickstart-heads.png").stat().st_size > 10_000
 
 
-def test_the_lab_notebook_runs(tmp_path):
+@pytest.mark.parametrize(("name", "figures"), [("quickstart", 2), ("position_or_term", 1)])
+def test_the_notebook_runs(name, figures, tmp_path):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
-    notebook = nbformat.read(_EXAMPLES / "quickstart.ipynb", as_version=4)
+    notebook = nbformat.read(_EXAMPLES / f"{name}.ipynb", as_version=4)
     nbclient.NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == figures

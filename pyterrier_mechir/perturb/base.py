@@ -186,6 +186,7 @@ class Identity(Perturbation):
 
     statement = "The text itself: a control without effects."
     change = "nothing"
+    source = "control"
 
     def __call__(self, text: str, query: str) -> str:
         return text

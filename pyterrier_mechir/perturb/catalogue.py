@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pyterrier_mechir.perturb.base import Identity, Perturbation
+from pyterrier_mechir.perturb.control import RandomTerm
 from pyterrier_mechir.perturb.coverage import AND, ANTI_REG, LB1, LB2, REG
 from pyterrier_mechir.perturb.discrimination import MTDC, TDC
 from pyterrier_mechir.perturb.frequency import TFC1, TFC2, TFC3
@@ -57,6 +58,7 @@ class Entry:
         """The name, with the settings that make another perturbation of it."""
         told = {
             "TFC1-R": 'TFC1(replace="all")',
+            "TFC1.random_term": "RandomTerm(TFC1(), idf)",
             "TDC": f'TDC(idf, reading="{getattr(self.perturbation, "reading", "")}")',
             "LB2": f'LB2("{getattr(self.perturbation, "occurrence", "")}")',
         }
@@ -108,6 +110,7 @@ CATALOGUE = [
     Entry(DeleteSentence(), text="Tides rise. Tides fall."),
     Entry(AddSentence("Walls are high.")),
     Entry(PrependQuery()),
+    Entry(RandomTerm(TFC1(), _IDF)),
     Entry(Identity()),
 ]
 """Every perturbation of the package, with an example to which it applies."""

@@ -32,6 +32,10 @@ class RandomTerm(Perturbation):
         ValueError: a perturbation of alignment ``permute``, which puts no word in, or frequencies of stems.
     """
 
+    statement = "The edit of another perturbation with random words: what is not about the query's terms."
+    change = "words put in → random words as rare"
+    source = "control"
+
     def __init__(self, perturbation: Perturbation, idf: Any, seed: int = 0):
         self.perturbation, self.seed = as_perturbation(perturbation), seed
         self.idf = Idf.of(idf)
