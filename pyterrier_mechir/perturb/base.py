@@ -181,6 +181,19 @@ def corresponds(alignment: str, baseline: str, perturbed: str) -> bool:
     return all(word in rest for word in shorter)
 
 
+class OfPairs(Perturbation):
+    """A perturbation that makes its pairs of those of others, in :meth:`pair`."""
+
+    @abstractmethod
+    def pair(self, text: str, query: str) -> Pair | None: ...
+
+    def __call__(self, text: str, query: str) -> str | tuple[str, str] | None:
+        pair = self.pair(text, query)
+        if pair is None:
+            return None
+        return pair[:2] if self.own_baseline else pair.perturbed
+
+
 class Identity(Perturbation):
     """Leaves every text as it is: the control whose effects are all missing."""
 

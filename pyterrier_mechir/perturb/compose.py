@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from pyterrier_mechir.perturb.base import Pair, Perturbation, as_perturbation
+from pyterrier_mechir.perturb.base import OfPairs, Pair, Perturbation, as_perturbation
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
@@ -21,7 +21,7 @@ def _joint_alignment(alignments: Iterable[str]) -> str:
     return "mask" if "mask" in found and "fill" not in found else "fill"
 
 
-class Chain(Perturbation):
+class Chain(OfPairs):
     """One perturbation after the other, written ``first | second``: both changes are on the perturbed side.
 
     Does not apply where either does not.
@@ -46,12 +46,10 @@ class Chain(Perturbation):
     def name(self) -> str:
         return f"{self.first.name}|{self.second.name}"
 
-    def __call__(self, text: str, query: str) -> str | tuple[str, str] | None:
+    def pair(self, text: str, query: str) -> Pair | None:
         one = self.first.pair(text, query)
         two = None if one is None else self.second.pair(one.perturbed, query)
-        if one is None or two is None:
-            return None
-        return (one.baseline, two.perturbed) if self.own_baseline else two.perturbed
+        return None if one is None or two is None else Pair(one.baseline, two.perturbed, self)
 
     def holds(self, baseline: str, perturbed: str, query: str) -> bool:
         """Whether the chain makes the pair of the baseline; with a baseline of its own, whether the sides differ."""
@@ -64,7 +62,7 @@ class Chain(Perturbation):
         return f"{self.first!r} | {self.second!r}"
 
 
-class OneOf(Perturbation):
+class OneOf(OfPairs):
     """One of several perturbations, drawn for each row among those that apply to it.
 
     The ``perturbation`` column names the one that was drawn.
@@ -95,12 +93,6 @@ class OneOf(Perturbation):
         order = rng.sample(self.perturbations, len(self.perturbations))
         pairs = (perturbation.pair(text, query) for perturbation in order)
         return next((pair for pair in pairs if pair is not None), None)
-
-    def __call__(self, text: str, query: str) -> str | tuple[str, str] | None:
-        pair = self.pair(text, query)
-        if pair is None:
-            return None
-        return pair[:2] if self.own_baseline else pair.perturbed
 
     def holds(self, baseline: str, perturbed: str, query: str) -> bool:
         """Whether the pair is what one of the perturbations claims."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
-from pyterrier_mechir.perturb.base import Pair, Perturbation, as_perturbation, corresponds
+from pyterrier_mechir.perturb.base import OfPairs, Pair, Perturbation, as_perturbation, corresponds
 from pyterrier_mechir.perturb.idf import Idf
 from pyterrier_mechir.perturb.words import STOPWORDS, Words, changes, lowercase_words
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
 
 
-class RandomTerm(Perturbation):
+class RandomTerm(OfPairs):
     """The edit of another perturbation, with random terms: what of an effect is not about the query's terms.
 
     Every word that the perturbation puts into the text, function words left aside, becomes a random word of the
@@ -76,12 +76,6 @@ class RandomTerm(Perturbation):
                 taken.add(word)
         places = {place: instead[after.keys[place]] for place in _put_in(before, after)}
         return Pair(pair.baseline, str(after.replaced(places)), self._of(pair.by)) if places else None
-
-    def __call__(self, text: str, query: str) -> str | tuple[str, str] | None:
-        pair = self.pair(text, query)
-        if pair is None:
-            return None
-        return pair[:2] if self.own_baseline else pair.perturbed
 
     def holds(self, baseline: str, perturbed: str, query: str) -> bool:
         """Whether words were put in of which none is in the query, in a pair whose sides correspond."""

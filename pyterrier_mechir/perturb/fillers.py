@@ -165,6 +165,8 @@ class _Lexicon:
             for word, ids, value in zip(words, vocabulary.pieces(words), values, strict=True):
                 self._words[len(ids)].append((word, ids))
                 rarity[len(ids)].append(value)
+        if not any(self._words.values()):
+            raise ValueError(f"{filler!r} has no words of three letters to draw from; choose another filler.")
         self._rarity = {n: np.array(values) for n, values in rarity.items()}
 
     def drawn(self, aligned: Alignment, query: str, text: str, draw: int) -> np.ndarray:

@@ -253,8 +253,12 @@ class Ranker(ABC):
                 continue
             query = baselines[i] if self.varies == "query" else contexts[i]
             fixed = self._cut(fixed_tokens[context], fixed_room)
-            for ids, of_filler in zip(fillers.ids(kept, query, baselines[i]), pairs, strict=True):
-                of_filler.append(self._pair(fixed, context, kept, ids, masked=alignment == "mask"))
+            masked = alignment == "mask"
+            of_position = (
+                [self._masked_ids(len(kept))] * len(fillers) if masked else fillers.ids(kept, query, baselines[i])
+            )
+            for ids, of_filler in zip(of_position, pairs, strict=True):
+                of_filler.append(self._pair(fixed, context, kept, ids, masked))
         if cut:
             what = "queries" if self.varies == "query" else "documents"
             warnings.warn(
@@ -295,6 +299,10 @@ class Ranker(ABC):
         if key not in self._fillers:
             self._fillers[key] = Fillers(filler, self.vocabulary)
         return self._fillers[key]
+
+    def _masked_ids(self, n: int) -> np.ndarray:
+        """Ids of positions to which nothing attends: not padding, which has no position number in RoBERTa."""
+        return np.full(n, self.vocabulary.words[0] if len(self.vocabulary.words) else 0, dtype=np.int64)
 
     def _parts(self, fixed: np.ndarray, varied: np.ndarray) -> tuple[np.ndarray, ...]:
         """The parts of a sequence in their order."""
