@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from pyterrier_mechir._options import one_of
@@ -9,7 +10,7 @@ from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.frequency import exchange
 from pyterrier_mechir.perturb.insertion import Insertion, check_position, place_of
 from pyterrier_mechir.perturb.similarity import Similar
-from pyterrier_mechir.perturb.words import Words, distinct_terms, insert
+from pyterrier_mechir.perturb.words import Words, changes, distinct_terms, insert
 
 
 def split_terms(text: str, query: str) -> tuple[list[str], list[str]]:
@@ -95,8 +96,8 @@ class LB2(Insertion):
         terms = self._candidates(text, query)
         return distinct_terms(query)[self._random(self.seed, text, query).choice(terms)] if terms else None
 
-    def _is_term(self, term: str, baseline: str, query: str) -> bool:
-        return term in self._candidates(baseline, query)
+    def _is_term(self, words: Counter[str], baseline: str, query: str) -> bool:
+        return words.total() == 1 and words.keys() <= set(self._candidates(baseline, query))
 
 
 class AND(Perturbation):
@@ -131,14 +132,19 @@ class AND(Perturbation):
         return str(without_single), str(words.without({place}))
 
     def holds(self, baseline: str, perturbed: str, query: str) -> bool:
-        exchanged = exchange(baseline, perturbed)
-        if exchanged is None:
+        added, removed = changes(baseline, perturbed)
+        if added.total() != 1 or removed.total() != 1:
             return False
-        repeated, single = exchanged
-        before, after = Words(baseline).counts(), Words(perturbed).counts()
-        terms = distinct_terms(query)
-        lacking = {term for term in terms if not before[term]}
-        return lacking == {single} and before[repeated] > 1 and repeated in terms and all(after[term] for term in terms)
+        (single,), (repeated,) = added, removed
+        before, after, terms = Words(baseline), Words(perturbed), distinct_terms(query)
+        rest = list(after.without(set(after.places(single))))
+        return (
+            {term for term in terms if term not in before.keys} == {single}
+            and repeated in terms
+            and before.counts()[repeated] > 1
+            and all(term in after.keys for term in terms)
+            and any(list(before.without({place})) == rest for place in before.places(repeated))
+        )
 
 
 class REG(Perturbation):
@@ -150,8 +156,8 @@ class REG(Perturbation):
             aspect, and similar words in the text count as covering it. None makes every term an aspect of its own.
         seed: of the choice of the occurrence.
 
-    Does not apply to a query of one aspect, nor where none is covered twice, nor where the least covered aspect is
-    covered as well as the best.
+    Does not apply unless the best covered aspect has two words more in the text than the least covered one, so that it
+    can spare one, and a word that covers no other aspect.
     """
 
     alignment = "swap"
@@ -173,33 +179,31 @@ class REG(Perturbation):
             aspects = [aspect for aspect in aspects if aspect not in joined] + [words.union(*joined)]
         return aspects
 
-    def _uneven(self, words: Words, query: str) -> tuple[list[set[str]], list[set[str]]]:
-        """The best and the least covered aspects; none where the best has no term to spare."""
-        counts = words.counts()
-        cover = [(sum(counts[word] for word in aspect), aspect) for aspect in self._aspects(query)]
-        best, least = max((c for c, _ in cover), default=0), min((c for c, _ in cover), default=0)
-        if best < 2 or least == best:
+    def _exchanges(self, words: Words, query: str) -> tuple[list[int], list[str]]:
+        """The places that can be spared, and the lower-cased query terms that can go there."""
+        counts, aspects = words.counts(), self._aspects(query)
+        cover = [sum(counts[word] for word in aspect) for aspect in aspects]
+        if not aspects or max(cover) - min(cover) < 2:
             return [], []
-        return [aspect for c, aspect in cover if c == best], [aspect for c, aspect in cover if c == least]
+        best, least = (
+            set().union(*(aspect for aspect, covered in zip(aspects, cover, strict=True) if covered == wanted))
+            for wanted in (max(cover), min(cover))
+        )
+        places = [place for place in words.places(best) if sum(words.keys[place] in aspect for aspect in aspects) == 1]
+        return places, [term for term in distinct_terms(query) if term in least]
 
     def __call__(self, text: str, query: str) -> str | None:
-        words, terms = Words(text), distinct_terms(query)
-        best, least = self._uneven(words, query)
-        if not best:
+        words = Words(text)
+        places, terms = self._exchanges(words, query)
+        if not places:
             return None
-        rng = self._random(self.seed, text, query)
-        place = rng.choice(words.places(rng.choice(best)))
-        return str(words.replaced({place: next(written for term, written in terms.items() if term in least[0])}))
+        place = self._random(self.seed, text, query).choice(places)
+        return str(words.replaced({place: distinct_terms(query)[terms[0]]}))
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        exchanged = exchange(baseline, perturbed)
-        best, least = self._uneven(Words(baseline), query)
-        return (
-            exchanged is not None
-            and any(exchanged[0] in aspect for aspect in best)
-            and any(exchanged[1] in aspect for aspect in least)
-            and exchanged[1] in distinct_terms(query)
-        )
+        exchanged, words = exchange(baseline, perturbed), Words(baseline)
+        places, terms = self._exchanges(words, query)
+        return exchanged is not None and exchanged[0] in {words.keys[i] for i in places} and exchanged[1] in terms
 
 
 class ANTI_REG(REG):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from pyterrier_mechir._options import one_of
@@ -62,15 +63,16 @@ class TDC(Insertion):
             self.source = FANG_2004
 
     def _rarest(self, query: str) -> str | None:
-        idf = self.idf.of_terms(distinct_terms(query).values())
-        return max(idf, key=lambda term: idf[term], default=None)
+        written = distinct_terms(query)
+        idf = self.idf.of_terms(written)
+        return written[max(idf, key=lambda term: idf[term])] if idf else None
 
     def _term(self, text: str, query: str) -> str | None:
         return self._rarest(query)
 
-    def _is_term(self, term: str, baseline: str, query: str) -> bool:
+    def _is_term(self, words: Counter[str], baseline: str, query: str) -> bool:
         rarest = self._rarest(query)
-        return rarest is not None and term == rarest.lower()
+        return rarest is not None and words == Counter([rarest.lower()])
 
     def __call__(self, text: str, query: str) -> str | None:
         if self.reading == "append":
@@ -139,11 +141,13 @@ class MTDC(Perturbation):
         added, removed = changes(baseline, perturbed)
         if len(added) != 1 or len(removed) != 1:
             return False
-        rare, common = next(iter(added)), next(iter(removed))
-        before, after = Words(baseline).counts(), Words(perturbed).counts()
+        (rare,), (common,) = added, removed
+        before, after = Words(baseline), Words(perturbed)
         idf = self.idf.of_terms(distinct_terms(query))
+        exchanged = {rare: common, common: rare}
         return (
             {rare, common} <= idf.keys()
             and idf[rare] > idf[common]
-            and (after[rare], after[common]) == (before[common], before[rare])
+            and before.counts()[common] > before.counts()[rare]
+            and after.keys == [exchanged.get(key, key) for key in before.keys]
         )

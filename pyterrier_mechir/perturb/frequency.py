@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
 from typing import Any
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.idf import BAND, Analysis, Idf, same_band
 from pyterrier_mechir.perturb.insertion import Insertion, check_count, check_position
-from pyterrier_mechir.perturb.words import Words, changes, distinct_terms, insert, query_terms
+from pyterrier_mechir.perturb.words import Words, changes, distinct_terms, insert, lowercase_words, query_terms
 
 FANG_2004 = "Fang, Tao and Zhai, SIGIR 2004"
 
@@ -71,8 +71,10 @@ class TFC1(Insertion):
             terms = [term for term in terms if term.lower() in present]
         return self._random(self.seed, text, query).choice(terms) if terms else None
 
-    def _is_term(self, term: str, baseline: str, query: str) -> bool:
-        return term == self.term.lower() if self.term is not None else term in distinct_terms(query)
+    def _is_term(self, words: Counter[str], baseline: str, query: str) -> bool:
+        if self.term is not None:
+            return words == Counter(lowercase_words(self.term))
+        return words.total() == 1 and words.keys() <= distinct_terms(query).keys()
 
     def __call__(self, text: str, query: str) -> str | None:
         if not self.replace:
@@ -94,7 +96,7 @@ class TFC1(Insertion):
             return False
         ((term, count),) = removed.items()
         left = Words(perturbed).counts()[term]
-        return self._is_term(term, baseline, query) and (count == 1 if self.replace == "one" else left == 0)
+        return self._is_term(Counter([term]), baseline, query) and (count == 1 if self.replace == "one" else left == 0)
 
 
 class TFC2(Perturbation):
@@ -176,6 +178,8 @@ class TFC3(Perturbation):
     source = "Fang, Tao and Zhai, TOIS 2011"
 
     def __init__(self, idf: Any, tolerance: float = BAND, seed: int = 0, analyse: Analysis | None = None):
+        if not tolerance >= 0:
+            raise ValueError(f"tolerance is {tolerance}; give at least 0.")
         self.idf, self.tolerance, self.seed = Idf.of(idf, analyse), tolerance, seed
 
     def __call__(self, text: str, query: str) -> str | None:
@@ -187,7 +191,7 @@ class TFC3(Perturbation):
         repeated, missing = rng.choice(choices)
         return str(words.replaced({rng.choice(words.places(repeated)): written[missing]}))
 
-    def _choices(self, words: Words, written: Iterable[str]) -> list[tuple[str, str]]:
+    def _choices(self, words: Words, written: dict[str, str]) -> list[tuple[str, str]]:
         counts, idf = words.counts(), self.idf.of_terms(written)
         return [
             (repeated, missing)
@@ -202,8 +206,9 @@ class TFC3(Perturbation):
 
 
 def exchange(baseline: str, perturbed: str) -> tuple[str, str] | None:
-    """The one lower-cased word that gave way, and the one that took its place; None where it is not that."""
-    added, removed = changes(baseline, perturbed)
-    if added.total() != 1 or removed.total() != 1:
+    """The one lower-cased word that gave way, and the one in its place; None where the texts do not differ by that."""
+    before, after = Words(baseline).keys, Words(perturbed).keys
+    if len(before) != len(after):
         return None
-    return next(iter(removed)), next(iter(added))
+    changed = [(one, other) for one, other in zip(before, after, strict=True) if one != other]
+    return changed[0] if len(changed) == 1 else None

@@ -61,10 +61,14 @@ class Idf:
         known = [self.values[token] for token in self.analyse(term) if token in self.values]
         return max(known, default=None)
 
-    def of_terms(self, terms: Iterable[str]) -> dict[str, float]:
-        """The idf of those terms that the collection has."""
-        values = ((term, self(term)) for term in terms)
-        return {term: value for term, value in values if value is not None}
+    def of_terms(self, written: Mapping[str, str]) -> dict[str, float]:
+        """The idf of those terms that the collection has.
+
+        Args:
+            written: from each lower-cased term to the term as written, which is what is looked up.
+        """
+        values = ((key, self(term)) for key, term in written.items())
+        return {key: value for key, value in values if value is not None}
 
     def near(self, term: str, rng: random.Random, exclude: Collection[str] = ()) -> str | None:
         """A random word about as rare as a term; a term that the collection lacks counts as its rarest.
@@ -133,10 +137,12 @@ class Idf:
 
         Raises:
             TypeError: the source is none of these.
-            ValueError: a PISA index that is not built; an index given with an ``analyse`` that is not its own; or a
-                mapping whose terms ``analyse`` would never make, so that looking a word up would not find it.
+            ValueError: a PISA index that is not built; an index or an ``Idf`` given with an ``analyse`` that is not its
+                own; or a mapping whose terms ``analyse`` would never make, so that looking a word up would not find it.
         """
         if isinstance(source, Idf):
+            if analyse is not None:
+                raise ValueError(f"{source!r} keeps the analysis that made it; leave analyse out.")
             return source
         for is_index, read in ((_is_pisa_index, _of_pisa_index), (_is_terrier_index, _of_terrier_index)):
             if is_index(source):

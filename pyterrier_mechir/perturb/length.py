@@ -51,7 +51,7 @@ class LNC2(Perturbation):
         self.k = check_count("k", k, least=2)
 
     def __call__(self, text: str, query: str) -> str | None:
-        return " ".join([text] * self.k) if text.split() else None
+        return " ".join([text] * self.k) if len(Words(text)) else None
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
         return Words(perturbed).keys == Words(baseline).keys * self.k

@@ -17,6 +17,10 @@ from pyterrier_mechir.perturb.words import Words, distinct_terms, words
 HAGEN_2016 = "Hagen, Völske, Göring and Stein, CIKM 2016"
 
 
+_ROUNDING = 1e-9
+"""By how much a mean has to fall to have fallen."""
+
+
 class Permutation(Perturbation):
     """Words change places so that a measure of the text's proximity falls."""
 
@@ -39,13 +43,13 @@ class Permutation(Perturbation):
             before = self.measure(words, terms)
             for order in self._orders(words, terms, self._random(self.seed, text, query)):
                 moved = words.permuted(order)
-                if self.measure(moved, terms) < before:
+                if self.measure(moved, terms) < before - _ROUNDING:
                     return str(moved)
         return None
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
         terms = list(distinct_terms(query))
-        return self.measure(Words(perturbed), terms) < self.measure(Words(baseline), terms)
+        return self.measure(Words(perturbed), terms) < self.measure(Words(baseline), terms) - _ROUNDING
 
 
 def _places(words: Words, terms: Collection[str]) -> dict[str, list[int]]:

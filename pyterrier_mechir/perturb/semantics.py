@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_mechir.perturb.base import Perturbation
@@ -63,9 +64,11 @@ class STMC1(_OfSimilar, Insertion):
         found = _similar_to(self.similar, list(distinct_terms(query)), text, query)
         return self._random(self.seed, text, query).choice(list(found.values())) if found else None
 
-    def _is_term(self, term: str, baseline: str, query: str) -> bool:
-        return term not in lowercase_words(query) and any(
-            self.similar.related(asked, term) for asked in distinct_terms(query)
+    def _is_term(self, words: Counter[str], baseline: str, query: str) -> bool:
+        return (
+            words.total() == 1
+            and words.keys().isdisjoint({*lowercase_words(query), *Words(baseline).keys})
+            and any(self.similar.related(asked, word) for asked in distinct_terms(query) for word in words)
         )
 
 
@@ -192,12 +195,11 @@ class Synonym(_OfSimilar):
         if len(added) != 1 or len(removed) != 1:
             return False
         (word,), (term,) = added, removed
-        before = Words(baseline).counts()
+        before = Words(baseline).keys
         return (
             term in distinct_terms(query)
-            and removed[term] == before[term] == added[word]
-            and not before[word]
-            and word not in lowercase_words(query)
+            and word not in {*before, *lowercase_words(query)}
+            and Words(perturbed).keys == [word if key == term else key for key in before]
             and self.similar.related(term, word)
         )
 

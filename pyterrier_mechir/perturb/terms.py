@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from pyterrier_mechir.perturb.base import Perturbation
@@ -35,27 +36,30 @@ class AddTerm(Insertion):
         super().__init__(position, n, seed)
         self.noise = noise
 
-    def _term(self, text: str, query: str) -> str | None:
-        rng = self._random(self.seed, text, query)
-        asked = set(lowercase_words(query))
-        if isinstance(self.noise, Idf):
-            terms = list(distinct_terms(query))
-            return self.noise.near(rng.choice(terms), rng, exclude=asked | set(Words(text).keys)) if terms else None
+    def _choices(self, text: str, query: str) -> list[str]:
+        """What may be added of what was given, or of the text's own words."""
         if isinstance(self.noise, str):
             choices = [self.noise]
-        elif self.noise is None:
+        elif self.noise is None or isinstance(self.noise, Idf):
             choices = sorted({word for word in Words(text).keys if word not in STOPWORDS})
         else:
             choices = list(self.noise)
-        choices = [choice for choice in choices if asked.isdisjoint(lowercase_words(choice))]
+        asked = set(lowercase_words(query))
+        return [choice for choice in choices if asked.isdisjoint(lowercase_words(choice))]
+
+    def _term(self, text: str, query: str) -> str | None:
+        rng = self._random(self.seed, text, query)
+        if isinstance(self.noise, Idf):
+            terms, taken = list(distinct_terms(query).values()), {*lowercase_words(query), *Words(text).keys}
+            return self.noise.near(rng.choice(terms), rng, exclude=taken) if terms else None
+        choices = self._choices(text, query)
         return rng.choice(choices) if choices else None
 
-    def _is_term(self, term: str, baseline: str, query: str) -> bool:
-        return term not in lowercase_words(query)
-
-    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        added, removed = changes(baseline, perturbed)
-        return not removed and bool(added) and added.keys().isdisjoint(lowercase_words(query))
+    def _is_term(self, words: Counter[str], baseline: str, query: str) -> bool:
+        if isinstance(self.noise, Idf):
+            taken = {*lowercase_words(query), *Words(baseline).keys}
+            return words.total() == 1 and words.keys().isdisjoint(taken) and self.noise(next(iter(words))) is not None
+        return any(words == Counter(lowercase_words(choice)) for choice in self._choices(baseline, query))
 
 
 class RemoveTerm(Perturbation):

@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
+import regex
+
 _FUNCTION_WORDS = """
     a about above after again against all am an and any are as at be because been before being below between both
     but by can could did do does doing down during each few for from further had has have having he her here hers
@@ -18,11 +20,11 @@ _FUNCTION_WORDS = """
 STOPWORDS = frozenset(_FUNCTION_WORDS.split())
 """English function words, which carry no term-matching signal."""
 
-_WORD = re.compile(r"(\w+(?:['\u2019-]\w+)*)")
+_WORD = regex.compile(r"([\w\p{M}]+(?:['\u2019-][\w\p{M}]+)*)")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text as they stand: runs of letters and digits, joined by inner hyphens and apostrophes."""
+    """The words of a text as they stand: runs of letters, marks and digits, with inner hyphens and apostrophes."""
     return _WORD.findall(text)
 
 
