@@ -10,6 +10,7 @@ import pandas as pd
 from ir_measures import Measure, Metric
 from ir_measures.measures import ParamInfo
 
+from pyterrier_mechir._options import one_of
 from pyterrier_mechir.perturb.base import SIGNS
 
 NEUTRAL_BAND = 1e-3
@@ -44,9 +45,12 @@ def _agrees(frame: pd.DataFrame, band: float, sign: str | None) -> pd.Series:
     if sign is not None:
         expected = np.full(len(frame), sign, dtype=object)
     elif "expected_sign" in frame.columns:
-        expected = frame["expected_sign"].astype(object).to_numpy()
+        declared = frame["expected_sign"].astype(object)
+        expected = declared.where(declared.notna(), None).to_numpy()
     else:
         expected = np.full(len(frame), "+", dtype=object)
+    for name in {name for name in expected if name is not None}:
+        one_of("sign", name, SIGNS)
     agreement = np.full(len(frame), np.nan)
     changes = {
         "+": delta > band,
@@ -94,6 +98,8 @@ class _AxiomAgreement(Measure):
     def runtime_impl(self, qrels: pd.DataFrame, run: pd.DataFrame) -> Iterator[Metric]:
         """Values of the queries that the judgments have."""
         run = run[run["query_id"].isin(set(qrels["query_id"]))].rename(columns={"query_id": "qid"})
+        if not len(run):
+            return
         cutoff = self.params.get("cutoff")
         if cutoff is not None:
             run = run.groupby("qid", sort=False).head(cutoff)

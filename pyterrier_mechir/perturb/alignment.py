@@ -72,6 +72,8 @@ def align(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray, alignment:
     of_equal_length = len(baseline) == len(perturbed)
     if of_equal_length and (alignment == "permute" or (alignment == "swap" and _of_equal_words(baseline, perturbed))):
         edit = spellings[baseline.ids] != spellings[perturbed.ids]
+        for side in (baseline, perturbed):
+            edit = np.logical_or.reduceat(edit, np.flatnonzero(side.starts()[:-1]))[np.cumsum(side.starts()[:-1]) - 1]
         ids = np.where(edit, baseline.ids, perturbed.ids)
         return Alignment(ids, perturbed.ids, baseline.words, perturbed.words, edit)
     columns: list[tuple[np.ndarray, ...]] = []

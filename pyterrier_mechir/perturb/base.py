@@ -88,13 +88,13 @@ class Perturbation(ABC):
         if made is None:
             return None
         sides = made if self.own_baseline and isinstance(made, tuple) else (text, made)
-        for side in sides:
-            if not isinstance(side, str):
-                expected = "(baseline, perturbed)" if self.own_baseline else "the perturbed text"
-                raise TypeError(
-                    f"the perturbation {self.name!r} gave a {type(side).__name__}; it should give {expected}, or None "
-                    "where it does not apply."
-                )
+        wrong = [type(side).__name__ for side in sides if not isinstance(side, str)]
+        if wrong or len(sides) != 2:
+            expected = "(baseline, perturbed)" if self.own_baseline else "the perturbed text"
+            raise TypeError(
+                f"the perturbation {self.name!r} gave {f'a {wrong[0]}' if wrong else f'{len(sides)} texts'}; it should "
+                f"give {expected}, or None where it does not apply."
+            )
         baseline, perturbed = sides
         return Pair(baseline, perturbed, self)  # type: ignore[arg-type]
 
@@ -240,7 +240,11 @@ class FunctionPerturbation(Perturbation):
         update_wrapper(self, function)
         self.__name__ = getattr(function, "__name__", type(function).__name__)
         parameters = inspect.signature(function).parameters
-        positional = [p for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+        positional = [
+            p
+            for p in parameters.values()
+            if (p.default is p.empty or p.name == "query") and p.kind is not p.VAR_KEYWORD
+        ]
         if len(positional) not in (1, 2):
             raise ValueError(f"{self.name} should take (text) or (text, query), not {len(positional)} arguments.")
         self.function = function
@@ -274,9 +278,8 @@ class FunctionPerturbation(Perturbation):
             return self.__name__
         settings = self._settings()
         if in_module is self._origin and self._origin is not None:
-            del settings["function"]
-            own = settings.pop("settings")
-            return _replaced, (self._origin, {**settings, **own})
+            claims = {k: settings[k] for k in _CLAIMS if settings[k] != getattr(self._origin, k)}
+            return _replaced, (self._origin, {**claims, **self.settings})
         return FunctionPerturbation, tuple(settings.values())
 
     def __call__(self, text: str, query: str = "") -> Any:

@@ -89,7 +89,7 @@ class OneOf(OfPairs):
         return tuple(member for perturbation in self.perturbations for member in perturbation.members)
 
     def pair(self, text: str, query: str) -> Pair | None:
-        rng = self._random(self.seed, text, query)
+        rng = self._random(self.seed, text, "\x1f".join([query, *(member.name for member in self.members)]))
         order = rng.sample(self.perturbations, len(self.perturbations))
         pairs = (perturbation.pair(text, query) for perturbation in order)
         return next((pair for pair in pairs if pair is not None), None)

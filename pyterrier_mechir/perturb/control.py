@@ -39,8 +39,9 @@ class RandomTerm(OfPairs):
     def __init__(self, perturbation: Perturbation, idf: Any, seed: int = 0):
         self.perturbation, self.seed = as_perturbation(perturbation), seed
         self.idf = Idf.of(idf)
-        if self.perturbation.alignment == "permute":
-            raise ValueError(f"{self.perturbation!r} puts no word in, so that none can be a random one.")
+        for member in self.perturbation.members:
+            if member.alignment == "permute":
+                raise ValueError(f"{member!r} puts no word in, so that none can be a random one.")
         self.idf.check_words()
         self.alignment = self.perturbation.alignment
         self.sign = self.perturbation.sign
@@ -64,7 +65,7 @@ class RandomTerm(OfPairs):
             return None
         before, after = Words(pair.baseline), Words(pair.perturbed)
         taken = {*before.keys, *lowercase_words(query)}
-        rng = self._random(self.seed, text, query)
+        rng = self._random(self.seed, text, f"{query}\x1frandom term")
         instead: dict[str, str] = {}
         for place in _put_in(before, after):
             term = after.keys[place]
@@ -95,4 +96,5 @@ def _put_in(before: Words, after: Words) -> list[int]:
     one, other = before.keys[head : len(before) - tail], after.keys[head : len(after) - tail]
     opcodes = SequenceMatcher(None, one, other, autojunk=False).get_opcodes()
     places = (head + i for tag, _, _, begin, end in opcodes if tag in ("insert", "replace") for i in range(begin, end))
-    return [place for place in places if after.keys[place] not in STOPWORDS]
+    more = after.counts() - before.counts()
+    return [place for place in places if after.keys[place] in more and after.keys[place] not in STOPWORDS]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from abc import abstractmethod
 from collections import Counter
+from numbers import Integral
 
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.words import Words, changes, insert, place_after
@@ -25,7 +26,7 @@ def check_position(position: str | int, beside: bool = True) -> str | int:
     """
     if position == "beside" and not beside:
         raise ValueError("position 'beside' is next to the same term, which the text may lack; choose another.")
-    is_index = isinstance(position, int) and not isinstance(position, bool) and position >= 0
+    is_index = isinstance(position, Integral) and not isinstance(position, bool) and position >= 0
     if position not in POSITIONS and not is_index:
         raise ValueError(
             f"unknown position {position!r}; choose one of {', '.join(map(repr, POSITIONS))}, or a word index."
@@ -39,7 +40,7 @@ def check_count(name: str, n: int, least: int = 1) -> int:
     Raises:
         ValueError: it is no whole number, or less than it should be.
     """
-    if not isinstance(n, int) or n < least:
+    if not isinstance(n, Integral) or n < least:
         raise ValueError(f"{name} is {n!r}; give at least {least}.")
     return n
 

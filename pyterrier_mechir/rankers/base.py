@@ -312,7 +312,7 @@ class Ranker(ABC):
 
     def _rooms(self, n_fixed: int, n_varied: int) -> tuple[int, int]:
         """How many tokens of the fixed and of the varied part fit."""
-        if self.varies == "document":
+        if self.varies == "document" or not self.reads_query:
             return self._room(n_fixed, n_varied)
         n_varied, n_fixed = self._room(n_varied, n_fixed)
         return n_fixed, n_varied

@@ -120,7 +120,7 @@ class PairScorer(Keyed, pt.Transformer):
     ):
         if not isinstance(ranker, Ranker):
             raise TypeError(f"ranker should be a ranker such as BiEncoder({ranker!r}), not a {type(ranker).__name__}.")
-        self.ranker = ranker
+        self.ranker = ranker.facing("document")
         self.perturbation = perturbation
         self.filler = filler
         self.text_field = text_field
@@ -150,7 +150,9 @@ class PairScorer(Keyed, pt.Transformer):
             applied = as_perturbation(self.perturbation or TFC1()).bind(self.ranker)
             inp = PerturbDocs(applied, text_field=self.text_field).transform(inp)
         pairs = MinimalPairs.of(inp, self.text_field)
-        scores = self.ranker.score(inp["query"].tolist(), inp[self.text_field].tolist(), verbose=self.verbose)
+        scores = self.ranker.score(
+            inp["query"].tolist(), inp[self.text_field].tolist(), batch_size=self.batch_size, verbose=self.verbose
+        )
         out = inp.drop(columns=_ADDED, errors="ignore").assign(score=scores, **self._scored(pairs))
         out.attrs = inp.attrs | self._metadata()
         return pt.model.add_ranks(out)
@@ -189,7 +191,7 @@ class PairScorer(Keyed, pt.Transformer):
         """Scores of one side of some pairs, as the texts stand."""
         contexts, texts = [pairs.contexts[i] for i in rows], [str(side[i]) for i in rows]
         queries, documents = (contexts, texts) if pairs.side == "document" else (texts, contexts)
-        return self.ranker.score(queries, documents)
+        return self.ranker.score(queries, documents, batch_size=self.batch_size)
 
     def _sweep(self, keys: list[tuple[str, str, str, str]], side: str) -> tuple[list[int], SweepResult]:
         """Sweep distinct pairs: which of them could be encoded, and their results, averaged over fillers."""
@@ -231,7 +233,7 @@ class _Columns:
         if not self.sites.sites:
             return columns
         delta = self.perturbed - self.baseline
-        delta[~(np.abs(delta) >= min_delta)] = np.nan
+        delta[~(np.abs(delta) >= min_delta) | (delta == 0)] = np.nan
         effects = {
             way: (values - self.baseline[:, None] if way == "denoise" else self.perturbed[:, None] - values)
             / delta[:, None]

@@ -57,6 +57,7 @@ class PerturbStage(Keyed, pt.Transformer):
             added["alignment"] = [(pair.by if pair else self._applied).alignment for pair in pairs]
         if any(member.sign != "+" for member in members):
             added["expected_sign"] = [(pair.by if pair else self._applied).sign for pair in pairs]
+        inp = inp.drop(columns=[f"{field}_baseline", "alignment", "expected_sign"], errors="ignore")
         return inp.assign(**{name: pd.Series(values, index=inp.index, dtype="str") for name, values in added.items()})
 
     def fuse_rank_cutoff(self, k: int) -> pt.Transformer:

@@ -35,7 +35,7 @@ class Sweep(Mapping[str, pt.Transformer]):
     def __init__(self, made: Callable[..., Any], /, **settings: Any):
         values = {name: list(v) if _is_several(v) else [v] for name, v in settings.items()}
         swept = [name for name, v in settings.items() if _is_several(v)]
-        if not swept:
+        if not swept or not all(values.values()):
             raise ValueError("nothing to sweep: give a setting a range or a list, such as position=range(0, 60, 10).")
         of_settings = made.with_settings if isinstance(made, Perturbation) else made
         label = made.name if isinstance(made, Perturbation) else getattr(made, "__name__", "")
