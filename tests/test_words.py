@@ -14,6 +14,7 @@ from pyterrier_mechir.perturb.words import Words, changes, distinct_terms, inser
 marks_and_letters = st.text(alphabet="aB9_é -'\u2019.,\n\t(/", max_size=30)
 
 
+@many
 @given(st.text())
 def test_a_text_comes_back_from_its_words(text):
     assert str(Words(text)) == text

@@ -42,7 +42,7 @@ class Pair(NamedTuple):
 
 def seeded(seed: int, *texts: str) -> int:
     """A seed that depends on the texts alone: the same in every process, order and batch."""
-    digest = hashlib.blake2b("\x1f".join([str(seed), *texts]).encode(), digest_size=8)
+    digest = hashlib.blake2b("\x1f".join([str(seed), *texts]).encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(digest.digest(), "big")
 
 
@@ -179,6 +179,11 @@ def corresponds(alignment: str, baseline: str, perturbed: str) -> bool:
     shorter, longer = sorted((before, after), key=len)
     rest = iter(longer)
     return all(word in rest for word in shorter)
+
+
+def same_gaps(baseline: str, perturbed: str) -> bool:
+    """Whether the marks and spaces between the words are the same on both sides."""
+    return Words(baseline).gaps == Words(perturbed).gaps
 
 
 class OfPairs(Perturbation):

@@ -27,7 +27,7 @@ class LB1(Perturbation):
         position: where the term is added, as in :class:`TFC1`, but not ``beside``.
         seed: of the choice of terms and place.
 
-    Does not apply unless the text has one of the query's terms and lacks another.
+    Does not apply unless the text has one of the query's terms and lacks another, and as many words as the index.
 
     Raises:
         ValueError: an unknown position.
@@ -73,7 +73,7 @@ class LB2(Insertion):
         n: how many occurrences are added.
         seed: of the random choices.
 
-    Does not apply unless the text has one of the query's terms and lacks another.
+    Does not apply unless the text has one of the query's terms and lacks another, and as many words as the index.
 
     Raises:
         ValueError: an unknown option.

@@ -68,6 +68,8 @@ class Vocabulary:
 
     def pieces(self, words: Sequence[str]) -> list[list[int]]:
         """The token ids of words in the middle of a text."""
+        if not words:
+            return []
         encoded: Any = self.tokenizer([f" {word}" for word in words], add_special_tokens=False)
         return list(encoded["input_ids"])
 
@@ -97,7 +99,8 @@ class RandomFiller:
     def __post_init__(self) -> None:
         check_count("draws", self.draws)
         if self.idf is not None:
-            object.__setattr__(self, "idf", Idf.of(self.idf, self.analyse))
+            analyse = None if isinstance(self.idf, Idf) else self.analyse
+            object.__setattr__(self, "idf", Idf.of(self.idf, analyse))
             self.idf.check_words()
 
     def __repr__(self) -> str:
@@ -117,6 +120,7 @@ class Fillers:
         vocabulary: of the tokenizer.
 
     Raises:
+        TypeError: a filler of another kind.
         ValueError: the tokenizer has no such special token, or a text is not a single token.
     """
 
@@ -124,6 +128,10 @@ class Fillers:
         fillers = [filler] if isinstance(filler, (str, RandomFiller)) else list(filler)
         self._draws: list[tuple[int, None] | tuple[int, _Lexicon]] = []
         for one in fillers:
+            if not isinstance(one, (str, RandomFiller)):
+                raise TypeError(
+                    f"filler {one!r}: give a word, 'mask', 'pad', 'random', a RandomFiller or a list of these."
+                )
             if isinstance(one, str) and one != "random":
                 self._draws.append((vocabulary.token(one), None))
                 continue
@@ -187,23 +195,32 @@ class _Lexicon:
         return out
 
     def _pieces(self, n: int, rarity: float | None, exclude: set[str], rng: random.Random) -> list[int]:
-        """``n`` pieces: of one word where there are words of so many, else of several."""
+        """``n`` pieces: of one word where there is a word of so many, else of several."""
         pieces: list[int] = []
         while len(pieces) < n:
             sizes = range(n - len(pieces), 0, -1)
-            size = next((size for size in sizes if self._words.get(size)), None)
-            pieces += (
-                [int(rng.choice(self._vocabulary.words))] if size is None else self._near(size, rarity, exclude, rng)
-            )
+            words = (self._near(size, rarity, exclude, rng) for size in sizes if self._words.get(size))
+            found = next((ids for ids in words if ids), None)
+            pieces += [self._any_token(exclude, rng)] if found is None else found
         return pieces
 
-    def _near(self, size: int, rarity: float | None, exclude: set[str], rng: random.Random) -> list[int]:
-        """A word of a size, about as rare; the rarest for one that is unknown."""
+    def _near(self, size: int, rarity: float | None, exclude: set[str], rng: random.Random) -> list[int] | None:
+        """A word of a size, about as rare; the rarest for one that is unknown. None where all are excluded."""
         words, values = self._words[size], self._rarity[size]
         rarity = values[-1] if rarity is None else rarity
         middle = int(np.searchsorted(values, rarity))
         low, high = np.searchsorted(values, [rarity * (1 - BAND), rarity / (1 - BAND)])
-        low, high = max(0, min(int(low), middle - _FEWEST)), min(len(words), max(int(high), middle + _FEWEST))
-        candidates = range(low, high)
-        order = rng.sample(candidates, min(len(candidates), len(exclude) + 1))
-        return next((words[i][1] for i in order if words[i][0] not in exclude), words[order[0]][1])
+        band = range(max(0, min(int(low), middle - _FEWEST)), min(len(words), max(int(high), middle + _FEWEST)))
+        return _draw([words[i] for i in rng.choices(band, k=10)], exclude) or _draw(
+            rng.sample(words[band.start : band.stop], len(band)), exclude
+        )
+
+    def _any_token(self, exclude: set[str], rng: random.Random) -> int:
+        words, spellings = self._vocabulary.words, self._vocabulary.spellings
+        others = [token for token in words if spellings[token].lower() not in exclude]
+        return int(rng.choice(others or list(words) or [0]))
+
+
+def _draw(words: list[tuple[str, list[int]]], exclude: set[str]) -> list[int] | None:
+    """The first of some words that is not excluded."""
+    return next((ids for word, ids in words if word not in exclude), None)

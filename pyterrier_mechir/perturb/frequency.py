@@ -32,7 +32,8 @@ class TFC1(Insertion):
     ``replace``, where the term does not occur.
 
     Raises:
-        ValueError: an unknown option, or ``n`` less than 1.
+        ValueError: an unknown option, ``n`` less than 1, a term of several words with ``beside`` or ``replace``, or a
+            position or ``n`` with ``replace``.
     """
 
     sign = "+"
@@ -52,7 +53,11 @@ class TFC1(Insertion):
         super().__init__(position, n, seed)
         self.term = term
         self.replace = None if replace is None else one_of("replace", replace, ("one", "all"))
+        if term is not None and len(lowercase_words(term)) != 1 and (replace is not None or position == "beside"):
+            raise ValueError(f"term {term!r} is not one word, so its occurrences are not looked for; give one word.")
         if replace is not None:
+            if position != "end" or n != 1:
+                raise ValueError("position and n are of an insertion; leave them out with replace.")
             self.sign = "-"
             self.statement = "At equal length, the text with fewer occurrences of a query term scores lower."
             self.change = "query term → filler"
@@ -81,7 +86,7 @@ class TFC1(Insertion):
             return super().__call__(text, query)
         term = self._term(text, query)
         words = Words(text)
-        places = [] if term is None else words.places(term.lower())
+        places = [] if term is None else words.places(lowercase_words(term)[0])
         if not places:
             return None
         if self.replace == "one":

@@ -6,14 +6,16 @@ import math
 import random
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
+import pandas as pd
 
 from pyterrier_mechir.perturb.words import STOPWORDS, lowercase_words
 
@@ -132,7 +134,7 @@ class Idf:
             source: an ``Idf``; a built ``PisaIndex`` or a Terrier index, whose own tokeniser and stemmer are used; a
                 mapping of terms to idf; a dataset of PyTerrier or ir_datasets, whose frequencies are kept in
                 PyTerrier's home directory; or an iterable of texts or of dicts with a ``text`` (a corpus iterator),
-                which is read once.
+                which is read once, or a frame with a ``text``.
             analyse: for a mapping or a corpus, text to terms; lower-cased words by default.
 
         Raises:
@@ -187,8 +189,12 @@ def _of_counts(
     return Idf(values, analyse, name, stemmed=analyse is not lowercase_words if stemmed is None else stemmed)
 
 
-def _texts(documents: Iterable[Any]) -> Iterable[str]:
-    return (document if isinstance(document, str) else document["text"] for document in documents)
+def _texts(documents: Iterable[Any]) -> Iterator[str]:
+    for document in documents["text"] if isinstance(documents, pd.DataFrame) else documents:
+        text = document.get("text") if isinstance(document, Mapping) else document
+        if not isinstance(text, str):
+            raise ValueError(f"a document has no text: {document!r}; give texts, or dicts with a text.")
+        yield text
 
 
 def _check_terms(values: Mapping[str, float], analyse: Analysis) -> None:
@@ -242,7 +248,7 @@ def _of_ir_dataset(name: str, documents: _Documents) -> Idf:
         n, frequencies = count_documents(_dataset_texts(documents.dataset))
         table = pa.table({"term": list(frequencies), "documents": list(frequencies.values())})
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{random.randrange(1 << 32)}.part")
+        part = file.with_suffix(f".{uuid4().hex}.part")
         pq.write_table(table.replace_schema_metadata({"n_documents": str(n)}), part)
         part.replace(file)
     return _of_counts(n, frequencies, lowercase_words, f"Idf({name})")
@@ -323,7 +329,8 @@ class _TerrierAnalysis:
 
 def _of_terrier_index(source: Any) -> Idf:
     index = source.index_obj() if hasattr(source, "index_obj") else source
-    pipeline = tuple(filter(None, str(index.getIndexProperty("termpipelines", "Stopwords,PorterStemmer")).split(",")))
+    steps = str(index.getIndexProperty("termpipelines", "Stopwords,PorterStemmer")).split(",")
+    pipeline = tuple(step.strip() for step in steps if step.strip())
     tokeniser = str(index.getIndexProperty("tokeniser", "EnglishTokeniser"))
     frequencies = {str(entry.getKey()): int(entry.getValue().getDocumentFrequency()) for entry in index.getLexicon()}
     return _of_counts(

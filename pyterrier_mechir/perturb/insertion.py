@@ -8,7 +8,7 @@ from collections import Counter
 from numbers import Integral
 
 from pyterrier_mechir.perturb.base import Perturbation
-from pyterrier_mechir.perturb.words import Words, changes, insert, place_after
+from pyterrier_mechir.perturb.words import Words, changes, insert, lowercase_words, place_after
 
 POSITIONS = ("end", "start", "random", "beside")
 """Where a term can go; ``beside`` is right after an occurrence of the same term."""
@@ -55,7 +55,7 @@ def place_of(position: str | int, text: str, term: str, rng: random.Random) -> i
     if position == "random":
         return rng.randint(0, n_words)
     if position == "beside":
-        places = Words(text).places(term.lower())
+        places = Words(text).places(lowercase_words(term))
         return place_after(text, rng.choice(places)) if places else None
     return int(position) if int(position) <= n_words else None
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import groupby
+from itertools import combinations, groupby
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.perturb.base import Perturbation
+from pyterrier_mechir.perturb.base import Perturbation, same_gaps
 from pyterrier_mechir.perturb.wording import ABNIRML, CHECKLIST
 from pyterrier_mechir.perturb.words import STOPWORDS, Words
 
@@ -21,6 +20,11 @@ def sentences(text: str) -> tuple[str, ...]:
     import sentencex
 
     return tuple(stripped for sentence in sentencex.segment("en", text) if (stripped := sentence.strip()))
+
+
+def joined(one: str, other: str) -> str:
+    """Two texts, with a space between them where there are two."""
+    return f"{one} {other}" if one and other else one or other
 
 
 class ShuffleWords(Perturbation):
@@ -49,6 +53,9 @@ class ShuffleWords(Perturbation):
             rng.shuffle(order)
         return str(words.permuted(order))
 
+    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
+        return same_gaps(baseline, perturbed)
+
 
 class ReverseWords(Perturbation):
     """The words stand in reverse order; marks stay. Does not apply to a text that reads the same."""
@@ -65,15 +72,15 @@ class ReverseWords(Perturbation):
         return str(backwards) if list(backwards) != list(words) else None
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        return list(Words(perturbed)) == list(Words(baseline))[::-1]
+        return list(Words(perturbed)) == list(Words(baseline))[::-1] and same_gaps(baseline, perturbed)
 
 
 class _OfSentences(Perturbation):
     """A text as its sentences, joined by spaces."""
 
     def _joined(self, order: Sequence[str], text: str) -> str | None:
-        joined = " ".join(order)
-        return joined if list(Words(joined)) != list(Words(text)) else None
+        made = " ".join(order)
+        return made if list(Words(made)) != list(Words(text)) else None
 
 
 class ShuffleSentences(_OfSentences):
@@ -93,13 +100,14 @@ class ShuffleSentences(_OfSentences):
 
     def __call__(self, text: str, query: str) -> str | None:
         found = list(sentences(text))
-        if len(set(found)) < 2:
+        of_words = [tuple(Words(sentence)) for sentence in found]
+        if len(set(of_words)) < 2:
             return None
         rng = self._random(self.seed, text, query)
-        order = list(found)
-        while order == found:
+        order = list(range(len(found)))
+        while [of_words[place] for place in order] == of_words:
             rng.shuffle(order)
-        return self._joined(order, text)
+        return self._joined([found[place] for place in order], text)
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
         return _pieces(baseline, perturbed)
@@ -145,18 +153,17 @@ class DeleteSentence(Perturbation):
         self.position, self.seed = one_of("position", position, PLACES), seed
 
     def __call__(self, text: str, query: str) -> str | None:
+        outcomes = self._outcomes(text)
+        return self._random(self.seed, text, query).choice(outcomes) if outcomes else None
+
+    def _outcomes(self, text: str) -> list[str]:
         found = sentences(text)
-        if len(found) < 2:
-            return None
-        last = len(found) - 1
-        place = {"start": 0, "end": last}.get(self.position)
-        if place is None:
-            place = self._random(self.seed, text, query).randint(0, last)
-        return " ".join(found[:place] + found[place + 1 :])
+        chosen = {"start": slice(0, 1), "end": slice(-1, None), "random": slice(None)}[self.position]
+        places = range(len(found))[chosen] if len(found) > 1 else ()
+        return [" ".join(found[:place] + found[place + 1 :]) for place in places]
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        found = sentences(baseline)
-        return any(perturbed == " ".join(found[:i] + found[i + 1 :]) for i in range(len(found)))
+        return perturbed in self._outcomes(baseline)
 
 
 class AddSentence(Perturbation):
@@ -179,25 +186,25 @@ class AddSentence(Perturbation):
     source = ABNIRML
 
     def __init__(self, sentence: str | Sequence[str], position: str = "end", seed: int = 0):
-        if not sentence:
-            raise ValueError("no sentence given; name one or several.")
         self.sentence, self.seed = sentence, seed
+        if not self._sentences() or not all(one.strip() for one in self._sentences()):
+            raise ValueError("no sentence given; name one or several.")
         self.position = one_of("position", position, PLACES)
 
     def _sentences(self) -> list[str]:
         return [self.sentence] if isinstance(self.sentence, str) else list(self.sentence)
 
     def __call__(self, text: str, query: str) -> str | None:
-        choices = [sentence for sentence in self._sentences() if sentence not in text]
-        if not choices:
-            return None
-        rng = self._random(self.seed, text, query)
-        added = rng.choice(choices)
-        first = self.position == "start" or (self.position == "random" and rng.random() < 0.5)
-        return " ".join([added, text] if first else [text, added])
+        outcomes = self._outcomes(text)
+        return self._random(self.seed, text, query).choice(outcomes) if outcomes else None
+
+    def _outcomes(self, text: str) -> list[str]:
+        added = [sentence for sentence in self._sentences() if sentence not in text]
+        before = [joined(sentence, text) for sentence in added if self.position != "end"]
+        return before + [joined(text, sentence) for sentence in added if self.position != "start"]
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        return any(perturbed in (f"{added} {baseline}", f"{baseline} {added}") for added in self._sentences())
+        return perturbed in self._outcomes(baseline)
 
 
 class PrependQuery(Perturbation):
@@ -210,10 +217,10 @@ class PrependQuery(Perturbation):
     source = ABNIRML
 
     def __call__(self, text: str, query: str) -> str | None:
-        return f"{query} {text}" if query.strip() else None
+        return joined(query, text) if query.strip() else None
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        return perturbed == f"{query} {baseline}"
+        return perturbed == joined(query, baseline)
 
 
 class SwapEntities(Perturbation):
@@ -233,29 +240,23 @@ class SwapEntities(Perturbation):
     def __init__(self, seed: int = 0):
         self.seed = seed
 
-    def __call__(self, text: str, query: str) -> str | None:
+    def _outcomes(self, text: str) -> list[str]:
         words = Words(text)
-        names = _names(words)
-        pairs = [
-            (one, other)
-            for i, one in enumerate(names)
-            for other in names[i + 1 :]
-            if len(one) == len(other) and [words[p] for p in one] != [words[p] for p in other]
-        ]
-        if not pairs:
-            return None
-        one, other = self._random(self.seed, text, query).choice(pairs)
-        order = list(range(len(words)))
-        for i, j in zip(one, other, strict=True):
-            order[i], order[j] = order[j], order[i]
-        return str(words.permuted(order))
+        outcomes = []
+        for one, other in combinations(_names(words), 2):
+            if len(one) == len(other) and [words[p] for p in one] != [words[p] for p in other]:
+                order = list(range(len(words)))
+                for i, j in zip(one, other, strict=True):
+                    order[i], order[j] = j, i
+                outcomes.append(str(words.permuted(order)))
+        return outcomes
+
+    def __call__(self, text: str, query: str) -> str | None:
+        outcomes = self._outcomes(text)
+        return self._random(self.seed, text, query).choice(outcomes) if outcomes else None
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        before, after = Words(baseline), Words(perturbed)
-        inside = {place for name in _names(before) for place in name}
-        moved = [place for place, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
-        gone, came = Counter(before[place] for place in moved), Counter(after[place] for place in moved)
-        return inside.issuperset(moved) and gone == came
+        return perturbed in self._outcomes(baseline)
 
 
 def _names(words: Words) -> list[range]:

@@ -11,7 +11,7 @@ from math import inf
 from random import Random
 from statistics import fmean
 
-from pyterrier_mechir.perturb.base import Perturbation
+from pyterrier_mechir.perturb.base import Perturbation, same_gaps
 from pyterrier_mechir.perturb.words import Words, distinct_terms, words
 
 HAGEN_2016 = "Hagen, Völske, Göring and Stein, CIKM 2016"
@@ -49,7 +49,8 @@ class Permutation(Perturbation):
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
         terms = list(distinct_terms(query))
-        return self.measure(Words(perturbed), terms) < self.measure(Words(baseline), terms) - _ROUNDING
+        before, after = (self.measure(Words(side), terms) for side in (baseline, perturbed))
+        return after < before - _ROUNDING and same_gaps(baseline, perturbed)
 
 
 def _places(words: Words, terms: Collection[str]) -> dict[str, list[int]]:
@@ -161,7 +162,8 @@ class PROX2(Permutation):
 class PROX3(Permutation):
     """The query's terms come together as a phrase, in the order of the query.
 
-    Does not apply to a query of one term, nor unless the text has all terms, and not as a phrase that early already.
+    Does not apply to a query of one term, nor unless the text has all terms, not as a phrase that early already, and as
+    many words together without a mark between them.
     """
 
     statement = "The earlier the whole query occurs as a phrase, the higher the score."
@@ -280,7 +282,8 @@ class QPHRA(Perturbation):
     Where the text has the phrase, the baseline is the text with two words of each occurrence exchanged; where the text
     has its words only, the perturbed side has them together.
 
-    Does not apply to a query without a quoted phrase of two words, nor where a word of it is missing.
+    Does not apply to a query without a quoted phrase of two words, nor where a word of it is missing, marks leave no
+    room for it, or exchanging two words makes the phrase again.
     """
 
     alignment = "permute"
@@ -313,4 +316,4 @@ class QPHRA(Perturbation):
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
         phrase = self._phrase(query)
         before, after = (next(_phrases(Words(side), phrase), None) for side in (baseline, perturbed))
-        return before is None and after is not None
+        return before is None and after is not None and same_gaps(baseline, perturbed)

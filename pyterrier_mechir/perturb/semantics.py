@@ -112,7 +112,14 @@ class STMC2(_OfSimilar):
         if added.total() != 1 or len(removed) != 1:
             return False
         (term,), (word,) = added, removed
-        return term in distinct_terms(query) and removed[word] == self.n and self.similar.related(term, word)
+        before, after = Words(baseline), Words(perturbed)
+        rest = list(before.without(set(before.places(word))))
+        return (
+            term in distinct_terms(query)
+            and before.counts()[word] == self.n
+            and self.similar.related(term, word)
+            and any(list(after.without({place})) == rest for place in after.places(term))
+        )
 
 
 class STMC3(_OfSimilar):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyterrier_mechir.perturb.words import words
+
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
 
@@ -41,9 +43,11 @@ class Similar(ABC):
     @staticmethod
     def _differs(term: str, word: str) -> bool:
         one, other = sorted((term.lower(), word.lower()), key=len)
-        return " " not in other and not other.startswith(one)
+        return words(word) == [word] and not other.startswith(one)
 
     def __eq__(self, other: object) -> bool:
+        if other is None:
+            return not self.known
         return self._key() == other._key() if isinstance(other, Similar) else NotImplemented
 
     def __hash__(self) -> int:
@@ -108,11 +112,12 @@ class _Given(Similar):
 
 
 class _Function(Similar):
-    def __init__(self, function: Callable[[str], Sequence[str]]):
+    def __init__(self, function: Callable[[str], str | Sequence[str]]):
         self._function = function
 
     def __call__(self, term: str) -> Sequence[str]:
-        return self._function(term)
+        found = self._function(term)
+        return [found] if isinstance(found, str) else found
 
     def _key(self) -> Any:
         return self._function
@@ -139,7 +144,7 @@ class Neighbours(Similar):
 
     def _nearest(self, term: str) -> Sequence[str]:
         ids = self.ranker.tokenizer(f" {term}", add_special_tokens=False)["input_ids"]
-        if not ids:
+        if not ids or self.ranker.tokenizer.unk_token_id in ids:
             return []
         table, vocabulary = self._table
         vector = self._embeddings()[ids].mean(axis=0)
@@ -185,11 +190,12 @@ class WordNet(Similar):
     def __init__(self, lexicon: str = "oewn:2024"):
         try:
             import wn
+            from wn.morphy import Morphy
         except ImportError as error:
             raise ImportError('WordNet needs the wn library: pip install "pyterrier-mechir[wordnet]".') from error
         self.lexicon = lexicon
         try:
-            self._wordnet = wn.Wordnet(lexicon)
+            self._wordnet = wn.Wordnet(lexicon, lemmatizer=Morphy())
         except wn.Error as error:
             raise ValueError(f"WordNet {lexicon!r} is not here: python -m wn download {lexicon}") from error
         self._look_up = lru_cache(maxsize=100_000)(self._related_words)

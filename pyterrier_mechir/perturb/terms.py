@@ -25,6 +25,10 @@ class AddTerm(Insertion):
         seed: of the random choices.
 
     Does not apply where there is nothing to add that shares no word with the query.
+
+    Raises:
+        TypeError: ``noise`` is of another kind.
+        ValueError: an unknown position, ``n`` less than 1, or ``noise`` without words.
     """
 
     sign = "-0"
@@ -35,6 +39,12 @@ class AddTerm(Insertion):
     def __init__(self, noise: Noise = None, position: str | int = "end", n: int = 1, seed: int = 0):
         super().__init__(position, n, seed)
         self.noise = noise
+        if noise is None or isinstance(noise, Idf):
+            return
+        if not isinstance(noise, (str, Sequence)):
+            raise TypeError(f"noise should be a text, several, an Idf or None, not {type(noise).__name__}.")
+        if not noise or not all(map(lowercase_words, [noise] if isinstance(noise, str) else noise)):
+            raise ValueError(f"noise is {noise!r}; give texts that have words.")
 
     def _choices(self, text: str, query: str) -> list[str]:
         """What may be added of what was given, or of the text's own words."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from functools import lru_cache
 from random import Random
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.perturb.base import Perturbation
+from pyterrier_mechir.perturb.base import Perturbation, same_gaps
 from pyterrier_mechir.perturb.insertion import check_count
-from pyterrier_mechir.perturb.words import STOPWORDS, Words, distinct_terms, lowercase_words
+from pyterrier_mechir.perturb.words import STOPWORDS, Words, distinct_terms
 
 ABNIRML = "ABNIRML: MacAvaney et al., TACL 2022"
 CHECKLIST = "CheckList: Ribeiro et al., ACL 2020"
@@ -147,14 +146,17 @@ class Typos(Perturbation):
         self.kind = None if kind is None else one_of("kind", kind, KINDS)
         self.terms = one_of("terms", terms, ("any", "query"))
 
-    def __call__(self, text: str, query: str) -> str | None:
-        words = Words(text)
+    def _places(self, words: Words, query: str) -> list[int]:
         asked = distinct_terms(query) if self.terms == "query" else None
-        places = [
+        return [
             place
             for place, key in enumerate(words.keys)
             if _MISSPELLABLE.fullmatch(key) and key not in STOPWORDS and (asked is None or key in asked)
         ]
+
+    def __call__(self, text: str, query: str) -> str | None:
+        words = Words(text)
+        places = self._places(words, query)
         if len(places) < self.n:
             return None
         rng = self._random(self.seed, text, query)
@@ -163,31 +165,38 @@ class Typos(Perturbation):
 
     def _misspelt(self, word: str, rng: Random) -> str:
         kind = self.kind or rng.choice(KINDS)
-        if kind == "swap":
-            places = [i for i in range(1, len(word) - 1) if word[i].lower() != word[i + 1].lower()]
-            if places:
-                i = rng.choice(places)
-                return word[:i] + word[i + 1] + word[i] + word[i + 2 :]
-            kind = "drop"
-        i = rng.randrange(1, len(word))
-        return word[:i] + ("" if kind == "drop" else rng.choice(_NEXT_TO[word[i].lower()])) + word[i + 1 :]
+        return rng.choice(_misspellings(word, kind) or _misspellings(word, "drop"))
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        changed = [(one, other) for one, other in zip(Words(baseline), Words(perturbed), strict=True) if one != other]
-        return len(changed) == self.n and all(_one_edit(one, other) for one, other in changed)
+        before, after = Words(baseline), Words(perturbed)
+        changed = [place for place in range(len(before)) if before[place] != after[place]]
+        kinds = [self.kind] if self.kind else KINDS
+        return (
+            len(changed) == self.n
+            and set(changed) <= set(self._places(before, query))
+            and same_gaps(baseline, perturbed)
+            and all(
+                any(after[i] in (_misspellings(before[i], kind) or _misspellings(before[i], "drop")) for kind in kinds)
+                for i in changed
+            )
+        )
 
 
 _MISSPELLABLE = re.compile(r"[a-z]{4,}")
 
 
-def _one_edit(word: str, other: str) -> bool:
-    """Whether a word becomes another by leaving out, replacing or exchanging one letter or two neighbours."""
-    start = next((i for i, (a, b) in enumerate(zip(word, other, strict=False)) if a != b), min(len(word), len(other)))
-    rest, other_rest = word[start:], other[start:]
-    return (
-        rest[1:] in (other_rest, other_rest[1:])
-        or (len(rest) > 1 and rest[1] + rest[0] + rest[2:] == other_rest)
-    )  # fmt: skip
+def _misspellings(word: str, kind: str) -> list[str]:
+    """All misspellings of a kind, away from the first letter."""
+    places = range(1, len(word))
+    if kind == "drop":
+        return [word[:i] + word[i + 1 :] for i in places]
+    if kind == "swap":
+        return [
+            word[:i] + word[i + 1] + word[i] + word[i + 2 :]
+            for i in places[:-1]
+            if word[i].lower() != word[i + 1].lower()
+        ]
+    return [word[:i] + letter + word[i + 1 :] for i in places for letter in _NEXT_TO[word[i].lower()]]
 
 
 class SwapNumbers(Perturbation):
@@ -220,10 +229,11 @@ _NUMBER = re.compile(r"\d+")
 
 
 def _other_number(number: str, rng: Random) -> str:
-    low = 10 ** (len(number) - 1) if len(number) > 1 and not number.startswith("0") else 0
-    high = 10 ** len(number)
-    new = rng.randrange(low, high - 1)
-    return f"{new + (new >= int(number)):0{len(number)}d}"
+    new = number
+    while new == number:
+        first = rng.choice("0123456789" if len(number) == 1 or number.startswith("0") else "123456789")
+        new = first + "".join(rng.choices("0123456789", k=len(number) - 1))
+    return new
 
 
 _TO_BE = ("is", "are", "was", "were", "am")
@@ -248,18 +258,16 @@ class Negate(Perturbation):
     def __init__(self, seed: int = 0):
         self.seed = seed
 
-    def __call__(self, text: str, query: str) -> str | None:
+    def _outcomes(self, text: str) -> list[str]:
         words = Words(text)
-        rng = self._random(self.seed, text, query)
         negations = words.places("not")
         if negations:
-            return str(words.without({rng.choice(negations)}))
-        verbs = words.places(_AUXILIARIES)
-        if not verbs:
-            return None
-        place = rng.choice(verbs)
-        return str(words.replaced({place: f"{words[place]} not"}))
+            return [str(words.without({place})) for place in negations]
+        return [str(words.replaced({place: f"{words[place]} not"})) for place in words.places(_AUXILIARIES)]
+
+    def __call__(self, text: str, query: str) -> str | None:
+        outcomes = self._outcomes(text)
+        return self._random(self.seed, text, query).choice(outcomes) if outcomes else None
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        before, after = Counter(lowercase_words(baseline)), Counter(lowercase_words(perturbed))
-        return abs(after["not"] - before["not"]) == 1 and (after - before) + (before - after) == Counter(["not"])
+        return perturbed in self._outcomes(baseline)

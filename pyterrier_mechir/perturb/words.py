@@ -20,7 +20,8 @@ _FUNCTION_WORDS = """
 STOPWORDS = frozenset(_FUNCTION_WORDS.split())
 """English function words, which carry no term-matching signal."""
 
-_WORD = regex.compile(r"([\w\p{M}]+(?:['\u2019-][\w\p{M}]+)*)")
+_RUN = r"[\p{L}\p{N}_][\p{L}\p{N}\p{M}\u200c\u200d_]*"
+_WORD = regex.compile(rf"({_RUN}(?:['\u2019-]{_RUN})*)")
 
 
 def words(text: str) -> list[str]:
