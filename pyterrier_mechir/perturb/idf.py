@@ -132,8 +132,8 @@ class Idf:
 
         Args:
             source: an ``Idf``; a built ``PisaIndex`` or a Terrier index, whose own tokeniser and stemmer are used; a
-                mapping of terms to idf; a dataset of PyTerrier or ir_datasets, whose frequencies are kept in
-                PyTerrier's home directory; or an iterable of texts or of dicts with a ``text`` (a corpus iterator),
+                mapping of terms to idf; a dataset of PyTerrier or ir_datasets (frequencies of the latter are kept
+                in PyTerrier's home directory); or an iterable of texts or of dicts with a ``text`` (a corpus iterator),
                 which is read once, or a frame with a ``text``.
             analyse: for a mapping or a corpus, text to terms; lower-cased words by default.
 

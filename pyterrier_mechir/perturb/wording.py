@@ -108,14 +108,15 @@ def _lemma(word: str, language: str) -> str:
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _NEXT_TO = {
     key: "".join(
-        _ROWS[r][c]
-        for r in range(max(0, row - 1), min(len(_ROWS), row + 2))
-        for c in range(max(0, column - 1), min(len(_ROWS[r]), column + 2))
-        if (r, c) != (row, column)
+        _ROWS[row + up][column + right]
+        for up, right in ((0, -1), (0, 1), (-1, 0), (-1, 1), (1, -1), (1, 0))
+        if 0 <= row + up < len(_ROWS) and 0 <= column + right < len(_ROWS[row + up])
     )
     for row, keys in enumerate(_ROWS)
     for column, key in enumerate(keys)
 }
+"""The neighbours of each letter on a QWERTY keyboard, whose rows are shifted."""
+
 KINDS = ("keyboard", "swap", "drop")
 
 
@@ -196,7 +197,8 @@ def _misspellings(word: str, kind: str) -> list[str]:
             for i in places[:-1]
             if word[i].lower() != word[i + 1].lower()
         ]
-    return [word[:i] + letter + word[i + 1 :] for i in places for letter in _NEXT_TO[word[i].lower()]]
+    neighbours = [(i, letter) for i in places for letter in _NEXT_TO[word[i].lower()]]
+    return [word[:i] + (letter.upper() if word[i].isupper() else letter) + word[i + 1 :] for i, letter in neighbours]
 
 
 class SwapNumbers(Perturbation):
