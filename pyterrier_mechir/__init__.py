@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.rankers.bi_encoder import BiEncoder
     from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
     from pyterrier_mechir.stages.aggregate import AggregateHeads
+    from pyterrier_mechir.stages.explode import explode_effects
     from pyterrier_mechir.stages.pair_scorer import PairScorer
     from pyterrier_mechir.stages.patch_scorer import PatchScorer
     from pyterrier_mechir.stages.perturb_docs import PerturbDocs
@@ -35,6 +36,7 @@ _HOMES = {
     "PerturbDocs": "stages.perturb_docs",
     "PerturbQueries": "stages.perturb_queries",
     "Sweep": "stages.sweep",
+    "explode_effects": "stages.explode",
     "plot_heads": "plots.heads",
 }
 
@@ -48,6 +50,7 @@ __all__ = [
     "PerturbDocs",
     "PerturbQueries",
     "Sweep",
+    "explode_effects",
     "plot_heads",
 ]
 

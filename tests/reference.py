@@ -8,26 +8,50 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-COMPONENTS = ("head", "attn_out", "mlp_out", "resid_pre")
+COMPONENTS = ("head", "q", "k", "v", "attn_out", "mlp_out", "resid_pre", "resid_mid", "resid_post", "embed")
+
+PER_HEAD = ("head", "q", "k", "v")
 
 
 class Paths(NamedTuple):
-    """Where parts are, as read in transformers' modeling files; ``prefix`` is the encoder's place in a classifier."""
+    """Where parts are, as read in transformers' modeling files; ``prefix`` is the encoder's place in a classifier.
+
+    ``maps`` are those of queries, keys and values, ``mid`` the norm that the stream between attention and MLP leaves
+    (or, for ModernBERT, enters).
+    """
 
     prefix: str
     layer: str
     attention_projection: str
     mlp_projection: str
+    maps: tuple[str, ...]
+    mid: str
 
+
+_BERT_MAPS = tuple(f"attention.self.{name}" for name in ("query", "key", "value"))
+_BERT_MID = "attention.output.LayerNorm"
 
 PATHS = {
-    "bert": Paths("bert.", "encoder.layer.{}", "attention.output.dense", "output.dense"),
-    "electra": Paths("electra.", "encoder.layer.{}", "attention.output.dense", "output.dense"),
-    "roberta": Paths("roberta.", "encoder.layer.{}", "attention.output.dense", "output.dense"),
-    "xlm-roberta": Paths("roberta.", "encoder.layer.{}", "attention.output.dense", "output.dense"),
-    "distilbert": Paths("distilbert.", "transformer.layer.{}", "attention.out_lin", "ffn.lin2"),
-    "modernbert": Paths("model.", "layers.{}", "attn.Wo", "mlp.Wo"),
-    "mpnet": Paths("mpnet.", "encoder.layer.{}", "attention.attn.o", "output.dense"),
+    name: Paths(f"{prefix}.", "encoder.layer.{}", "attention.output.dense", "output.dense", _BERT_MAPS, _BERT_MID)
+    for name, prefix in {"bert": "bert", "electra": "electra", "roberta": "roberta", "xlm-roberta": "roberta"}.items()
+} | {
+    "distilbert": Paths(
+        "distilbert.",
+        "transformer.layer.{}",
+        "attention.out_lin",
+        "ffn.lin2",
+        ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        "sa_layer_norm",
+    ),
+    "modernbert": Paths("model.", "layers.{}", "attn.Wo", "mlp.Wo", ("attn.Wqkv",) * 3, "mlp_norm"),
+    "mpnet": Paths(
+        "mpnet.",
+        "encoder.layer.{}",
+        "attention.attn.o",
+        "output.dense",
+        ("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+        "attention.LayerNorm",
+    ),
 }
 
 Inputs = dict[str, Tensor]
@@ -88,8 +112,8 @@ class Reference:
 
     def sites(self, component: str) -> list[tuple[int, int | None]]:
         """(layer, head) of each site of a component, in order; head is None where the site is the whole layer's."""
-        heads = range(self.n_heads) if component == "head" else [None]
-        return [(layer, head) for layer in range(self.n_layers) for head in heads]
+        heads = range(self.n_heads) if component in PER_HEAD else [None]
+        return [(layer, head) for layer in range(1 if component == "embed" else self.n_layers) for head in heads]
 
     def activation(self, inputs: Inputs, component: str, layer: int) -> Tensor:
         """The activation of a component in an ordinary run, ``[1, S, D]``; each is computed once."""
@@ -99,29 +123,54 @@ class Reference:
                 self.score(inputs)
         return self._seen[key][1]
 
-    def patched(self, target: Inputs, source: Inputs, component: str, layer: int, head: int | None = None) -> float:
-        """The score of the target run with one component taken, at all positions, from the source run."""
+    def patched(
+        self,
+        target: Inputs,
+        source: Inputs,
+        component: str,
+        layer: int,
+        head: int | None = None,
+        positions: list[int] | None = None,
+    ) -> float:
+        """The score of the target run with one component taken, at all or some positions, from the source run."""
         taken = self.activation(source, component, layer)
+        places = list(range(taken.shape[1])) if positions is None else positions
 
         def replace(value: Tensor) -> Tensor:
-            if head is None:
-                return taken
-            size = value.shape[-1] // self.n_heads
+            part = self._part(component, head, value.shape[-1])
             mixed = value.clone()
-            mixed[..., head * size : (head + 1) * size] = taken[..., head * size : (head + 1) * size]
+            for place in places:
+                mixed[:, place, part] = taken[:, place, part]
             return mixed
 
         with self._hook(component, layer, replace):
             return self.score(target)
+
+    def _part(self, component: str, head: int | None, width: int) -> slice:
+        """The features of a value that a site has."""
+        if component == "neuron":
+            return slice(head, head + 1)
+        if head is None:
+            return slice(None)
+        size = self.model.config.hidden_size // self.n_heads
+        is_one_map = width == 3 * self.model.config.hidden_size
+        start = PER_HEAD[1:].index(component) * self.model.config.hidden_size if is_one_map else 0
+        return slice(start + head * size, start + (head + 1) * size)
 
     def _hook(self, component: str, layer: int, function: Callable[[Tensor], Tensor | None]) -> Any:
         module, is_input = self._place(component, layer)
 
         def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
             new = function(args[0])
+            if component == "resid_mid" and new is not None:
+                args[0].copy_(new)
+                return None
             return None if new is None else (new, *args[1:])
 
-        def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            if isinstance(output, tuple):
+                new = function(output[0])
+                return None if new is None else (new, *output[1:])
             return function(output)
 
         return module.register_forward_pre_hook(before) if is_input else module.register_forward_hook(after)
@@ -130,8 +179,16 @@ class Reference:
         paths = PATHS[self.model.config.model_type]
         is_classifier = type(self.model).__name__.endswith("ForSequenceClassification")
         path = (paths.prefix if is_classifier else "") + paths.layer.format(layer)
-        if component == "resid_pre":
-            return self.model.get_submodule(path), True
+        if component == "embed":
+            return self.model.get_input_embeddings(), False
+        if component in ("resid_pre", "resid_post"):
+            return self.model.get_submodule(path), component == "resid_pre"
+        if component == "resid_mid":
+            return self.model.get_submodule(f"{path}.{paths.mid}"), self.model.config.model_type == "modernbert"
+        if component in ("q", "k", "v"):
+            return self.model.get_submodule(f"{path}.{paths.maps['qkv'.index(component)]}"), False
+        if component == "neuron":
+            return self.model.get_submodule(f"{path}.{paths.mlp_projection}"), True
         if component == "mlp_out":
             return self.model.get_submodule(f"{path}.{paths.mlp_projection}"), False
         return self.model.get_submodule(f"{path}.{paths.attention_projection}"), component == "head"

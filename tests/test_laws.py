@@ -74,7 +74,7 @@ def patch(
 
 
 def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=5e-5)
 
 
 def assert_same_results(found: SweepResult, expected: list[SweepResult]) -> None:

@@ -464,7 +464,7 @@ def test_aggregate_heads_names_a_missing_grouping_column(bi_encoder, frame):
         ({"layers": [-1]}, "no layer -1"),
         ({"heads": [(0, 4)]}, r"no head \(0, 4\).*heads 0 to 3"),
         ({"heads": [(3, 0)]}, r"no head \(3, 0\)"),
-        ({"heads": [(0, 0)], "component": "mlp_out"}, 'component="head"'),
+        ({"heads": [(0, 0)], "component": "mlp_out"}, "one component of 'head', 'q'"),
         ({"heads": [(0, 0)], "layers": [0]}, "without layers="),
         ({"filler": []}, "filler"),
         ({"batch_size": 0}, "batch_size"),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Batch = dict[str, Tensor]
 """The inputs of a ranker's forward; every tensor has the runs on its first axis."""
 
-AFTER_ATTENTION = frozenset({"z", "attn_out", "mlp_out"})
+AFTER_ATTENTION = frozenset({"z", "attn_out", "resid_mid", "mlp_post", "mlp_out"})
 """Activations whose replacement leaves the attention weights of their own layer unchanged."""
 
 
@@ -36,7 +36,7 @@ class Edit:
 
     Args:
         layer: the layer.
-        activation: ``resid_pre``, ``z``, ``attn_out`` or ``mlp_out``.
+        activation: its name, as in :data:`~pyterrier_mechir.patching.sites.COMPONENTS`.
         source: the values to take, ``[B, S, D]``.
         mask: which copies, runs, positions and groups take them, broadcastable to ``[n, B, S, G]``.
     """
@@ -88,23 +88,43 @@ def _restore(module: nn.Module, previous: Callable[..., Any] | None) -> None:
         module.__dict__["forward"] = previous
 
 
-def on_port(port: Port, function: Callable[[Tensor], Tensor | None]) -> Any:
-    """Call ``function`` with the activation that passes a port; what it returns, unless None, takes its place.
+@contextmanager
+def on_port(port: Port, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Call ``function`` with the activation that passes a port; what it returns, unless None, takes its place."""
+    stream: list[Tensor] = []
 
-    Returns:
-        The handle of the hook, a context manager that removes it.
-    """
+    def passed(value: Tensor) -> Tensor | None:
+        added = stream[0][:, : value.shape[1]] if stream else None
+        activation = value if port.part is None else value[..., port.part]
+        new = function(activation if added is None else activation + added)
+        if new is None:
+            return None
+        new = new if added is None else new - added
+        if port.part is None:
+            return new
+        return torch.cat([value[..., : port.part.start], new, value[..., port.part.stop :]], dim=-1)
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        value = function(args[0])
+        value = passed(args[0])
         return None if value is None else (value, *args[1:])
 
-    def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        return function(output)
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if not isinstance(output, tuple):
+            return passed(output)
+        value = passed(output[0])
+        return None if value is None else (value, *output[1:])
 
-    if port.is_input:
-        return port.module.register_forward_pre_hook(before)
-    return port.module.register_forward_hook(after)
+    def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
+        stream[:] = args[:1]
+
+    with ExitStack() as stack:
+        if port.added_to is not None:
+            stack.enter_context(port.added_to.register_forward_pre_hook(keep))
+        if port.is_input:
+            stack.enter_context(port.module.register_forward_pre_hook(before))
+        else:
+            stack.enter_context(port.module.register_forward_hook(after))
+        yield
 
 
 def record(ranker: Ranker, batch: Batch, wanted: Iterable[tuple[int, str]]) -> Recording:
@@ -130,9 +150,36 @@ def record(ranker: Ranker, batch: Batch, wanted: Iterable[tuple[int, str]]) -> R
     return Recording(scores, activations)
 
 
+@dataclass(frozen=True)
+class _Resumption:
+    """Where a patched run takes up the recorded one.
+
+    Args:
+        layer: the first layer that is computed, in full or in part; the number of layers where none is.
+        start: the recorded activation that enters it; None where the run starts at the tokens.
+        attention_is_given: whether the attention of that layer is not computed either.
+    """
+
+    layer: int
+    start: tuple[int, str] | None
+    attention_is_given: bool
+
+    @classmethod
+    def at(cls, edits: Sequence[tuple[int, str]]) -> _Resumption:
+        """Before the first of some edited activations."""
+        if any(activation == "embed" for _, activation in edits):
+            return cls(0, None, False)
+        layer = min(layer + (activation == "resid_post") for layer, activation in edits)
+        of_layer = [activation for edited, activation in edits if edited == layer]
+        start = (layer, "resid_pre") if of_layer else (layer - 1, "resid_post")
+        return cls(layer, start, bool(of_layer) and AFTER_ATTENTION.issuperset(of_layer))
+
+
 def needed_to_replay(layer: int, activation: str) -> list[tuple[int, str]]:
     """What must be recorded of a run to resume it at an edit of this activation."""
-    return [(layer, "resid_pre"), (layer, "z")] if activation in AFTER_ATTENTION else [(layer, "resid_pre")]
+    resumption = _Resumption.at([(layer, activation)])
+    start = [] if resumption.start is None else [resumption.start]
+    return start + ([(layer, "z")] if resumption.attention_is_given else [])
 
 
 def replay(ranker: Ranker, batch: Batch, base: Recording, edits: Sequence[Edit]) -> Tensor:
@@ -148,29 +195,30 @@ def replay(ranker: Ranker, batch: Batch, base: Recording, edits: Sequence[Edit])
         ``[n, B]``: the score of each copy of each run.
     """
     anatomy = ranker.anatomy
-    first = min(edit.layer for edit in edits)
+    resumption = _Resumption.at([(edit.layer, edit.activation) for edit in edits])
     n = edits[0].mask.shape[0]
 
     def copies(value: Tensor) -> Tensor:
         return value.expand(n, *value.shape).flatten(0, 1)
 
-    start = copies(base[first, "resid_pre"])
-    nothing = start.new_zeros(()).expand(start.shape)
-    forwards: list[tuple[nn.Module, Callable[..., Any]]] = [
-        (module, lambda *args, **kwargs: nothing) for module in anatomy.embeddings
-    ]
-    forwards += [(layer, anatomy.skip) for layer in anatomy.layers[:first]]
-    attention_is_given = all(edit.activation in AFTER_ATTENTION for edit in edits if edit.layer == first)
-    if attention_is_given:
-        forwards.append((anatomy.attention(first), _given_z(anatomy, first, copies(base[first, "z"]))))
-
+    forwards: list[tuple[nn.Module, Callable[..., Any]]] = []
     with ExitStack() as stack:
-        stack.enter_context(on_port(anatomy.port(first, "resid_pre"), lambda value: start))
+        if resumption.start is not None:
+            start = copies(base[resumption.start])
+            nothing = start.new_zeros(()).expand(start.shape)
+            forwards += [(module, lambda *args, **kwargs: nothing) for module in anatomy.embeddings]
+            forwards += [(layer, anatomy.skip) for layer in anatomy.layers[: resumption.layer]]
+            entry = min(resumption.layer, anatomy.n_layers - 1)
+            stack.enter_context(on_port(anatomy.port(entry, "resid_pre"), lambda value: start))
+        if resumption.attention_is_given:
+            given = _given_z(anatomy, resumption.layer, copies(base[resumption.layer, "z"]))
+            forwards.append((anatomy.attention(resumption.layer), given))
         for edit in edits:
             stack.enter_context(on_port(anatomy.port(edit.layer, edit.activation), edit))
         if ranker.reads_first_token:
-            last_is_given = attention_is_given and first == anatomy.n_layers - 1
-            _narrow_last_layer(anatomy, forwards, stack, last_is_given)
+            last = anatomy.n_layers - 1
+            is_given = resumption.layer > last or (resumption.layer == last and resumption.attention_is_given)
+            _narrow_last_layer(anatomy, forwards, stack, is_given)
         stack.enter_context(overridden(forwards))
         scores = ranker.forward({name: copies(value) for name, value in batch.items()})
     return scores.unflatten(0, (n, -1))
@@ -195,7 +243,7 @@ def _narrow_last_layer(
     """
     last = anatomy.n_layers - 1
     if not attention_is_given:
-        maps = anatomy.qkv(last)
+        maps = anatomy.plain_qkv(last)
         if not maps:
             return
         query, key, value = maps

@@ -9,22 +9,43 @@ from pyterrier_mechir._options import one_of
 
 COMPONENTS: dict[str, str] = {
     "head": "z",
+    "q": "q",
+    "k": "k",
+    "v": "v",
     "attn_out": "attn_out",
     "mlp_out": "mlp_out",
+    "neuron": "mlp_post",
     "resid_pre": "resid_pre",
+    "resid_mid": "resid_mid",
+    "resid_post": "resid_post",
+    "embed": "embed",
 }
 """Each component and the activation that is replaced to patch it.
 
-``head`` is z, the output of one attention head before the output projection (``attn.hook_z`` in TransformerLens);
-``attn_out`` and ``mlp_out`` are what the attention and the MLP add to the residual stream, before the norm that follows
-in post-norm models; ``resid_pre`` is the input of a layer.
+- ``head``: z, the output of one attention head before the output projection (``attn.hook_z`` in TransformerLens).
+- ``q``, ``k``, ``v``: a head's queries, keys or values, before rotary positions (``attn.hook_q`` and so on).
+- ``attn_out``, ``mlp_out``: what the attention and the MLP add to the residual stream, before the norm that follows in
+  post-norm models (``hook_attn_out``, ``hook_mlp_out``).
+- ``neuron``: one hidden unit of the MLP after its nonlinearity, and after the gate where there is one
+  (``mlp.hook_post``).
+- ``resid_pre``, ``resid_mid``, ``resid_post``: the residual stream that enters a layer, that is between its attention
+  and its MLP, and that leaves it (``hook_resid_pre`` and so on). In post-norm models these are the normed streams,
+  which all that comes after reads; in pre-norm models the stream before any norm.
+- ``embed``: the word embeddings, before positions and norm (``hook_embed``).
 """
+
+PER_HEAD = ("head", "q", "k", "v")
+"""Components of which each layer has one per head."""
 
 DIRECTIONS = ("denoise", "noise", "both")
 
 
+BLOCK = ("resid_pre", "attn_out", "mlp_out")
+"""What ``component="block"`` stands for."""
+
+
 class Site(NamedTuple):
-    """One component of one layer; ``head`` is None where the component is the whole layer's."""
+    """One component of one layer; ``head`` is the head or neuron, None where the component is the whole layer's."""
 
     component: str
     layer: int
@@ -32,8 +53,14 @@ class Site(NamedTuple):
 
     @property
     def name(self) -> str:
-        """``L5H8`` for a head, ``L5.mlp_out`` otherwise."""
-        return f"L{self.layer}.{self.component}" if self.head is None else f"L{self.layer}H{self.head}"
+        """``L5H8`` for a head, ``L5H8.q`` for its queries, ``L5N12`` for a neuron, ``L5.mlp_out``, or ``embed``."""
+        if self.component == "embed":
+            return "embed"
+        if self.component == "neuron":
+            return f"L{self.layer}N{self.head}"
+        if self.head is None:
+            return f"L{self.layer}.{self.component}"
+        return f"L{self.layer}H{self.head}" + ("" if self.component == "head" else f".{self.component}")
 
 
 class Sites(NamedTuple):
@@ -41,7 +68,8 @@ class Sites(NamedTuple):
 
     Args:
         sites: all sites, in the order of the flattened results.
-        shape: ``[layer, head]`` for heads, ``[layer]`` for another component, ``[site]`` for a list of components.
+        shape: ``[layer, head]`` for components that each head has, ``[layer, neuron]`` for neurons, ``[1]`` for the
+            embeddings, ``[layer]`` for any other, ``[site]`` for a list of components.
         swept: which of the sites are patched, as indices into ``sites``; results are missing elsewhere.
     """
 
@@ -56,6 +84,8 @@ def _component_names(component: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         ValueError: an unknown component, or none at all.
     """
+    if component == "block":
+        return BLOCK
     names = (component,) if isinstance(component, str) else tuple(component)
     if not names:
         raise ValueError(f"no component given; choose from {', '.join(map(repr, COMPONENTS))}.")
@@ -68,45 +98,55 @@ def select_sites(
     n_heads: int,
     heads: Sequence[tuple[int, int]] | None = None,
     layers: Sequence[int] | None = None,
+    *,
+    n_neurons: int = 0,
 ) -> Sites:
     """The sites that a sweep visits.
 
     Args:
-        component: a component, or a list of several.
+        component: a component, ``block``, or a list of several.
         n_layers: layers of the model.
         n_heads: heads per layer.
-        heads: only these (layer, head); needs ``component="head"``.
+        heads: only these (layer, head), or (layer, neuron); needs one component that has these.
         layers: only these layers.
+        n_neurons: hidden units of each layer's MLP.
 
     Raises:
-        ValueError: an unknown component, or a layer or head that the model does not have.
+        ValueError: an unknown component, or a layer, head or neuron that the model does not have.
     """
     names = _component_names(component)
-    if heads is not None and (names != ("head",) or layers is not None):
-        raise ValueError('heads=[(layer, head), ...] goes with component="head" and without layers=.')
-    sites = tuple(
-        Site(name, layer, head)
-        for name in names
-        for layer in range(n_layers)
-        for head in (range(n_heads) if name == "head" else (None,))
-    )
+    parts = dict.fromkeys(PER_HEAD, n_heads) | {"neuron": n_neurons}
+    if heads is not None and (len(names) != 1 or names[0] not in parts or layers is not None):
+        raise ValueError(
+            f"heads=[(layer, head), ...] goes with one component of {', '.join(map(repr, parts))} and without layers=."
+        )
     for layer in layers or ():
         if layer not in range(n_layers):
             raise ValueError(f"no layer {layer}: the model has layers 0 to {n_layers - 1}.")
-    chosen = None if heads is None else {Site("head", *head) for head in heads}
+    sites = tuple(
+        Site(name, layer, part)
+        for name in names
+        for layer in range(1 if name == "embed" else n_layers)
+        for part in (range(parts[name]) if name in parts else (None,))
+    )
+    chosen = None if heads is None else [Site(names[0], *head) for head in heads]
     for site in chosen or ():
-        if site not in sites:
+        if site.layer not in range(n_layers) or site.head not in range(parts[names[0]]):
+            what = "neuron" if names[0] == "neuron" else "head"
             raise ValueError(
-                f"no head ({site.layer}, {site.head}): the model has layers 0 to {n_layers - 1} of heads 0 to "
-                f"{n_heads - 1}."
+                f"no {what} ({site.layer}, {site.head}): the model has layers 0 to {n_layers - 1} of {what}s 0 to "
+                f"{parts[names[0]] - 1}."
             )
+    wanted = None if chosen is None else set(chosen)
     swept = tuple(
         number
         for number, site in enumerate(sites)
-        if (layers is None or site.layer in layers) and (chosen is None or site in chosen)
+        if (layers is None or site.layer in layers) and (wanted is None or site in wanted)
     )
-    if not isinstance(component, str):
+    if not isinstance(component, str) or component == "block":
         shape: tuple[int, ...] = (len(sites),)
+    elif component == "embed":
+        shape = (1,)
     else:
-        shape = (n_layers, n_heads) if component == "head" else (n_layers,)
+        shape = (n_layers, parts[component]) if component in parts else (n_layers,)
     return Sites(sites, shape, swept)

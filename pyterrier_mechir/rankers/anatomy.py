@@ -24,8 +24,11 @@ class Architecture:
             that begins with the heads' outputs z (or, where ``out_proj`` lies inside it, with ``out_proj(z)``).
         out_proj: in a layer, the linear map of the concatenated head outputs z to the attention output.
         mlp_out: in a layer, the last linear map of the MLP.
-        qkv: in a layer, the query, key and value maps, for layers that apply these to their input as it is and
-            attend by plain scaled dot products (no norm before, no rotary or relative positions); otherwise empty.
+        qkv: in a layer, the query, key and value maps, or the one map that gives all three after one another.
+        mid_norm: in a layer, the norm whose output is the residual stream between attention and MLP; empty where that
+            stream is not normed (pre-norm layers).
+        plain_attention: whether layers apply ``qkv`` to their input as it is and attend by plain scaled dot products,
+            with no norm before and no rotary or relative positions.
         embeddings: the modules between token ids and the first layer, from the base model; absent ones are skipped.
         layer_returns_tuple: whether a layer returns its hidden states in a tuple.
     """
@@ -34,7 +37,9 @@ class Architecture:
     attention: str
     out_proj: str
     mlp_out: str
-    qkv: tuple[str, ...] = ()
+    qkv: tuple[str, ...]
+    mid_norm: str = ""
+    plain_attention: bool = False
     embeddings: tuple[str, ...] = ("embeddings",)
     layer_returns_tuple: bool = False
 
@@ -45,6 +50,8 @@ _BERT = Architecture(
     out_proj="attention.output.dense",
     mlp_out="output.dense",
     qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
+    mid_norm="attention.output.LayerNorm",
+    plain_attention=True,
     embeddings=("embeddings", "embeddings_project"),
 )
 
@@ -59,13 +66,19 @@ ARCHITECTURES: dict[str, Architecture] = {
         out_proj="attention.out_lin",
         mlp_out="ffn.lin2",
         qkv=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        mid_norm="sa_layer_norm",
+        plain_attention=True,
     ),
-    "modernbert": Architecture(layers="layers", attention="attn", out_proj="attn.Wo", mlp_out="mlp.Wo"),
+    "modernbert": Architecture(
+        layers="layers", attention="attn", out_proj="attn.Wo", mlp_out="mlp.Wo", qkv=("attn.Wqkv",)
+    ),
     "mpnet": Architecture(
         layers="encoder.layer",
         attention="attention.attn",
         out_proj="attention.attn.o",
         mlp_out="output.dense",
+        qkv=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+        mid_norm="attention.LayerNorm",
         layer_returns_tuple=True,
     ),
 }
@@ -73,10 +86,19 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 class Port(NamedTuple):
-    """A place where an activation can be read and replaced: the input or the output of one module."""
+    """A place where an activation can be read and replaced.
+
+    Args:
+        module: the module that the activation goes into or comes out of.
+        is_input: which of the two.
+        part: the features that are the activation's; None for all.
+        added_to: a module to whose input the value is added; the activation is the sum.
+    """
 
     module: nn.Module
     is_input: bool
+    part: slice | None = None
+    added_to: nn.Module | None = None
 
 
 class Anatomy:
@@ -103,10 +125,16 @@ class Anatomy:
         self.embeddings = [getattr(base, name) for name in self.architecture.embeddings if hasattr(base, name)]
         self.n_layers = len(self.layers)
         self.n_heads: int = model.config.num_attention_heads
+        self._word_embedding: nn.Module = model.get_input_embeddings()
         self._config = model.config
 
     def __repr__(self) -> str:
         return f"Anatomy(n_layers={self.n_layers}, n_heads={self.n_heads})"
+
+    @property
+    def n_neurons(self) -> int:
+        """Hidden units of a layer's MLP."""
+        return int(self.layers[0].get_submodule(self.architecture.mlp_out).weight.shape[1])  # type: ignore[index]
 
     def attention(self, layer: int) -> nn.Module:
         return self.layers[layer].get_submodule(self.architecture.attention)
@@ -114,9 +142,9 @@ class Anatomy:
     def out_proj(self, layer: int) -> nn.Module:
         return self.layers[layer].get_submodule(self.architecture.out_proj)
 
-    def qkv(self, layer: int) -> list[nn.Module]:
+    def plain_qkv(self, layer: int) -> list[nn.Module]:
         """The query, key and value maps of a layer of plain attention; empty for any other."""
-        if self._config._attn_implementation not in ("eager", "sdpa"):
+        if not self.architecture.plain_attention or self._config._attn_implementation not in ("eager", "sdpa"):
             return []
         return [self.layers[layer].get_submodule(path) for path in self.architecture.qkv]
 
@@ -130,17 +158,29 @@ class Anatomy:
         return (self.out_proj(layer)(z) if projects else z), None
 
     def port(self, layer: int, activation: str) -> Port:
-        """Where the activation ``resid_pre``, ``z``, ``attn_out`` or ``mlp_out`` of a layer passes."""
-        if activation == "resid_pre":
-            return Port(self.layers[layer], is_input=True)
-        if activation == "z":
-            return Port(self.out_proj(layer), is_input=True)
-        if activation == "attn_out":
-            return Port(self.out_proj(layer), is_input=False)
-        if activation == "mlp_out":
-            return Port(self.layers[layer].get_submodule(self.architecture.mlp_out), is_input=False)
-        raise KeyError(activation)
+        """Where an activation of a layer passes (see :data:`~pyterrier_mechir.patching.sites.COMPONENTS`)."""
+        of = self.layers[layer].get_submodule
+        table = self.architecture
+        if activation in ("resid_pre", "resid_post"):
+            return Port(self.layers[layer], is_input=activation == "resid_pre")
+        if activation in ("z", "attn_out"):
+            return Port(self.out_proj(layer), is_input=activation == "z")
+        if activation in ("mlp_post", "mlp_out"):
+            return Port(of(table.mlp_out), is_input=activation == "mlp_post")
+        if activation == "resid_mid" and table.mid_norm:
+            return Port(of(table.mid_norm), is_input=False)
+        if activation == "resid_mid":
+            return Port(self.out_proj(layer), is_input=False, added_to=self.layers[layer])
+        if activation == "embed":
+            return Port(self._word_embedding, is_input=False)
+        which = ("q", "k", "v").index(activation)
+        if len(table.qkv) == 3:
+            return Port(of(table.qkv[which]), is_input=False)
+        width = self._config.hidden_size
+        return Port(of(table.qkv[0]), is_input=False, part=slice(which * width, (which + 1) * width))
 
     def groups(self, activation: str) -> int:
-        """How many independently patched slices the last axis of an activation has (one per head for z)."""
-        return self.n_heads if activation == "z" else 1
+        """How many independently patched slices the last axis of an activation has: one per head, neuron, or in all."""
+        if activation in ("z", "q", "k", "v"):
+            return self.n_heads
+        return self.n_neurons if activation == "mlp_post" else 1

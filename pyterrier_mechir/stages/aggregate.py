@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -56,37 +57,35 @@ def _stack(arrays: pd.Series) -> np.ndarray:
     return np.stack([np.asarray(array, dtype=np.float64).ravel() for array in arrays])
 
 
-def _usable(values: np.ndarray) -> np.ndarray:
-    return np.asarray(np.isfinite(values).all(axis=1))
-
-
 def _ratio_of_means(pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
-    used = _usable(pairs.moved)
-    return _over(_mean(pairs.moved[used]), _mean(pairs.delta[used])), used
+    used = np.isfinite(pairs.moved)
+    return _over(_mean(pairs.moved, used), _mean(pairs.delta[:, None], used)), used
 
 
 def _difference(pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
-    used = _usable(pairs.moved)
-    return _mean(pairs.moved[used]), used
+    used = np.isfinite(pairs.moved)
+    return _mean(pairs.moved, used), used
 
 
 def _mean_of_ratios(pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
-    used = _usable(pairs.effects)
-    return _mean(pairs.effects[used]), used
+    used = np.isfinite(pairs.effects)
+    return _mean(pairs.effects, used), used
 
 
 def _median(pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
-    used = _usable(pairs.effects)
-    missing = np.full(pairs.effects.shape[1], np.nan)
-    return (np.median(pairs.effects[used], axis=0) if used.any() else missing), used
+    used = np.isfinite(pairs.effects)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.nanmedian(np.where(used, pairs.effects, np.nan), axis=0), used
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
-    return values.mean(axis=0) if len(values) else np.full(values.shape[1:], np.nan)
+def _mean(values: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """The mean of each column over the rows that it uses."""
+    return _over(np.where(used, values, 0).sum(axis=0), used.sum(axis=0).astype(np.float64))
 
 
 def _over(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return numerator / (denominator if denominator else np.nan)
+    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator != 0)
 
 
 ESTIMATORS: dict[str, Callable[[_Pairs], tuple[np.ndarray, np.ndarray]]] = {
@@ -95,7 +94,7 @@ ESTIMATORS: dict[str, Callable[[_Pairs], tuple[np.ndarray, np.ndarray]]] = {
     "median": _median,
     "difference": _difference,
 }
-"""Each estimator: a group of pairs to the effect of each site and the pairs that it used."""
+"""Each estimator: a group of pairs to the effect of each site, and which pairs each site's used, ``[pair, site]``."""
 
 
 class AggregateHeads(Keyed, pt.Transformer):
@@ -106,7 +105,8 @@ class AggregateHeads(Keyed, pt.Transformer):
 
     Output, one row per group and component: ``qid`` (the group), ``docno`` (the component's name, ``L5H8`` or
     ``L5.mlp_out``), ``score`` (its effect), ``rank``, ``component``, ``layer``, ``head`` (missing for a layer-wide
-    component), ``n_pairs`` (pairs that the estimate used), ``n_skipped`` (pairs whose effects are missing),
+    component), ``slot`` (the token class or position, only where these are patched apart; ``docno`` is then
+    ``L5H8@EDIT``), ``n_pairs`` (pairs that the estimate used), ``n_skipped`` (pairs whose effects are missing),
     ``mean_delta`` (mean of s_p - s_b over the pairs used, in score units), ``ci_low``, ``ci_high``, ``p_value`` and
     ``p_adjusted`` (missing so far).
 
@@ -153,60 +153,74 @@ class AggregateHeads(Keyed, pt.Transformer):
         pt.validate.columns(inp, includes=["qid", *_NEEDED, *grouping], context=self)
         if not len(inp):
             return _typed(pd.DataFrame(columns=_COLUMNS))
+        if "tokens" in inp.columns and "slots" not in inp.attrs.get(METADATA, {}):
+            raise ValueError(
+                "effects of single positions belong to one text each and are not aggregated; explode_effects(frame) "
+                "gives them one by one, and positions='class' gives effects that can be."
+            )
         shapes = {np.shape(array) for array in inp["patch_effect"]}
         if len(shapes) > 1:
             raise ValueError(f"patch_effect has arrays of shapes {sorted(shapes)}; aggregate one scorer's at a time.")
         metadata = inp.attrs.get(METADATA, {})
-        sites = _sites(metadata, shapes.pop())
+        sites, slots = labelled_sites(inp, shapes.pop())
+        of_site: list[str | None] = [None] if slots is None else list(slots)
+        labels = [(site, slot) for site in sites for slot in of_site]
         pairs = _Pairs.of(inp, metadata.get("direction"))
         swept = np.isfinite(pairs.moved).any(axis=0)
         if swept.any():
-            sites, pairs = [site for site, kept in zip(sites, swept, strict=True) if kept], pairs.at_sites(swept)
+            labels, pairs = [label for label, kept in zip(labels, swept, strict=True) if kept], pairs.at_sites(swept)
         if self.by is None:
             groups: dict[Any, Any] = {"all": slice(None)}
         else:
             groups = inp.reset_index(drop=True).groupby(self.by, sort=False).indices
-        parts = [self._aggregate(str(name), pairs.rows(rows), sites) for name, rows in groups.items()]
-        return _typed(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_COLUMNS))
+        parts = [self._aggregate(str(name), pairs.rows(rows), labels) for name, rows in groups.items()]
+        return _typed(
+            pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_COLUMNS), slots is not None
+        )
 
-    def _aggregate(self, name: str, pairs: _Pairs, sites: list[Site]) -> pd.DataFrame:
+    def _aggregate(self, name: str, pairs: _Pairs, labels: list[tuple[Site, str | None]]) -> pd.DataFrame:
         effects, used = ESTIMATORS[self.estimator](pairs)
         out = pd.DataFrame(
             {
                 "qid": name,
-                "docno": [site.name for site in sites],
+                "docno": [site.name if slot is None else f"{site.name}@{slot}" for site, slot in labels],
                 "score": effects,
-                "component": [site.component for site in sites],
-                "layer": [site.layer for site in sites],
-                "head": [site.head for site in sites],
-                "n_pairs": int(used.sum()),
-                "n_skipped": int((~used).sum()),
-                "mean_delta": float(_mean(pairs.delta[used])),
+                "component": [site.component for site, _ in labels],
+                "layer": [site.layer for site, _ in labels],
+                "head": [site.head for site, _ in labels],
+                "slot": [slot for _, slot in labels],
+                "n_pairs": used.sum(axis=0),
+                "n_skipped": (~used).sum(axis=0),
+                "mean_delta": _mean(pairs.delta[:, None], used),
             }
         )
         out = out.sort_values("score", ascending=False, kind="stable", ignore_index=True)
         return out.assign(rank=np.arange(len(out)))
 
 
-def _sites(metadata: dict[str, Any], shape: tuple[int, ...]) -> list[Site]:
-    """The sites that arrays of a shape hold: as the frame says, else, for two axes, layers and heads.
+def labelled_sites(frame: pd.DataFrame, shape: tuple[int, ...]) -> tuple[list[Site], list[str] | None]:
+    """The sites that arrays of a shape hold, and the names of the slots on their last axis, if they have one.
+
+    As the frame's attrs say; without them, two axes are layers and heads.
 
     Raises:
         ValueError: the frame does not say, and the shape does not tell.
     """
+    metadata = frame.attrs.get(METADATA, {})
     if "sites" in metadata:
         sites = [Site(*site) for site in metadata["sites"]]
-        if len(sites) == int(np.prod(shape)):
-            return sites
-    if len(shape) == 2:
-        return [Site("head", layer, head) for layer in range(shape[0]) for head in range(shape[1])]
+        slots = metadata.get("slots")
+        if len(sites) == int(np.prod(shape if slots is None and "tokens" not in frame.columns else shape[:-1])):
+            return sites, slots
+    if len(shape) == 2 and "tokens" not in frame.columns:
+        return [Site("head", layer, head) for layer in range(shape[0]) for head in range(shape[1])], None
     raise ValueError(
         f"the frame does not say which components its arrays of shape {shape} hold: its attrs[{METADATA!r}] are gone. "
         "Aggregate right after PatchScorer, and merge other columns in before it."
     )
 
 
-def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+def _typed(frame: pd.DataFrame, has_slots: bool = False) -> pd.DataFrame:
     kinds: dict[str, Any] = {
         "layer": "int64",
         "head": "Int64",
@@ -214,5 +228,6 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
         "n_pairs": "int64",
         "n_skipped": "int64",
     }
-    kinds |= {"qid": "str", "docno": "str", "component": "str"}
-    return frame.reindex(columns=_COLUMNS).astype({c: kinds.get(c, "float64") for c in _COLUMNS})
+    kinds |= dict.fromkeys(["qid", "docno", "component", "slot"], "str")
+    columns = [*_COLUMNS[:7], "slot", *_COLUMNS[7:]] if has_slots else _COLUMNS
+    return frame.reindex(columns=columns).astype({c: kinds.get(c, "float64") for c in columns})

@@ -12,19 +12,28 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_mechir._options import one_of
+from pyterrier_mechir.patching.positions import ALL, Positions
 from pyterrier_mechir.patching.sites import Sites
 from pyterrier_mechir.perturb.alignment import ALIGNMENTS
 from pyterrier_mechir.perturb.base import Perturbation, as_perturbation
 from pyterrier_mechir.perturb.fillers import Filler
 from pyterrier_mechir.perturb.frequency import TFC1
 from pyterrier_mechir.rankers.base import Ranker, unique
+from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
 from pyterrier_mechir.stages.inputs import Keyed, check_batch_size, check_results, check_rows
 from pyterrier_mechir.stages.perturb_docs import PerturbDocs
 
 if TYPE_CHECKING:
-    from pyterrier_mechir.patching.sweep import SweepResult
+    from transformers import PreTrainedTokenizerBase
 
-_ADDED = ["score", "rank", "score_baseline", "score_perturbed", "patch_scores", "patch_effect", "patch_effect_noise"]
+    from pyterrier_mechir.patching.sweep import SweepResult
+    from pyterrier_mechir.rankers.encoding import AlignedPair
+
+_TOKENS = ["tokens", "tokens_baseline", "token_classes"]
+_ADDED = [
+    *("score", "rank", "score_baseline", "score_perturbed", "patch_scores", "patch_effect", "patch_effect_noise"),
+    *_TOKENS,
+]
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,7 @@ class PairScorer(Keyed, pt.Transformer):
     schematic: ClassVar = {"label": "PairScorer"}
 
     sites: Sites = Sites((), (0,), ())
+    slots: Positions = ALL
     direction: str = "denoise"
     min_delta: float = 0.0
 
@@ -172,7 +182,7 @@ class PairScorer(Keyed, pt.Transformer):
                 stacklevel=4,
             )
         unaligned = [i for i in changed if pairs.alignments[i] == "free"] if not self.sites.swept else []
-        results = _Columns(n, self.sites, self.direction)
+        results = _Columns(n, self.sites, self.slots, self.direction)
         for rows in (same, unaligned):
             if rows:
                 results.set_scores(
@@ -185,6 +195,9 @@ class PairScorer(Keyed, pt.Transformer):
             place = dict(zip(encoded, range(len(encoded)), strict=True))
             found = [(row, place[pair]) for row, pair in zip(rows, which, strict=True) if pair in place]
             results.set_sweep([row for row, _ in found], [pair for _, pair in found], swept)
+            if self.slots != ALL:
+                aligned = list(encoded.values())
+                results.set_tokens({row: aligned[pair] for row, pair in found}, self.ranker.tokenizer)
         return results.columns(self.min_delta)
 
     def _plain(self, pairs: MinimalPairs, rows: list[int], side: Sequence[str | None]) -> np.ndarray:
@@ -193,31 +206,35 @@ class PairScorer(Keyed, pt.Transformer):
         queries, documents = (contexts, texts) if pairs.side == "document" else (texts, contexts)
         return self.ranker.score(queries, documents, batch_size=self.batch_size)
 
-    def _sweep(self, keys: list[tuple[str, str, str, str]], side: str) -> tuple[list[int], SweepResult]:
-        """Sweep distinct pairs: which of them could be encoded, and their results, averaged over fillers."""
+    def _sweep(self, keys: list[tuple[str, str, str, str]], side: str) -> tuple[dict[int, AlignedPair], SweepResult]:
+        """Sweep distinct pairs: those that could be encoded, and their results, averaged over fillers."""
         from pyterrier_mechir.patching.sweep import sweep
 
         ranker = self.ranker.facing(side)
         contexts, baselines, perturbed, alignments = zip(*keys, strict=True)
         aligned = ranker.align(contexts, baselines, perturbed, alignments=alignments, filler=self.filler)
-        encoded = [i for i in range(len(keys)) if aligned[i] is not None]
+        encoded = {i: pair for i, pair in enumerate(aligned[: len(keys)]) if pair is not None}
         pairs = [pair for pair in aligned if pair is not None]
         inputs = ranker.query_inputs(unique(contexts)[0])
         with pt.tqdm(total=len(pairs), desc=repr(self.ranker), unit="pair", disable=not self.verbose) as bar:
             swept = [self.sites.sites[i] for i in self.sites.swept]
-            result = sweep(ranker, pairs, inputs, swept, self.direction, self.batch_size, progress=bar.update)
+            result = sweep(ranker, pairs, inputs, swept, self.direction, self.batch_size, bar.update, self.slots)
         return encoded, result.mean_over(len(aligned) // len(keys))
 
 
 class _Columns:
     """The columns under construction, missing wherever nothing was set."""
 
-    def __init__(self, n: int, sites: Sites, direction: str):
-        self.sites = sites
-        self.direction = direction
+    def __init__(self, n: int, sites: Sites, slots: Positions, direction: str):
+        self.sites, self.slots, self.direction = sites, slots, direction
         self.baseline, self.perturbed = (np.full(n, np.nan, np.float32) for _ in range(2))
         ways = ("denoise", "noise") if direction == "both" else (direction,)
-        self.patched = {way: np.full((n, len(sites.sites)), np.nan, np.float32) for way in ways}
+        self.patched = {way: [self._missing(len(slots.labels or "")) for _ in range(n)] for way in ways}
+        self.tokens: dict[str, list[list[str]]] = {name: [[] for _ in range(n)] for name in _TOKENS}
+
+    def _missing(self, n_slots: int) -> np.ndarray:
+        shape = (len(self.sites.sites),) if self.slots == ALL else (len(self.sites.sites), n_slots)
+        return np.full(shape, np.nan, np.float32)
 
     def set_scores(self, rows: list[int], baseline: np.ndarray, perturbed: np.ndarray) -> None:
         self.baseline[rows], self.perturbed[rows] = baseline, perturbed
@@ -225,8 +242,21 @@ class _Columns:
     def set_sweep(self, rows: list[int], pairs: list[int], result: SweepResult) -> None:
         """Give rows the results of pairs."""
         self.set_scores(rows, result.baseline[pairs], result.perturbed[pairs])
+        swept = list(self.sites.swept)
         for way, values in self.patched.items():
-            values[np.ix_(rows, self.sites.swept)] = getattr(result, way)[pairs]
+            found = getattr(result, way)
+            for row, pair in zip(rows, pairs, strict=True):
+                values[row] = self._missing(found[pair].shape[-1])
+                values[row][swept] = found[pair]
+
+    def set_tokens(self, pairs: dict[int, AlignedPair], tokenizer: PreTrainedTokenizerBase) -> None:
+        """Give rows the tokens and token classes of their pairs."""
+        for row, pair in pairs.items():
+            sides = (pair.perturbed, pair.baseline)
+            perturbed, baseline = (list(map(str, tokenizer.convert_ids_to_tokens(side.ids.tolist()))) for side in sides)
+            of_row = dict(zip(_TOKENS, (perturbed, baseline, [TOKEN_CLASSES[c] for c in pair.classes]), strict=True))
+            for name, values in of_row.items():
+                self.tokens[name][row] = values
 
     def columns(self, min_delta: float) -> dict[str, Any]:
         columns: dict[str, Any] = {"score_baseline": self.baseline, "score_perturbed": self.perturbed}
@@ -235,15 +265,23 @@ class _Columns:
         delta = self.perturbed - self.baseline
         delta[~(np.abs(delta) >= min_delta) | (delta == 0)] = np.nan
         effects = {
-            way: (values - self.baseline[:, None] if way == "denoise" else self.perturbed[:, None] - values)
-            / delta[:, None]
-            for way, values in self.patched.items()
+            way: [
+                (values - base if way == "denoise" else perturbed - values) / change
+                for values, base, perturbed, change in zip(of_way, self.baseline, self.perturbed, delta, strict=True)
+            ]
+            for way, of_way in self.patched.items()
         }
         first = next(iter(effects))
         columns |= {"patch_scores": self._cells(self.patched[first]), "patch_effect": self._cells(effects[first])}
         if self.direction == "both":
             columns["patch_effect_noise"] = self._cells(effects["noise"])
+        if self.slots != ALL:
+            columns |= {name: _objects(values) for name, values in self.tokens.items()}
         return columns
 
-    def _cells(self, values: np.ndarray) -> Any:
-        return pd.Series(list(values.reshape(len(values), *self.sites.shape)), dtype=object).to_numpy()
+    def _cells(self, values: list[np.ndarray]) -> Any:
+        return _objects([value.reshape(*self.sites.shape, *value.shape[1:]) for value in values])
+
+
+def _objects(values: Sequence[Any]) -> Any:
+    return pd.Series(list(values), dtype=object).to_numpy()

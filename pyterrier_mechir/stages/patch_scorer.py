@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pyterrier_mechir._options import one_of
+from pyterrier_mechir.patching.positions import Positions
 from pyterrier_mechir.patching.sites import DIRECTIONS, Sites, select_sites
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.fillers import Filler
@@ -41,17 +42,27 @@ class PatchScorer(PairScorer):
     - ``patch_effect``: float32 array, the normalised effect e of each site, NaN where abs(s_p - s_b) < ``min_delta``;
     - ``patch_effect_noise``: the noise effect, for ``direction="both"`` only.
 
-    The arrays are ``[layer, head]`` for heads, ``[layer]`` for another component, ``[site]`` for a list of components,
-    with NaN where ``heads`` or ``layers`` leave a site out. A row without a perturbed text, or whose perturbed text is
+    - ``tokens``, ``tokens_baseline``, ``token_classes``: of each position of the two sides, unless ``positions="all"``.
+
+    The arrays are ``[layer, head]`` for heads and their q, k and v, ``[layer, neuron]`` for neurons, ``[1]`` for the
+    embeddings, ``[layer]`` for any other component, ``[site]`` for a list of components or ``block``, with NaN where
+    ``heads`` or ``layers`` leave a site out. Positions other than ``all`` add a last axis, ``[position]`` of the pair's
+    own length, or ``[token class]``, with NaN where the pair has no position of that class. A row without a perturbed
+    text, or whose perturbed text is
     its text, has NaN throughout.
 
     Args:
         ranker: a ranker, such as :class:`~pyterrier_mechir.BiEncoder`.
-        component: ``head`` (z), ``attn_out``, ``mlp_out``, ``resid_pre``, or a list of these.
-        positions: ``all``: a site is patched at every position at once.
+        component: ``head`` (z), ``q``, ``k``, ``v``, ``attn_out``, ``mlp_out``, ``neuron``, ``resid_pre``,
+            ``resid_mid``, ``resid_post``, ``embed``, or a list of these; ``block`` is resid_pre, attn_out and mlp_out.
+            What each is, :data:`~pyterrier_mechir.patching.sites.COMPONENTS` says.
+        positions: ``all``: a site is patched at every position at once; ``each``: at each position by itself;
+            ``class``: at the positions of each token class by themselves
+            (:data:`~pyterrier_mechir.rankers.encoding.TOKEN_CLASSES`); or a list of positions, each by itself, where
+            negative ones count from the end.
         direction: ``denoise``, ``noise`` or ``both``.
         method: ``exact``.
-        heads: only these (layer, head).
+        heads: only these (layer, head), or (layer, neuron).
         layers: only these layers.
         perturbation: applied where the input has no ``text_perturbed``; :class:`~pyterrier_mechir.perturb.TFC1` by
             default.
@@ -76,7 +87,7 @@ class PatchScorer(PairScorer):
         ranker: Ranker,
         component: str | Sequence[str] = "head",
         *,
-        positions: str = "all",
+        positions: str | Sequence[int] = "all",
         direction: str = "denoise",
         method: str = "exact",
         heads: Sequence[tuple[int, int]] | None = None,
@@ -97,7 +108,8 @@ class PatchScorer(PairScorer):
             verbose=verbose,
         )
         self.component = component
-        self.positions = one_of("positions", positions, ("all",))
+        self.positions = positions
+        self.slots = Positions.of(positions)
         self.direction = one_of("direction", direction, DIRECTIONS)
         self.method = one_of("method", method, ("exact",))
         self.heads = heads
@@ -108,8 +120,12 @@ class PatchScorer(PairScorer):
     @property
     def sites(self) -> Sites:  # type: ignore[override]
         """The sites that are patched, and the shape of the arrays."""
-        return select_sites(self.component, self.ranker.n_layers, self.ranker.n_heads, self.heads, self.layers)
+        anatomy = self.ranker.anatomy
+        return select_sites(
+            self.component, anatomy.n_layers, anatomy.n_heads, self.heads, self.layers, n_neurons=anatomy.n_neurons
+        )
 
     def _metadata(self) -> dict[str, Any]:
         sites = [[site.component, site.layer, site.head] for site in self.sites.sites]
-        return {METADATA: {"sites": sites, "direction": self.direction}}
+        metadata = {"sites": sites, "direction": self.direction}
+        return {METADATA: metadata if self.slots.labels is None else metadata | {"slots": self.slots.labels}}
