@@ -175,11 +175,11 @@ class _Resumption:
         return cls(layer, start, bool(of_layer) and AFTER_ATTENTION.issuperset(of_layer))
 
 
-def needed_to_replay(layer: int, activation: str) -> list[tuple[int, str]]:
-    """What must be recorded of a run to resume it at an edit of this activation."""
-    resumption = _Resumption.at([(layer, activation)])
+def needed_to_replay(edits: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """What must be recorded of a run to resume it before the first of some edited (layer, activation)."""
+    resumption = _Resumption.at(edits)
     start = [] if resumption.start is None else [resumption.start]
-    return start + ([(layer, "z")] if resumption.attention_is_given else [])
+    return start + ([(resumption.layer, "z")] if resumption.attention_is_given else [])
 
 
 def replay(ranker: Ranker, batch: Batch, base: Recording, edits: Sequence[Edit]) -> Tensor:

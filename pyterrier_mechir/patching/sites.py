@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from pyterrier_mechir._options import one_of
 
@@ -62,18 +65,61 @@ class Site(NamedTuple):
             return f"L{self.layer}.{self.component}"
         return f"L{self.layer}H{self.head}" + ("" if self.component == "head" else f".{self.component}")
 
+    @property
+    def parts(self) -> tuple[Site, ...]:
+        """The sites that are patched together: this one."""
+        return (self,)
+
+
+class SiteSet(NamedTuple):
+    """Several sites that are patched together."""
+
+    parts: tuple[Site, ...]
+    component: str = "set"
+    layer: None = None
+    head: None = None
+
+    @property
+    def name(self) -> str:
+        """The names of its sites: ``L5H8+L5.mlp_out``."""
+        return "+".join(site.name for site in self.parts)
+
+
+_NAME = re.compile(r"L(?P<layer>\d+)(?:H(?P<head>\d+)(?:\.(?P<of_head>[qkv]))?|N(?P<neuron>\d+)|\.(?P<component>\w+))")
+
+
+def parse_site(name: str) -> Site | SiteSet:
+    """The site, or the set of sites, of a name.
+
+    Raises:
+        ValueError: it is not the name of a site.
+    """
+    if "+" in name:
+        return SiteSet(tuple(part for one in name.split("+") for part in parse_site(one).parts))
+    if name == "embed":
+        return Site("embed", 0)
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise ValueError(f"{name!r} names no site; names are like 'L5H8', 'L5H8.q', 'L5N12', 'L5.mlp_out' and 'embed'.")
+    layer = int(found["layer"])
+    if found["head"]:
+        return Site(found["of_head"] or "head", layer, int(found["head"]))
+    if found["neuron"]:
+        return Site("neuron", layer, int(found["neuron"]))
+    return Site(one_of("component", found["component"], COMPONENTS), layer)
+
 
 class Sites(NamedTuple):
     """The sites of a component or of several, in the shape of the results.
 
     Args:
-        sites: all sites, in the order of the flattened results.
+        sites: all sites, or sets of sites, in the order of the flattened results.
         shape: ``[layer, head]`` for components that each head has, ``[layer, neuron]`` for neurons, ``[1]`` for the
-            embeddings, ``[layer]`` for any other, ``[site]`` for a list of components.
+            embeddings, ``[layer]`` for any other, ``[site]`` for a list of components or of sets of sites.
         swept: which of the sites are patched, as indices into ``sites``; results are missing elsewhere.
     """
 
-    sites: tuple[Site, ...]
+    sites: tuple[Site | SiteSet, ...]
     shape: tuple[int, ...]
     swept: tuple[int, ...]
 
@@ -92,11 +138,40 @@ def _component_names(component: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(one_of("component", name, COMPONENTS) for name in names)
 
 
+def _site_or_set(entry: Any, component: str) -> Site | SiteSet:
+    """What an entry of ``heads`` means: (layer, head), a name, or a list of these."""
+    if isinstance(entry, str):
+        return parse_site(entry)
+    if len(entry) == 2 and all(isinstance(number, (int, np.integer)) for number in entry):
+        return Site(component, int(entry[0]), int(entry[1]))
+    found = SiteSet(tuple(part for one in entry for part in _site_or_set(one, component).parts))
+    if not found.parts:
+        raise ValueError("an empty list of heads patches nothing; leave it out, or name what to patch.")
+    return found
+
+
+def _check_site(site: Site, n_layers: int, parts: dict[str, int]) -> None:
+    """Check that a model has a site.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if site.component in parts:
+        what, n = "neuron" if site.component == "neuron" else "head", parts[site.component]
+        if site.layer not in range(n_layers) or site.head not in range(n):
+            raise ValueError(
+                f"no {what} ({site.layer}, {site.head}): the model has layers 0 to {n_layers - 1} of {what}s 0 to "
+                f"{n - 1}."
+            )
+    elif site.layer not in range(n_layers):
+        raise ValueError(f"no layer {site.layer}: the model has layers 0 to {n_layers - 1}.")
+
+
 def select_sites(
     component: str | Sequence[str],
     n_layers: int,
     n_heads: int,
-    heads: Sequence[tuple[int, int]] | None = None,
+    heads: Sequence[Any] | None = None,
     layers: Sequence[int] | None = None,
     *,
     n_neurons: int = 0,
@@ -107,7 +182,9 @@ def select_sites(
         component: a component, ``block``, or a list of several.
         n_layers: layers of the model.
         n_heads: heads per layer.
-        heads: only these (layer, head), or (layer, neuron); needs one component that has these.
+        heads: only these (layer, head), or (layer, neuron); needs one component that has these. With names of sites
+            (``"L5.mlp_out"``), or lists of heads and names, which are patched together, the results are flat, a site or
+            set after the other.
         layers: only these layers.
         n_neurons: hidden units of each layer's MLP.
 
@@ -129,14 +206,14 @@ def select_sites(
         for layer in range(1 if name == "embed" else n_layers)
         for part in (range(parts[name]) if name in parts else (None,))
     )
-    chosen = None if heads is None else [Site(names[0], *head) for head in heads]
-    for site in chosen or ():
-        if site.layer not in range(n_layers) or site.head not in range(parts[names[0]]):
-            what = "neuron" if names[0] == "neuron" else "head"
-            raise ValueError(
-                f"no {what} ({site.layer}, {site.head}): the model has layers 0 to {n_layers - 1} of {what}s 0 to "
-                f"{parts[names[0]] - 1}."
-            )
+    chosen: list[Site] | None = None
+    if heads is not None:
+        entries = [_site_or_set(entry, names[0]) for entry in heads]
+        for site in (part for entry in entries for part in entry.parts):
+            _check_site(site, n_layers, parts)
+        if any(isinstance(entry, str) or not isinstance(entry[0], (int, np.integer)) for entry in heads):
+            return Sites(tuple(entries), (len(entries),), tuple(range(len(entries))))
+        chosen = [part for entry in entries for part in entry.parts]
     wanted = None if chosen is None else set(chosen)
     swept = tuple(
         number

@@ -12,7 +12,7 @@ import torch
 from pyterrier_mechir.patching.batching import by_length
 from pyterrier_mechir.patching.positions import ALL, Positions
 from pyterrier_mechir.patching.replay import Batch, Edit, Recording, needed_to_replay, record, replay
-from pyterrier_mechir.patching.sites import COMPONENTS, Site
+from pyterrier_mechir.patching.sites import COMPONENTS, Site, SiteSet
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
@@ -58,7 +58,7 @@ def sweep(
     ranker: Ranker,
     pairs: Sequence[AlignedPair],
     query_inputs: Batch,
-    sites: Sequence[Site],
+    sites: Sequence[Site | SiteSet],
     direction: str = "denoise",
     batch_size: int | None = None,
     progress: Callable[[int], object] | None = None,
@@ -70,7 +70,7 @@ def sweep(
         ranker: the model.
         pairs: the aligned pairs.
         query_inputs: what the ranker's forward reads of each query, a row per query, indexed by ``pair.query``.
-        sites: the sites.
+        sites: the sites, or sets of sites that are patched together.
         direction: ``denoise`` (perturbed activations into the baseline run), ``noise`` (the reverse) or ``both``.
         batch_size: pairs in a batch; None forms batches by length, for forward passes of ``ranker.batch_tokens``
             tokens, all patched copies together.
@@ -106,23 +106,32 @@ def sweep(
 
 @dataclass(frozen=True)
 class _Step:
-    """Sites of one activation of one layer, swept together as copies on the batch axis."""
+    """Sites, or sets of sites, of the same activations of the same layers, swept together as copies on the batch axis.
 
-    layer: int
-    activation: str
+    Args:
+        activations: the (layer, activation) that each of them replaces.
+        sites: their numbers.
+        heads: for each of them and each activation, the heads or neurons that it takes; 0 for the whole.
+    """
+
+    activations: tuple[tuple[int, str], ...]
     sites: list[int]
-    heads: list[int]
+    heads: list[list[list[int]]]
 
 
-def _steps(sites: Sequence[Site], n_layers: int) -> list[_Step]:
-    steps: dict[tuple[int, str], _Step] = {}
+def _steps(sites: Sequence[Site | SiteSet], n_layers: int) -> list[_Step]:
+    steps: dict[tuple[tuple[int, str], ...], _Step] = {}
     for number, site in enumerate(sites):
-        key = (site.layer, COMPONENTS[site.component])
-        if site.component == "resid_post" and site.layer + 1 < n_layers:
-            key = (site.layer + 1, "resid_pre")
-        step = steps.setdefault(key, _Step(*key, sites=[], heads=[]))
+        taken: dict[tuple[int, str], list[int]] = {}
+        for part in site.parts:
+            key = (part.layer, COMPONENTS[part.component])
+            if part.component == "resid_post" and part.layer + 1 < n_layers:
+                key = (part.layer + 1, "resid_pre")
+            taken.setdefault(key, []).append(part.head or 0)
+        activations = tuple(sorted(taken))
+        step = steps.setdefault(activations, _Step(activations, sites=[], heads=[]))
         step.sites.append(number)
-        step.heads.append(site.head or 0)
+        step.heads.append([taken[key] for key in activations])
     return list(steps.values())
 
 
@@ -138,8 +147,7 @@ def _sweep_group(
     n_pairs = len(pairs)
     sequences = [pair.baseline for pair in pairs] + [pair.perturbed for pair in pairs]
     batch = ranker.collate(sequences, query_inputs, [pair.query for pair in pairs] * 2)
-    wanted = {key for step in steps for key in needed_to_replay(step.layer, step.activation)}
-    wanted |= {(step.layer, step.activation) for step in steps}
+    wanted = {key for step in steps for key in (*needed_to_replay(step.activations), *step.activations)}
     both = record(ranker, batch, sorted(wanted))
     is_baseline, is_perturbed = slice(0, n_pairs), slice(n_pairs, 2 * n_pairs)
     target, source = {
@@ -185,14 +193,18 @@ def _sweep_steps(
     present = slots.any(dim=2)
     used = present.any(dim=1).nonzero()[:, 0].tolist()
     for step in steps:
-        groups = ranker.anatomy.groups(step.activation)
-        patches = [(site, head, slot) for site, head in zip(step.sites, step.heads, strict=True) for slot in used]
+        patches = [(site, heads, slot) for site, heads in zip(step.sites, step.heads, strict=True) for slot in used]
         for begin in range(0, len(patches), at_once):
-            of_site, of_head, of_slot = (list(column) for column in zip(*patches[begin : begin + at_once], strict=True))
-            heads = torch.tensor(of_head, device=scores.device)
-            is_head = torch.nn.functional.one_hot(heads, groups).bool()
-            at = slots[of_slot]
-            mask = at[..., None] & is_head[:, None, None, :]
-            edit = Edit(step.layer, step.activation, source[step.layer, step.activation], mask)
-            scores[:, of_site, of_slot] = replay(ranker, inputs, base, [edit]).T
+            of_site, of_heads, of_slot = (
+                list(column) for column in zip(*patches[begin : begin + at_once], strict=True)
+            )
+            at = slots[of_slot][..., None]
+            edits = []
+            for number, (layer, activation) in enumerate(step.activations):
+                is_head = torch.zeros((len(of_heads), ranker.anatomy.groups(activation)), dtype=torch.bool)
+                for copy, heads in enumerate(of_heads):
+                    is_head[copy, heads[number]] = True
+                mask = at & is_head.to(scores.device)[:, None, None, :]
+                edits.append(Edit(layer, activation, source[layer, activation], mask))
+            scores[:, of_site, of_slot] = replay(ranker, inputs, base, edits).T
     return scores.masked_fill(~present.T[:, None, :], torch.nan)

@@ -12,7 +12,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.patching.sites import Site
+from pyterrier_mechir.patching.sites import Site, SiteSet, parse_site
 from pyterrier_mechir.stages.inputs import Keyed
 from pyterrier_mechir.stages.patch_scorer import METADATA
 
@@ -178,7 +178,7 @@ class AggregateHeads(Keyed, pt.Transformer):
             pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_COLUMNS), slots is not None
         )
 
-    def _aggregate(self, name: str, pairs: _Pairs, labels: list[tuple[Site, str | None]]) -> pd.DataFrame:
+    def _aggregate(self, name: str, pairs: _Pairs, labels: list[tuple[Site | SiteSet, str | None]]) -> pd.DataFrame:
         effects, used = ESTIMATORS[self.estimator](pairs)
         out = pd.DataFrame(
             {
@@ -198,7 +198,7 @@ class AggregateHeads(Keyed, pt.Transformer):
         return out.assign(rank=np.arange(len(out)))
 
 
-def labelled_sites(frame: pd.DataFrame, shape: tuple[int, ...]) -> tuple[list[Site], list[str] | None]:
+def labelled_sites(frame: pd.DataFrame, shape: tuple[int, ...]) -> tuple[list[Site | SiteSet], list[str] | None]:
     """The sites that arrays of a shape hold, and the names of the slots on their last axis, if they have one.
 
     As the frame's attrs say; without them, two axes are layers and heads.
@@ -208,7 +208,7 @@ def labelled_sites(frame: pd.DataFrame, shape: tuple[int, ...]) -> tuple[list[Si
     """
     metadata = frame.attrs.get(METADATA, {})
     if "sites" in metadata:
-        sites = [Site(*site) for site in metadata["sites"]]
+        sites = [parse_site(name) for name in metadata["sites"]]
         slots = metadata.get("slots")
         if len(sites) == int(np.prod(shape if slots is None and "tokens" not in frame.columns else shape[:-1])):
             return sites, slots
@@ -230,4 +230,6 @@ def _typed(frame: pd.DataFrame, has_slots: bool = False) -> pd.DataFrame:
     }
     kinds |= dict.fromkeys(["qid", "docno", "component", "slot"], "str")
     columns = [*_COLUMNS[:7], "slot", *_COLUMNS[7:]] if has_slots else _COLUMNS
+    if frame["layer"].isna().any():
+        kinds["layer"] = "Int64"
     return frame.reindex(columns=columns).astype({c: kinds.get(c, "float64") for c in columns})

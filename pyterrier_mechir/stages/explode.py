@@ -35,7 +35,7 @@ def explode_effects(frame: pd.DataFrame) -> pd.DataFrame:
     pt.validate.columns(frame, includes=["qid", "docno", "patch_scores", "patch_effect"])
     parts = [_row(frame, row) for row in range(len(frame))]
     made = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_COLUMNS)
-    kinds = {"layer": "int64", "head": "Int64", "position": "Int64"} | dict.fromkeys(_COLUMNS[:3], "str")
+    kinds = {"layer": "Int64", "head": "Int64", "position": "Int64"} | dict.fromkeys(_COLUMNS[:3], "str")
     kinds |= dict.fromkeys(["site", "token", "token_baseline", "token_class"], "str")
     return made.reindex(columns=_COLUMNS).astype({name: kinds.get(name, "float32") for name in _COLUMNS})
 

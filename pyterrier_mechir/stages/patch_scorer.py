@@ -62,7 +62,8 @@ class PatchScorer(PairScorer):
             negative ones count from the end.
         direction: ``denoise``, ``noise`` or ``both``.
         method: ``exact``.
-        heads: only these (layer, head), or (layer, neuron).
+        heads: only these (layer, head), or (layer, neuron). An entry may also be the name of a site, ``"L5.mlp_out"``,
+            or a list of heads and names, which are patched together; the arrays are then ``[entry]``.
         layers: only these layers.
         perturbation: applied where the input has no ``text_perturbed``; :class:`~pyterrier_mechir.perturb.TFC1` by
             default.
@@ -90,7 +91,7 @@ class PatchScorer(PairScorer):
         positions: str | Sequence[int] = "all",
         direction: str = "denoise",
         method: str = "exact",
-        heads: Sequence[tuple[int, int]] | None = None,
+        heads: Sequence[Any] | None = None,
         layers: Sequence[int] | None = None,
         perturbation: Perturbation | None = None,
         filler: Filler | Sequence[Filler] = "a",
@@ -126,6 +127,6 @@ class PatchScorer(PairScorer):
         )
 
     def _metadata(self) -> dict[str, Any]:
-        sites = [[site.component, site.layer, site.head] for site in self.sites.sites]
+        sites = [site.name for site in self.sites.sites]
         metadata = {"sites": sites, "direction": self.direction}
         return {METADATA: metadata if self.slots.labels is None else metadata | {"slots": self.slots.labels}}
