@@ -9,6 +9,7 @@ import pytest
 from models import QUERIES, TEXTS
 
 from pyterrier_mechir import AggregateHeads, PatchScorer, PerturbDocs, explode_effects
+from pyterrier_mechir.patching.sites import COMPONENTS
 from pyterrier_mechir.perturb import TFC1, perturbation
 from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
 
@@ -162,3 +163,13 @@ def test_equal_positions_make_equal_stages(ranker):
     assert PatchScorer(ranker, positions=[0, 1]) == PatchScorer(ranker, positions=(0, 1)) != PatchScorer(ranker)
     assert len({PatchScorer(ranker, positions=[0]), PatchScorer(ranker, positions=[0])}) == 1
     assert "positions='each'" in repr(PatchScorer(ranker, positions="each", perturbation=TFC1()))
+
+
+def test_a_ranker_lists_its_sites(ranker):
+    sites = ranker.sites()
+    assert set(sites["component"]) == set(COMPONENTS)
+    found = sites.set_index(["component", "layer"])
+    assert found.loc[("q", 2)].tolist() == [ranker.n_heads, "blocks.2.attn.hook_q"]
+    assert found.loc[("neuron", 0)].tolist() == [48, "blocks.0.mlp.hook_post"]
+    assert found.loc[("embed", 0)].tolist() == [1, "hook_embed"]
+    assert len(sites) == (len(COMPONENTS) - 1) * ranker.n_layers + 1

@@ -37,6 +37,21 @@ COMPONENTS: dict[str, str] = {
 - ``embed``: the word embeddings, before positions and norm (``hook_embed``).
 """
 
+HOOKS = {
+    "head": "attn.hook_z",
+    "q": "attn.hook_q",
+    "k": "attn.hook_k",
+    "v": "attn.hook_v",
+    "attn_out": "hook_attn_out",
+    "mlp_out": "hook_mlp_out",
+    "neuron": "mlp.hook_post",
+    "resid_pre": "hook_resid_pre",
+    "resid_mid": "hook_resid_mid",
+    "resid_post": "hook_resid_post",
+    "embed": "hook_embed",
+}
+"""What TransformerLens calls each component, within a block but for ``hook_embed``."""
+
 PER_HEAD = ("head", "q", "k", "v")
 """Components of which each layer has one per head."""
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
+import pandas as pd
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.patching.batching import by_length
+from pyterrier_mechir.patching.sites import COMPONENTS, HOOKS
 from pyterrier_mechir.perturb.alignment import FILL, Alignment, align, keep_edit, token_classes, with_fillers
 from pyterrier_mechir.perturb.fillers import Filler, Fillers, RandomFiller, Vocabulary
 from pyterrier_mechir.rankers.anatomy import Anatomy
@@ -137,6 +139,23 @@ class Ranker(ABC):
     @abstractmethod
     def _settings(self) -> tuple[Any, ...]:
         """What, beside the checkpoint, decides the scores."""
+
+    def sites(self) -> pd.DataFrame:
+        """What can be patched.
+
+        Returns:
+            A row per component and layer: ``component``, ``layer``, ``n_parts`` (heads or neurons that can be patched
+            apart, 1 for the whole) and ``hook`` (what TransformerLens calls it). What each is,
+            :data:`~pyterrier_mechir.patching.sites.COMPONENTS` says.
+        """
+        rows = [
+            (name, layer, self.anatomy.groups(activation), f"blocks.{layer}.{HOOKS[name]}")
+            for name, activation in COMPONENTS.items()
+            for layer in range(self.n_layers)
+            if name != "embed"
+        ]
+        rows.append(("embed", 0, 1, HOOKS["embed"]))
+        return pd.DataFrame(rows, columns=["component", "layer", "n_parts", "hook"])
 
     def scorer(self, *, text_field: str = "text", batch_size: int | None = None, verbose: bool = False) -> Scorer:
         """A plain re-ranker: a ``pt.Transformer`` that gives each (query, document) the ranker's score, and ranks.
