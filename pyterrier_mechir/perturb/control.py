@@ -67,7 +67,8 @@ class RandomTerm(OfPairs):
         taken = {*before.keys, *lowercase_words(query)}
         rng = self._random(self.seed, text, f"{query}\x1frandom term")
         instead: dict[str, str] = {}
-        for place in _put_in(before, after):
+        put_in = _put_in(before, after)
+        for place in put_in:
             term = after.keys[place]
             if term not in instead:
                 word = self.idf.near(term, rng, exclude=taken)
@@ -75,7 +76,7 @@ class RandomTerm(OfPairs):
                     return None
                 instead[term] = word
                 taken.add(word)
-        places = {place: instead[after.keys[place]] for place in _put_in(before, after)}
+        places = {place: instead[after.keys[place]] for place in put_in}
         return Pair(pair.baseline, str(after.replaced(places)), self._of(pair.by)) if places else None
 
     def holds(self, baseline: str, perturbed: str, query: str) -> bool:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import combinations, groupby
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.perturb.base import Perturbation, same_gaps
+from pyterrier_mechir.perturb.base import OfOutcomes, Perturbation, same_gaps
 from pyterrier_mechir.perturb.wording import ABNIRML, CHECKLIST
 from pyterrier_mechir.perturb.words import STOPWORDS, Words
 
@@ -133,7 +133,7 @@ class ReverseSentences(_OfSentences):
         return perturbed == " ".join(sentences(baseline)[::-1])
 
 
-class DeleteSentence(Perturbation):
+class DeleteSentence(OfOutcomes):
     """A sentence goes, against masked positions. Does not apply to a text of one sentence.
 
     Args:
@@ -152,21 +152,14 @@ class DeleteSentence(Perturbation):
     def __init__(self, position: str = "random", seed: int = 0):
         self.position, self.seed = one_of("position", position, PLACES), seed
 
-    def __call__(self, text: str, query: str) -> str | None:
-        outcomes = self._outcomes(text)
-        return self._random(self.seed, text, query).choice(outcomes) if outcomes else None
-
     def _outcomes(self, text: str) -> list[str]:
         found = sentences(text)
         chosen = {"start": slice(0, 1), "end": slice(-1, None), "random": slice(None)}[self.position]
         places = range(len(found))[chosen] if len(found) > 1 else ()
         return [" ".join(found[:place] + found[place + 1 :]) for place in places]
 
-    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        return perturbed in self._outcomes(baseline)
 
-
-class AddSentence(Perturbation):
+class AddSentence(OfOutcomes):
     """A sentence comes before or after the text, against masked positions.
 
     Args:
@@ -194,17 +187,10 @@ class AddSentence(Perturbation):
     def _sentences(self) -> list[str]:
         return [self.sentence] if isinstance(self.sentence, str) else list(self.sentence)
 
-    def __call__(self, text: str, query: str) -> str | None:
-        outcomes = self._outcomes(text)
-        return self._random(self.seed, text, query).choice(outcomes) if outcomes else None
-
     def _outcomes(self, text: str) -> list[str]:
         added = [sentence for sentence in self._sentences() if sentence not in text]
         before = [joined(sentence, text) for sentence in added if self.position != "end"]
         return before + [joined(text, sentence) for sentence in added if self.position != "start"]
-
-    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        return perturbed in self._outcomes(baseline)
 
 
 class PrependQuery(Perturbation):
@@ -223,7 +209,7 @@ class PrependQuery(Perturbation):
         return perturbed == joined(query, baseline)
 
 
-class SwapEntities(Perturbation):
+class SwapEntities(OfOutcomes):
     """Two names of the text change places. A name is a run of capitalised words that does not begin a sentence.
 
     Args:
@@ -250,13 +236,6 @@ class SwapEntities(Perturbation):
                     order[i], order[j] = j, i
                 outcomes.append(str(words.permuted(order)))
         return outcomes
-
-    def __call__(self, text: str, query: str) -> str | None:
-        outcomes = self._outcomes(text)
-        return self._random(self.seed, text, query).choice(outcomes) if outcomes else None
-
-    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        return perturbed in self._outcomes(baseline)
 
 
 def _names(words: Words) -> list[range]:

@@ -147,11 +147,12 @@ class Neighbours(Similar):
         if not ids or self.ranker.tokenizer.unk_token_id in ids:
             return []
         table, vocabulary = self._table
-        vector = self._embeddings()[ids].mean(axis=0)
+        vector = self._embeddings[ids].mean(axis=0)
         order = np.argsort(-(table @ vector), kind="stable")[: N_SIMILAR + 20]
         found = dict.fromkeys(vocabulary[place] for place in order)
         return [word for word in found if self._differs(term, word)][:N_SIMILAR]
 
+    @cached_property
     def _embeddings(self) -> np.ndarray:
         weight: Any = self.ranker.model.get_input_embeddings().weight
         return np.asarray(weight.detach().float().cpu().numpy())
@@ -159,7 +160,7 @@ class Neighbours(Similar):
     @cached_property
     def _table(self) -> tuple[np.ndarray, list[str]]:
         vocabulary = self.ranker.vocabulary
-        vectors = self._embeddings()[vocabulary.words]
+        vectors = self._embeddings[vocabulary.words]
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors / np.maximum(norms, 1e-12), [vocabulary.spellings[i].lower() for i in vocabulary.words]
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from random import Random
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.perturb.base import Perturbation, same_gaps
+from pyterrier_mechir.perturb.base import OfOutcomes, Perturbation, same_gaps
 from pyterrier_mechir.perturb.insertion import check_count
 from pyterrier_mechir.perturb.words import STOPWORDS, Words, distinct_terms
 
@@ -243,7 +243,7 @@ _MODAL = ("can", "could", "will", "would", "shall", "should", "may", "might", "m
 _AUXILIARIES = frozenset([*_TO_BE, *_MODAL, "do", "does", "did", "has", "have", "had"])
 
 
-class Negate(Perturbation):
+class Negate(OfOutcomes):
     """A statement becomes its opposite: a ``not`` goes where there is one, else one comes after an auxiliary verb.
 
     Args:
@@ -266,10 +266,3 @@ class Negate(Perturbation):
         if negations:
             return [str(words.without({place})) for place in negations]
         return [str(words.replaced({place: f"{words[place]} not"})) for place in words.places(_AUXILIARIES)]
-
-    def __call__(self, text: str, query: str) -> str | None:
-        outcomes = self._outcomes(text)
-        return self._random(self.seed, text, query).choice(outcomes) if outcomes else None
-
-    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        return perturbed in self._outcomes(baseline)

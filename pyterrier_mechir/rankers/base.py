@@ -272,12 +272,13 @@ class Ranker(ABC):
                 continue
             query = baselines[i] if self.varies == "query" else contexts[i]
             fixed = self._cut(fixed_tokens[context], fixed_room)
+            classes = token_classes(kept, fixed, self.vocabulary.spellings, self.varies)
             masked = alignment == "mask"
             of_position = (
                 [self._masked_ids(len(kept))] * len(fillers) if masked else fillers.ids(kept, query, baselines[i])
             )
             for ids, of_filler in zip(of_position, pairs, strict=True):
-                of_filler.append(self._pair(fixed, context, kept, ids, masked))
+                of_filler.append(self._pair(fixed, context, kept, classes, ids, masked))
         if cut:
             what = "queries" if self.varies == "query" else "documents"
             warnings.warn(
@@ -342,10 +343,18 @@ class Ranker(ABC):
         ids, types, _ = self._template.build(*parts)
         return Encoded(ids, types, np.ones_like(ids))
 
-    def _pair(self, fixed: Tokens, number: int, aligned: Alignment, fillers: np.ndarray, masked: bool) -> AlignedPair:
+    def _pair(
+        self,
+        fixed: Tokens,
+        number: int,
+        aligned: Alignment,
+        classes: tuple[np.ndarray, np.ndarray],
+        fillers: np.ndarray,
+        masked: bool,
+    ) -> AlignedPair:
         """The sequences of an aligned pair, whose fillers are attention-masked where ``masked``."""
         filled = with_fillers(aligned, fillers)
-        of_parts = self._parts(*token_classes(aligned, fixed, self.vocabulary.spellings, self.varies))
+        of_parts = self._parts(*classes)
         varied = int(self.reads_query and self.varies == "document")
         sides = []
         for ids, before in ((filled.baseline, aligned.baseline), (filled.perturbed, aligned.perturbed)):
@@ -354,11 +363,11 @@ class Ranker(ABC):
             if masked:
                 mask[owners == varied] = before != FILL
             sides.append(Encoded(ids, types, mask))
-        classes = np.full(len(owners), SEP)
-        classes[:1] = CLS
+        of_positions = np.full(len(owners), SEP)
+        of_positions[:1] = CLS
         for part, classes_of_part in enumerate(of_parts):
-            classes[owners == part] = classes_of_part
-        return AlignedPair(sides[0], sides[1], classes, number)
+            of_positions[owners == part] = classes_of_part
+        return AlignedPair(sides[0], sides[1], of_positions, number)
 
     def _cut(self, tokens: Tokens, room: int) -> Tokens:
         """The first tokens, or the last where the tokenizer cuts on the left."""
