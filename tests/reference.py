@@ -132,9 +132,13 @@ class Reference:
         head: int | None = None,
         positions: list[int] | None = None,
     ) -> float:
-        """The score of the target run with one component taken, at all or some positions, from the source run."""
+        """The score of the target run with one component taken, at all or some positions, from the source run.
+
+        Positions that either side masks are left as they are.
+        """
         taken = self.activation(source, component, layer)
-        places = list(range(taken.shape[1])) if positions is None else positions
+        are_open = (target["attention_mask"] & source["attention_mask"])[0].bool().tolist()
+        places = [i for i in (range(taken.shape[1]) if positions is None else positions) if are_open[i]]
 
         def replace(value: Tensor) -> Tensor:
             part = self._part(component, head, value.shape[-1])

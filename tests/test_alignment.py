@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from models import TEXTS, build, tokenizer
 
 from pyterrier_mechir import BiEncoder, CrossEncoder
-from pyterrier_mechir.perturb import RandomFiller
+from pyterrier_mechir.perturb import RandomFiller, ReverseWords
 from pyterrier_mechir.perturb.alignment import FILL, Alignment, align, keep_edit, token_classes, with_fillers
 from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES, AlignedPair, Tokens
 
@@ -68,15 +68,31 @@ def test_fillers_stand_where_the_other_side_has_an_insertion(baseline, perturbed
     assert sides(align(tokens(baseline), tokens(perturbed), SPELLINGS)) == expected
 
 
-@pytest.mark.parametrize("alignment", ["swap", "permute"])
-def test_sides_of_equal_length_correspond_one_to_one(alignment):
-    aligned = align(tokens([1, 2, 10, 4]), tokens([2, 1, 60, 4]), SPELLINGS, alignment)
+def test_a_swap_of_equal_length_corresponds_one_to_one():
+    aligned = align(tokens([1, 2, 10, 4]), tokens([2, 1, 60, 4]), SPELLINGS, "swap")
     assert sides(aligned) == ([1, 2, 60, 4], [2, 1, 60, 4], [T, T, F, F])
 
 
-@pytest.mark.parametrize("alignment", ["swap", "permute"])
-def test_sides_of_unequal_length_are_compared(alignment):
-    aligned = align(tokens([1, 2, 3]), tokens([1, 8, 9, 3]), SPELLINGS, alignment)
+def test_a_permutation_has_the_tokens_of_the_baseline():
+    aligned = align(tokens([1, 2, 10, 4]), tokens([2, 1, 60, 4]), SPELLINGS, "permute")
+    assert sides(aligned) == ([1, 2, 10, 4], [2, 1, 10, 4], [T, T, F, F])
+    assert sides(align(tokens([10, 2]), tokens([2, 60]), SPELLINGS, "permute")) == ([10, 2], [2, 10], [T, T])
+
+
+def test_a_permutation_keeps_the_pieces_that_a_word_had_elsewhere():
+    spellings = np.array(["two", "t", "wo", "neap", "tides"], dtype=object)
+    aligned = align(tokens([1, 2, 4], [0, 0, 1]), tokens([4, 0], [0, 1]), spellings, "permute")
+    assert sides(aligned) == ([1, 2, 4], [4, 1, 2], [T, T, T])
+    assert aligned.perturbed_words.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("perturbed", [[1, 2, 8], [1, 2], [1, 2, 3, 3], [1, 2, 2]])
+def test_other_words_are_no_permutation(perturbed):
+    assert align(tokens([1, 2, 3]), tokens(perturbed), SPELLINGS, "permute") is None
+
+
+def test_a_swap_of_unequal_length_is_compared():
+    aligned = align(tokens([1, 2, 3]), tokens([1, 8, 9, 3]), SPELLINGS, "swap")
     assert sides(aligned) == ([1, 2, FILL, 3], [1, 8, 9, 3], [F, T, T, F])
 
 
@@ -158,7 +174,7 @@ def test_classes_of_an_empty_query_and_baseline():
 
 SMALL_VOCABULARY = SPELLINGS[[0, 1, 2, 3, 0, 1]]
 ids = st.lists(st.integers(0, 5), max_size=14)
-kinds = st.sampled_from(["fill", "mask", "swap", "permute"])
+kinds = st.sampled_from(["fill", "mask", "swap"])
 
 
 @given(ids, ids, kinds)
@@ -180,6 +196,16 @@ def test_the_edit_is_exactly_where_the_sides_disagree(baseline, perturbed, align
     assert aligned.edit.tolist() == (aligned.baseline != aligned.perturbed).tolist()
 
 
+@given(ids, st.randoms(use_true_random=False))
+def test_a_permutation_has_the_same_tokens_on_both_sides(baseline, rng):
+    order = rng.sample(baseline, len(baseline))
+    aligned = align(tokens(baseline), tokens(order), SMALL_VOCABULARY, "permute")
+    assert aligned.baseline.tolist() == baseline
+    assert sorted(aligned.perturbed.tolist()) == sorted(baseline)
+    assert SMALL_VOCABULARY[aligned.perturbed].tolist() == SMALL_VOCABULARY[np.array(order, dtype=np.int64)].tolist()
+    assert aligned.edit.tolist() == (aligned.baseline != aligned.perturbed).tolist()
+
+
 @given(ids, st.integers(0, 13), ids)
 def test_an_insertion_costs_as_many_fillers_as_it_has_tokens(baseline, place, inserted):
     perturbed = [*baseline[:place], *inserted, *baseline[place:]]
@@ -194,7 +220,7 @@ def test_cutting_keeps_the_edit_the_budget_and_the_order(baseline, perturbed, bu
     aligned = align(tokens(baseline), tokens(perturbed), SMALL_VOCABULARY)
     kept = keep_edit(aligned, budget)
     n_edited = int(aligned.edit.sum())
-    if n_edited > budget:
+    if len(aligned) > budget and (n_edited > budget or 2 * n_edited >= len(aligned)):
         assert kept is None
         return
     assert len(kept) == min(budget, len(aligned))
@@ -387,8 +413,38 @@ def test_a_long_document_leaves_a_cross_encoder_its_query():
 @pytest.mark.filterwarnings("ignore:.* documents are longer")
 def test_an_edit_that_is_too_long_by_itself_gives_no_pair():
     ranker = BiEncoder(build("bert", classifier=False), max_length=6)
-    assert pair_of(ranker, "day", "heat", "heat" + " day" * 5) is None
-    assert pair_of(ranker, "day", "heat", "heat" + " day" * 4) is not None
+    assert pair_of(ranker, "day", "heat", "heat" + " day" * 4) is None
+    assert pair_of(ranker, "day", "heat", "heat" + " day" * 3) is not None
+
+
+def test_what_is_cut_and_what_is_lost_is_told_apart():
+    ranker = BiEncoder(build("bert", classifier=False), max_length=8)
+    baselines = ["heat day", "day " * 9, "day night heat day night"]
+    perturbed = ["heat day day", "day " * 9 + "heat", "day night heat day night " * 2]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pairs = ranker.align(["heat"] * 3, baselines, perturbed, alignments=["fill", "fill", "mask"])
+    assert [pair is None for pair in pairs] == [False, False, True]
+    told = [str(warning.message) for warning in caught]
+    assert [message[:6] for message in told] == ["1 of 3", "1 of 3"]
+    assert "they were cut so that the perturbation stays" in told[0]
+    assert "cannot be cut without losing the perturbation; their effects are missing" in told[1]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_moved_words_take_their_tokens_with_them(architecture):
+    ranker = BiEncoder(build(architecture, classifier=False))
+    text = "The tides, and the (warm night) are high. 2 tides rise and rise"
+    (pair,) = ranker.align(["tides"], [text], [ReverseWords()(text, "tides")], alignments=["permute"])
+    assert sorted(pair.baseline.ids.tolist()) == sorted(pair.perturbed.ids.tolist())
+    assert pair.baseline.ids.tolist() == ranker.tokenizer(text)["input_ids"]
+    assert (pair.baseline.ids != pair.perturbed.ids).any()
+
+
+def test_other_words_in_a_permutation_are_counted():
+    ranker = BiEncoder(build("bert", classifier=False))
+    with pytest.warns(UserWarning, match="1 of 1 documents have other words after a perturbation that should only"):
+        assert pair_of(ranker, "day", "day night", "day heat", alignment="permute") is None
 
 
 def test_pairs_name_their_query_by_order_of_appearance(cross_encoder):

@@ -13,6 +13,7 @@ import pytest
 from models import TEXTS, build
 
 from pyterrier_mechir import BiEncoder, PairScorer, PatchScorer, PerturbDocs, PerturbQueries
+from pyterrier_mechir.measures import axiom_agreement
 from pyterrier_mechir.perturb import (
     LNC2,
     STMC1,
@@ -32,6 +33,7 @@ from pyterrier_mechir.perturb import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TIDES, HEAT = "why are there two high tides", "heat pump house"
+PERTURBED = ["text_perturbed", "perturbation", "alignment", "expected_sign"]
 SCORED = ["score", "rank", "score_baseline", "score_perturbed"]
 PATCHES = ["patch_scores", "patch_effect", "patch_effect_noise"]
 
@@ -74,7 +76,7 @@ def test_the_scores_are_those_of_patch_scorer(ranker, frame, stage, made):
 def test_columns_are_added_and_nothing_else_changes(ranker, frame):
     before = frame.copy(deep=True)
     out = PairScorer(ranker)(frame)
-    assert sorted(out.columns) == sorted({*frame.columns, "text_perturbed", "perturbation", *SCORED})
+    assert sorted(out.columns) == sorted({*frame.columns, *PERTURBED, *SCORED})
     pd.testing.assert_frame_equal(frame, before)
     assert out.index.tolist() == frame.index.tolist()
     for column in ("qid", "query", "docno", "text"):
@@ -222,7 +224,7 @@ def test_the_stage_passes_the_checks_of_pyterrier(kind, bi_encoder, cross_encode
     assert result.wasSuccessful(), result.failures + result.errors
     assert pt.inspect.subtransformers(stage) == {}
     outputs = pt.inspect.transformer_outputs(stage, ["qid", "query", "docno", "text"])
-    assert set(outputs) == {"qid", "query", "docno", "text", "text_perturbed", "perturbation", *SCORED}
+    assert set(outputs) == {"qid", "query", "docno", "text", *PERTURBED, *SCORED}
     assert pt.inspect.transformer_apply_attributes(stage, filler="a") == PairScorer(stage.ranker)
 
 
@@ -274,29 +276,39 @@ class Own(Perturbation):
 
 
 @pytest.mark.parametrize(
-    ("made", "added"),
+    ("made", "alignment", "sign"),
     [
-        (TFC1(), {}),
-        (TFC1(replace="all"), {"expected_sign": "-"}),
-        (ShuffleWords(), {"alignment": "permute", "expected_sign": "-0"}),
-        (perturbation(sign="+")(lambda text: f"{text} a"), {}),
-        (perturbation(alignment="swap", sign="+")(lambda text: text.upper()), {"alignment": "swap"}),
-        (perturbation(lambda text: f"{text} a"), {"expected_sign": None}),
-        (perturbation(sign="0")(lambda text: None), {"expected_sign": "0"}),
+        (TFC1(), "fill", "+"),
+        (TFC1(replace="all"), "fill", "-"),
+        (ShuffleWords(), "permute", "-0"),
+        (perturbation(alignment="swap", sign="+")(lambda text: text.upper()), "swap", "+"),
+        (perturbation(lambda text: f"{text} a"), "fill", "none"),
+        (perturbation(sign="0")(lambda text: None), "fill", "0"),
     ],
     ids=repr,
 )
-def test_only_what_differs_from_the_rule_has_a_column(frame, made, added):
+def test_every_row_says_how_its_sides_correspond_and_what_is_expected(frame, made, alignment, sign):
     out = PerturbDocs(made)(frame)
-    assert list(out.columns) == [*frame.columns, "text_perturbed", "perturbation", *added]
-    for column, value in added.items():
-        assert out[column].isna().all() if value is None else set(out[column]) == {value}
+    assert list(out.columns) == [*frame.columns, "text_perturbed", "perturbation", "alignment", "expected_sign"]
+    assert (set(out["alignment"]), set(out["expected_sign"])) == ({alignment}, {sign})
     assert list(PerturbDocs(made)(frame.iloc[:0]).columns) == list(out.columns)
+
+
+def test_perturbed_frames_put_together_keep_their_meaning(frame, bi_encoder):
+    made = [TFC1(), TFC1(replace="all"), ShuffleWords()]
+    rows = frame.assign(docno=[f"d{i}" for i in range(len(frame))])
+    parts = [PerturbDocs(one)(rows.assign(qid=f"q{i}")) for i, one in enumerate(made)]
+    scored = PairScorer(bi_encoder)
+    joint = axiom_agreement(scored(pd.concat(parts))).set_index("qid")
+    for i, part in enumerate(parts):
+        alone = axiom_agreement(scored(part)).set_index("qid")
+        pd.testing.assert_frame_equal(joint.loc[[f"q{i}"]], alone)
 
 
 def test_a_baseline_of_its_own_has_a_column(frame):
     out = PerturbDocs(Own())(frame)
-    assert list(out.columns[-4:]) == ["text_perturbed", "perturbation", "text_baseline", "expected_sign"]
+    added = ["text_perturbed", "perturbation", "text_baseline", "alignment", "expected_sign"]
+    assert list(out.columns[-5:]) == added
     assert out["text_baseline"].isna().tolist() == out["text_perturbed"].isna().tolist() == [True] * 3 + [False] * 2
     assert out["text_baseline"].iloc[3] == f"{TEXTS[2]} day"
     assert set(out["perturbation"]) == {"Own"}

@@ -39,13 +39,14 @@ def swept(case: Case, positions: str | list[int], sites=SITES, direction="both",
 
 
 def slots_of(pair, positions: str | list[int]) -> list[list[int]]:
-    """The positions of each slot of a pair."""
+    """The positions of each slot of a pair that are attended to on both sides."""
     n = len(pair.classes)
+    slots = [[i + n * (i < 0)] if -n <= i < n else [] for i in positions] if isinstance(positions, list) else []
     if positions == "each":
-        return [[i] for i in range(n)]
+        slots = [[i] for i in range(n)]
     if positions == "class":
-        return [[i for i in range(n) if pair.classes[i] == c] for c in range(len(TOKEN_CLASSES))]
-    return [[i + n * (i < 0)] if -n <= i < n else [] for i in positions]
+        slots = [[i for i in range(n) if pair.classes[i] == c] for c in range(len(TOKEN_CLASSES))]
+    return [[i for i in slot if pair.baseline.mask[i] and pair.perturbed.mask[i]] for slot in slots]
 
 
 def expected(case: Case, row: int, positions: str | list[int], noise: bool, sites=SITES) -> np.ndarray:

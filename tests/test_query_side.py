@@ -22,7 +22,7 @@ from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-ADDED = ["query_perturbed", "perturbation"]
+ADDED = ["query_perturbed", "perturbation", "alignment", "expected_sign"]
 
 
 @perturbation(sign="+")

@@ -8,9 +8,9 @@ from string import ascii_lowercase
 
 import pandas as pd
 import pytest
-from models import TEXTS
+from models import TEXTS, build
 
-from pyterrier_mechir import PerturbDocs, PerturbQueries
+from pyterrier_mechir import BiEncoder, PerturbDocs, PerturbQueries
 from pyterrier_mechir.perturb import (
     LNC1,
     PROX1,
@@ -28,6 +28,7 @@ from pyterrier_mechir.perturb import (
     RemoveTerm,
     ReverseWords,
     ShuffleWords,
+    Typos,
     perturbation,
 )
 from pyterrier_mechir.perturb.idf import same_band
@@ -99,6 +100,7 @@ def test_a_controlled_stage_says_so_and_keeps_what_is_expected(frame):
     stage = PerturbDocs(TFC2(term="tides"), control="random_term", idf=IDF)
     out, plain = stage(frame), PerturbDocs(TFC2(term="tides"))(frame)
     assert list(out.columns) == list(plain.columns)
+    assert (set(plain["expected_sign"]), set(out["expected_sign"])) == ({"+"}, {"none"})
     assert set(out["perturbation"]) == {"TFC2.random_term"}
     assert out["text_baseline"].tolist() == plain["text_baseline"].tolist()
     assert set(PerturbDocs(AddTerm("night"), control="random_term", idf=IDF)(frame)["expected_sign"]) == {"-0"}
@@ -142,7 +144,7 @@ def test_the_random_word_does_not_depend_on_the_place_of_the_term_in_the_query()
         assert max(values) > 5.4
 
 
-@pytest.mark.parametrize("made", [RemoveTerm(), perturbation(lambda text: f"{text} the"), Identity()])
+@pytest.mark.parametrize("made", [perturbation(lambda text: f"{text} the"), Identity()])
 def test_a_control_of_what_puts_no_term_in_does_not_apply(made):
     assert RandomTerm(made, IDF).pair(TEXT, QUERY) is None
 
@@ -162,5 +164,87 @@ def test_an_impossible_control_is_an_error_at_once():
         with pytest.raises(ValueError, match="puts no word in"):
             PerturbDocs(made, control="random_term", idf=IDF)
     stems = TDC({"tide": 1.0}, analyse=lambda text: [word.rstrip("s") for word in text.lower().split()])
-    with pytest.raises(ValueError, match="has stems"):
+    with pytest.raises(ValueError, match="terms of a stemmer"):
         PerturbDocs(stems, control="random_term")
+
+
+REMOVED = "Tides rise and zzaa falls, tides and more zzab and zzab at sea."
+RARE = IDF | {"tides": 5.0, "zzaa": 5.1, "zzab": 4.9, "sea": 4.8, "rise": 1.0, "falls": 5.2, "more": 4.9}
+
+
+@pytest.mark.parametrize("made", [TFC1("tides", replace="all"), RemoveTerm()], ids=repr)
+def test_the_control_of_a_removal_takes_out_another_word_as_rare_as_often(made):
+    control = RandomTerm(made, RARE)
+    assert control.sign == made.sign
+    pair = control.pair(REMOVED, "ocean tides")
+    assert pair == (REMOVED, "Tides rise and zzaa falls, tides and more and at sea.", control)
+    assert control.holds(*pair[:2], "ocean tides")
+    for broken in (str(made(REMOVED, "ocean tides")), REMOVED.replace("rise ", ""), REMOVED.replace(" zzaa", "")):
+        assert not control.holds(REMOVED, broken, "ocean tides")
+
+
+def test_the_control_of_one_removed_occurrence_leaves_another():
+    control = RandomTerm(TFC1("tides", replace="one"), RARE)
+    perturbed = control(REMOVED, "ocean tides")
+    assert perturbed in (REMOVED.replace(" zzab and", " and", 1), REMOVED.replace(" and zzab at", " and at"))
+    assert control.holds(REMOVED, perturbed, "ocean tides")
+
+
+def test_a_removal_without_a_word_as_rare_has_no_control():
+    assert RandomTerm(RemoveTerm(), IDF)("Tides rise", "ocean tides") is None
+    assert RandomTerm(perturbation(lambda text: text.split()[0]), RARE)(REMOVED, "ocean tides") is None
+
+
+def test_of_a_chain_the_first_is_controlled():
+    chain = TFC1("tides", "start") | Typos(n=2)
+    control = RandomTerm(chain, IDF)
+    put_in, *_ = control(TEXT, QUERY).split()
+    assert put_in in IDF or put_in[0] == "z"
+    explicit = RandomTerm(TFC1("tides", "start"), IDF) | Typos(n=2)
+    assert control.pair(TEXT, QUERY)[:2] == explicit.pair(TEXT, QUERY)[:2]
+    assert control.holds(TEXT, control(TEXT, QUERY), QUERY)
+    assert not control.holds(TEXT, chain(TEXT, QUERY), QUERY)
+
+
+def test_where_both_sides_are_made_nothing_is_expected():
+    assert (RandomTerm(TFC2(), IDF).sign, RandomTerm(STMC2(SIMILAR), IDF).sign) == (None, None)
+    assert RandomTerm(TFC1(), IDF).sign == "+"
+
+
+def test_random_terms_have_as_many_pieces_where_the_ranker_is_known():
+    ranker = BiEncoder(build("bert", classifier=False))
+    pieces = ranker.vocabulary.size
+    words = dict.fromkeys([*WORDS[:60], "night", "heat", "warm", "day", "old", "moon"], 3.0) | {"tides": 3.0}
+    assert len({pieces(word) for word in words}) > 2
+    matched = RandomTerm(TFC1(), words).bind(ranker)
+    assert matched == RandomTerm(TFC1(), words, ranker=ranker) != RandomTerm(TFC1(), words)
+    other = []
+    for i in range(30):
+        text = f"text{i} of the sea"
+        query = "tides" if i % 2 else "night tides"
+        term = TFC1()(text, query).split()[-1]
+        word, unmatched = (made(text, query).split()[-1] for made in (matched, RandomTerm(TFC1(), words)))
+        assert pieces(word) == pieces(term)
+        assert matched.holds(text, f"{text} {word}", query)
+        other.append(pieces(unmatched) != pieces(term))
+    assert any(other)
+
+
+def test_a_stage_that_knows_the_ranker_matches_pieces_and_finds_similar_words(frame):
+    ranker = BiEncoder(build("bert", classifier=False))
+    stage = PerturbDocs(TFC1("tides"), control="random_term", idf=IDF, ranker=ranker)
+    made = [RandomTerm(TFC1("tides"), IDF, ranker=ranker)(text, QUERY) for text in frame["text"]]
+    assert stage(frame)["text_perturbed"].where(lambda texts: texts.notna(), None).tolist() == made
+    assert stage != PerturbDocs(TFC1("tides"), control="random_term", idf=IDF)
+    similar = PerturbDocs(STMC1(), ranker=ranker)(frame)
+    pd.testing.assert_frame_equal(similar, PerturbDocs(STMC1(ranker))(frame))
+
+
+def test_the_checker_looks_at_the_place_the_band_and_the_alignment():
+    control = RandomTerm(TFC1("tides"), IDF)
+    assert control.holds(TEXT, f"{TEXT} zzpa", QUERY) == (abs(IDF["zzpa"] - 5) <= 0.5)
+    word = control(TEXT, QUERY).split()[-1]
+    assert not control.holds(TEXT, f"{word} {TEXT}", QUERY)
+    assert not control.holds(TEXT, f"{TEXT} zzaa", QUERY)
+    assert not control.holds(TEXT, f"{TEXT[:-1]} {word}", QUERY)
+    assert not control.holds(TEXT, f"{TEXT.lower()} {word}", QUERY)

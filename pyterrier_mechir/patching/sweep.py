@@ -39,6 +39,14 @@ class SweepResult:
     denoise: Patched | None
     noise: Patched | None
 
+    def at(self, index: Sequence[int]) -> SweepResult:
+        """The results of some pairs, in another order, or repeated."""
+
+        def take(values: Patched | None) -> Patched | None:
+            return [values[i] for i in index] if isinstance(values, list) else None if values is None else values[index]
+
+        return SweepResult(self.baseline[index], self.perturbed[index], take(self.denoise), take(self.noise))
+
     def mean_over(self, repeats: int) -> SweepResult:
         """The mean over repeats of the same pairs, given one repeat of all after the other."""
 
@@ -156,7 +164,7 @@ def _sweep_group(
         ("denoise", "noise"): (slice(None), torch.arange(2 * n_pairs, device=both.scores.device).roll(n_pairs)),
     }[tuple(swept)]
     inputs = {name: value[target] for name, value in batch.items()}
-    slots = torch.from_numpy(positions.masks(pairs)).to(both.scores.device)
+    slots = torch.from_numpy(positions.masks(pairs) & _open(pairs)).to(both.scores.device)
     if slots.shape[1] > 1:
         slots = slots.repeat(1, len(swept), 1)
     scores = _sweep_steps(ranker, inputs, both.rows(target), both.rows(source), steps, n_sites, slots)
@@ -171,6 +179,18 @@ def _sweep_group(
         both.scores[is_perturbed].cpu().numpy(),
         *(of_pairs(way) if way in parts else None for way in ("denoise", "noise")),
     )
+
+
+def _open(pairs: Sequence[AlignedPair]) -> np.ndarray:
+    """The positions of each pair that may be patched, broadcastable to ``[B, S]``: those open on both sides.
+
+    Nothing attends to a masked position, so its activations, those of a placeholder, are none of the text's.
+    """
+    are_open = [pair.is_open for pair in pairs]
+    if all(positions.all() for positions in are_open):
+        return np.ones((1, 1), dtype=bool)
+    width = max(map(len, are_open))
+    return np.stack([np.pad(positions, (0, width - len(positions))) for positions in are_open])
 
 
 def _sweep_steps(

@@ -6,6 +6,7 @@ by filler ids. Text is never reassembled, so no token outside the edit changes.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
@@ -55,25 +56,27 @@ class Alignment:
         )
 
 
-def align(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray, alignment: str = "fill") -> Alignment:
+def align(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray, alignment: str = "fill") -> Alignment | None:
     """Align the two sides of a pair.
 
     Args:
         baseline: the baseline document.
         perturbed: the perturbed document.
         spellings: for each token id of the vocabulary, its text without marks of spaces and continuation.
-        alignment: the perturbation's declared alignment. The tokens of a ``permute`` of equal length correspond one to
-            one, and so do the words of a ``swap`` of as many words; anything else is found by comparing the sides.
+        alignment: the perturbation's declared alignment. The tokens of a ``permute`` correspond one to one, and so do
+            the words of a ``swap`` of as many words; anything else is found by comparing the sides.
 
     Returns:
-        The alignment. A word that both sides have, but in different pieces (the first word of a text often has pieces
-        of its own), is given the perturbed side's pieces on both, so that the sides differ by the edit alone.
+        The alignment; None for a ``permute`` whose sides are not the same words in another order. A word that both
+        sides have, but in different pieces (the first word of a text often has pieces of its own), is given the
+        perturbed side's pieces on both, so that the sides differ by the edit alone. The perturbed side of a ``permute``
+        is made of the baseline's tokens, each of its words with the pieces that it has there.
     """
-    of_equal_length = len(baseline) == len(perturbed)
-    if of_equal_length and (alignment == "permute" or (alignment == "swap" and _of_equal_words(baseline, perturbed))):
+    if alignment == "permute":
+        return _permuted(baseline, perturbed, spellings)
+    if alignment == "swap" and len(baseline) == len(perturbed) and _of_equal_words(baseline, perturbed):
         edit = spellings[baseline.ids] != spellings[perturbed.ids]
-        for side in (baseline, perturbed):
-            edit = np.logical_or.reduceat(edit, np.flatnonzero(side.starts()[:-1]))[np.cumsum(side.starts()[:-1]) - 1]
+        edit = _whole_words(edit, baseline)
         ids = np.where(edit, baseline.ids, perturbed.ids)
         return Alignment(ids, perturbed.ids, baseline.words, perturbed.words, edit)
     columns: list[tuple[np.ndarray, ...]] = []
@@ -95,6 +98,45 @@ def align(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray, alignment:
         empty = np.empty(0, dtype=np.int64)
         return Alignment(empty, empty, empty, empty, empty.astype(bool))
     return Alignment(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+
+
+def _whole_words(edit: np.ndarray, side: Tokens) -> np.ndarray:
+    """An edit of tokens, extended to all pieces of the words that it touches."""
+    starts = side.starts()[:-1]
+    return np.asarray(np.logical_or.reduceat(edit, np.flatnonzero(starts))[np.cumsum(starts) - 1])
+
+
+def _permuted(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray) -> Alignment | None:
+    """The baseline's words in the order of the perturbed side; None where these are other words."""
+    spans_of: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    sides = []
+    for side in (baseline, perturbed):
+        bounds = np.flatnonzero(side.starts()).tolist()
+        sides.append([("".join(spellings[side.ids[i:j]]), (i, j)) for i, j in pairwise(bounds)])
+    before, after = sides
+    stays = [i < len(before) and before[i][0] == word for i, (word, _) in enumerate(after)]
+    for i, (word, span) in enumerate(before):
+        if not (i < len(after) and stays[i]):
+            spans_of[word].append(span)
+    order: list[tuple[int, int]] = []
+    for i, (word, _) in enumerate(after):
+        if stays[i]:
+            order.append(before[i][1])
+        elif spans_of[word]:
+            order.append(spans_of[word].pop(0))
+        else:
+            return None
+    if len(before) != len(after):
+        return None
+    index = np.array([place for i, j in order for place in range(i, j)], dtype=np.int64)
+    ids = baseline.ids[index]
+    numbers = np.repeat(np.arange(len(order)), [j - i for i, j in order])
+    made = Tokens(ids, numbers)
+    edit = baseline.ids != ids
+    if edit.any():
+        edit = _whole_words(edit, baseline)
+        edit = _whole_words(edit, made)
+    return Alignment(baseline.ids, ids, baseline.words, numbers, edit)
 
 
 def _padded(values: np.ndarray, n: int) -> np.ndarray:
@@ -155,11 +197,12 @@ def keep_edit(aligned: Alignment, budget: int, from_left: bool = False) -> Align
     Unedited positions are dropped from the end, or from the left where asked; those of the edit never.
 
     Returns:
-        The alignment, or None where the edit alone is longer than the budget.
+        The alignment, or None where the edit alone is longer than the budget, or is at least as long as the rest, so
+        that cutting the rest would make another pair of it (a text repeated whole, against its first half).
     """
     if len(aligned) <= budget:
         return aligned
-    if aligned.edit.sum() > budget:
+    if aligned.edit.sum() > min(budget, (len(aligned) - 1) // 2):
         return None
     kept = aligned.edit.copy()
     unedited = np.flatnonzero(~aligned.edit)

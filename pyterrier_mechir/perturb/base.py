@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.perturb.alignment import ALIGNMENTS
-from pyterrier_mechir.perturb.words import Words
+from pyterrier_mechir.perturb.words import Words, marks, words_and_marks
 
 if TYPE_CHECKING:
     from pyterrier_mechir.perturb.compose import Chain
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 SIGNS = ("+", "-", "+0", "-0", "0")
 """What an axiom expects of s_p - s_b: more than 0, less, not less, not more, or no change."""
+
+NO_SIGN = "none"
+"""What the ``expected_sign`` column says where nothing is expected."""
 
 Self = TypeVar("Self", bound="Perturbation")
 
@@ -132,7 +135,16 @@ class Perturbation(ABC):
 
     def _settings(self) -> dict[str, Any]:
         parameters = inspect.signature(type(self).__init__).parameters
-        return {name: getattr(self, name) for name in parameters if name != "self" and hasattr(self, name)}
+        names = [
+            name for name, p in parameters.items() if name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
+        for name in names:
+            if not hasattr(self, name):
+                raise AttributeError(
+                    f"{type(self).__name__} does not keep its setting {name!r}; set self.{name} in its constructor, so "
+                    "that equal perturbations compare equal and its settings can be swept."
+                )
+        return {name: getattr(self, name) for name in names}
 
     def __repr__(self) -> str:
         parameters = inspect.signature(type(self).__init__).parameters
@@ -164,21 +176,24 @@ def _hashable(value: Any) -> Any:
 def corresponds(alignment: str, baseline: str, perturbed: str) -> bool:
     """Whether the sides of a pair differ, and in the way that an alignment claims.
 
-    ``permute``: the same words in another order. ``swap``: as many words. ``fill`` and ``mask``: one side has all words
-    of the other, in their order. ``free`` claims nothing more.
+    Words are compared as they are written, and so are the marks between them: what an edit does not claim to change is
+    the same on both sides. ``permute``: the same words and marks in another order. ``swap``: as many words, and the
+    same marks. ``fill`` and ``mask``: one side has all words and marks of the other, in their order. ``free`` claims
+    nothing more.
     """
     if baseline == perturbed:
         return False
     if alignment == "free":
         return True
-    before, after = Words(baseline), Words(perturbed)
+    before, after = words_and_marks(baseline), words_and_marks(perturbed)
     if alignment == "permute":
-        return list(before) != list(after) and Counter(before) == Counter(after)
+        return before != after and Counter(before) == Counter(after)
     if alignment == "swap":
-        return len(before) == len(after)
+        same_marks = marks(baseline) == marks(perturbed)
+        return same_marks and len(Words(baseline)) == len(Words(perturbed))
     shorter, longer = sorted((before, after), key=len)
     rest = iter(longer)
-    return all(word in rest for word in shorter)
+    return all(item in rest for item in shorter)
 
 
 def same_gaps(baseline: str, perturbed: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from pyterrier_mechir.perturb.base import OfPairs, Pair, Perturbation, as_perturbation
+from pyterrier_mechir.perturb.base import OfPairs, Pair, Perturbation, as_perturbation, corresponds
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
@@ -52,8 +52,11 @@ class Chain(OfPairs):
         return None if one is None or two is None else Pair(one.baseline, two.perturbed, self)
 
     def holds(self, baseline: str, perturbed: str, query: str) -> bool:
-        """Whether the chain makes the pair of the baseline; with a baseline of its own, whether the sides differ."""
-        return baseline != perturbed if self.own_baseline else self(baseline, query) == perturbed
+        """Whether the chain makes the pair of the baseline; with its own baseline, whether the sides correspond."""
+        if self.own_baseline:
+            alignments = {member.alignment for one in (self.first, self.second) for member in one.members}
+            return corresponds(alignments.pop() if len(alignments) == 1 else "free", baseline, perturbed)
+        return self(baseline, query) == perturbed
 
     def bind(self, ranker: Ranker) -> Chain:
         return Chain(self.first.bind(ranker), self.second.bind(ranker))

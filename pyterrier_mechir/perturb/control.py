@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Collection
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_mechir.perturb.base import OfPairs, Pair, Perturbation, as_perturbation, corresponds
-from pyterrier_mechir.perturb.idf import Idf
-from pyterrier_mechir.perturb.words import STOPWORDS, Words, changes, lowercase_words
+from pyterrier_mechir.perturb.compose import Chain
+from pyterrier_mechir.perturb.idf import Idf, Lexicon, same_band
+from pyterrier_mechir.perturb.words import STOPWORDS, Words, lowercase_words
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
@@ -17,35 +20,44 @@ class RandomTerm(OfPairs):
     """The edit of another perturbation, with random terms: what of an effect is not about the query's terms.
 
     Every word that the perturbation puts into the text, function words left aside, becomes a random word of the
-    collection, about as rare, that neither the query nor the text has. The edit stays where it is. The expected sign is
-    kept, so that the agreement of the control with it can be set against that of the perturbation.
+    collection, about as rare, that neither the query nor the text has. Where it only takes occurrences of a word out,
+    as many occurrences of another word of the text go instead, one that is about as rare and not in the query, and
+    that the text keeps or loses likewise. The edit stays where it is. The expected sign is kept, so that the agreement
+    of the control with it can be set against that of the perturbation; where both sides of a pair are made, the other
+    side keeps the perturbation's own terms, so that nothing is expected.
+
+    Of a chain, the first perturbation is controlled and the second applied to what it made. A control draws once per
+    row; ``Sweep(lambda seed: RandomTerm(TFC1(), idf, seed), seed=range(5))`` runs several draws.
 
     Args:
         perturbation: the perturbation.
         idf: where the words come from, and how rare they are (see :meth:`pyterrier_mechir.perturb.idf.Idf.of`): a
             dataset or an iterable of documents; the stems of an index are no words.
         seed: of the choice of the words.
+        ranker: a ranker of whose word pieces the random word has as many as the word that it stands for, so that
+            both controls and perturbations are set against as many fillers. None does not match them.
 
-    Does not apply where the perturbation does not, or puts no word in.
+    Does not apply where the perturbation does not, changes no content word, takes several different words out, or
+    where there is no other word to take.
 
     Raises:
-        ValueError: a perturbation of alignment ``permute``, which puts no word in, or frequencies of stems.
+        ValueError: a perturbation of alignment ``permute``, which changes no word, or frequencies of stems.
     """
 
     statement = "The edit of another perturbation with random words: what is not about the query's terms."
     change = "words put in → random words as rare"
     source = "control"
 
-    def __init__(self, perturbation: Perturbation, idf: Any, seed: int = 0):
+    def __init__(self, perturbation: Perturbation, idf: Any, seed: int = 0, ranker: Ranker | None = None):
         self.perturbation, self.seed = as_perturbation(perturbation), seed
-        self.idf = Idf.of(idf)
+        self.idf, self.ranker = Idf.of(idf), ranker
         for member in self.perturbation.members:
-            if member.alignment == "permute":
+            if _first(member).alignment == "permute":
                 raise ValueError(f"{member!r} puts no word in, so that none can be a random one.")
         self.idf.check_words()
         self.alignment = self.perturbation.alignment
-        self.sign = self.perturbation.sign
         self.own_baseline = self.perturbation.own_baseline
+        self.sign = None if self.own_baseline else self.perturbation.sign
 
     @property
     def name(self) -> str:
@@ -57,35 +69,117 @@ class RandomTerm(OfPairs):
         return (self,) if inner == (self.perturbation,) else tuple(self._of(member) for member in inner)
 
     def _of(self, member: Perturbation) -> RandomTerm:
-        return self if member == self.perturbation else RandomTerm(member, self.idf, self.seed)
+        return self if member == self.perturbation else self.with_settings(perturbation=member)
 
     def pair(self, text: str, query: str) -> Pair | None:
+        if isinstance(self.perturbation, Chain):
+            one = self.with_settings(perturbation=self.perturbation.first).pair(text, query)
+            two = None if one is None else self.perturbation.second.pair(one.perturbed, query)
+            return None if one is None or two is None else Pair(one.baseline, two.perturbed, self)
         pair = self.perturbation.pair(text, query)
         if pair is None:
             return None
         before, after = Words(pair.baseline), Words(pair.perturbed)
-        taken = {*before.keys, *lowercase_words(query)}
         rng = self._random(self.seed, text, f"{query}\x1frandom term")
-        instead: dict[str, str] = {}
+        asked = set(lowercase_words(query))
         put_in = _put_in(before, after)
-        for place in put_in:
+        if put_in:
+            perturbed = self._put_in_instead(before, after, put_in, asked, rng)
+        else:
+            perturbed = self._taken_out_instead(before, _put_in(after, before), asked, rng)
+        return None if perturbed is None else Pair(pair.baseline, str(perturbed), self._of(pair.by))
+
+    def _put_in_instead(
+        self, before: Words, after: Words, places: list[int], asked: set[str], rng: random.Random
+    ) -> Words | None:
+        """The perturbed side with random words in some places."""
+        taken = {*before.keys, *asked}
+        instead: dict[str, str] = {}
+        for place in places:
             term = after.keys[place]
             if term not in instead:
-                word = self.idf.near(term, rng, exclude=taken)
+                word = self._lexicon(after[place]).near(self.idf(term), rng, exclude=taken)
                 if word is None:
                     return None
                 instead[term] = word
                 taken.add(word)
-        places = {place: instead[after.keys[place]] for place in put_in}
-        return Pair(pair.baseline, str(after.replaced(places)), self._of(pair.by)) if places else None
+        return after.replaced({place: instead[after.keys[place]] for place in places})
+
+    def _taken_out_instead(self, before: Words, places: list[int], asked: set[str], rng: random.Random) -> Words | None:
+        """The baseline without as many occurrences of another word."""
+        terms = {before.keys[place] for place in places}
+        if len(terms) != 1:
+            return None
+        choices = self._spared(before, terms.pop(), len(places), asked)
+        if not choices:
+            return None
+        found = before.places(rng.choice(choices))
+        return before.without(set(rng.sample(found, len(places))))
+
+    def _spared(self, before: Words, term: str, n: int, asked: Collection[str]) -> list[str]:
+        """Words of a text to take out ``n`` times in place of a term."""
+        counts, rarity = before.counts(), self.idf(term)
+        size = self._size(term)
+        return sorted(
+            word
+            for word, count in counts.items()
+            if word not in asked
+            and word not in STOPWORDS
+            and count >= n
+            and (count == n) == (counts[term] == n)
+            and self._size(word) == size
+            and rarity is not None
+            and (found := self.idf(word)) is not None
+            and same_band(found, rarity)
+        )
+
+    def _size(self, word: str) -> int:
+        return 0 if self.ranker is None else self.ranker.vocabulary.size(word)
+
+    def _lexicon(self, word: str) -> Lexicon:
+        """The words that can take a word's place."""
+        if self.ranker is None:
+            return self.idf.lexicon
+        return self.ranker.vocabulary.lexicons(self.idf).get(self._size(word), Lexicon([], []))
 
     def holds(self, baseline: str, perturbed: str, query: str) -> bool:
-        """Whether words were put in of which none is in the query, in a pair whose sides correspond."""
-        added = {word for word in changes(baseline, perturbed)[0] if word not in STOPWORDS}
-        return bool(added) and added.isdisjoint(lowercase_words(query)) and corresponds("free", baseline, perturbed)
+        """Whether the sides correspond and differ by words outside the query, in the places of the perturbation.
+
+        Where the baseline is the text itself, the places, and how rare the words are, are compared with the pair that
+        the perturbation makes of it.
+        """
+        if isinstance(self.perturbation, Chain):
+            return baseline != perturbed if self.own_baseline else self(baseline, query) == perturbed
+        if not corresponds(self.alignment, baseline, perturbed):
+            return False
+        before, after, asked = Words(baseline), Words(perturbed), set(lowercase_words(query))
+        put_in, taken_out = _put_in(before, after), _put_in(after, before)
+        changed = {after.keys[i] for i in put_in} or {before.keys[i] for i in taken_out}
+        if not changed or not changed.isdisjoint(asked):
+            return False
+        if self.own_baseline:
+            return True
+        real = self.perturbation.pair(baseline, query)
+        if real is None:
+            return False
+        wanted = Words(real.perturbed)
+        if put_in:
+            return _put_in(before, wanted) == put_in and all(
+                self._of_band(wanted.keys[place], after.keys[place]) for place in put_in
+            )
+        terms = {before.keys[place] for place in _put_in(wanted, before)}
+        return len(terms) == 1 and changed <= set(self._spared(before, terms.pop(), len(taken_out), asked))
+
+    def _of_band(self, term: str, word: str) -> bool:
+        value = self.idf(word)
+        return value is not None and self.idf.lexicon.is_near(self.idf(term), value)
 
     def bind(self, ranker: Ranker) -> RandomTerm:
-        return RandomTerm(self.perturbation.bind(ranker), self.idf, self.seed)
+        return self.with_settings(perturbation=self.perturbation.bind(ranker), ranker=self.ranker or ranker)
+
+
+def _first(perturbation: Perturbation) -> Perturbation:
+    return _first(perturbation.first) if isinstance(perturbation, Chain) else perturbation
 
 
 def _put_in(before: Words, after: Words) -> list[int]:

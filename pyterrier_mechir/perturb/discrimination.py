@@ -55,6 +55,7 @@ class TDC(Insertion):
     ):
         super().__init__(position, n, seed)
         self.idf = Idf.of(idf, analyse)
+        self.analyse: Analysis | None = None
         self.reading = one_of("reading", reading, ("append", "swap"))
         if reading == "swap":
             self.alignment = "swap"
@@ -121,6 +122,7 @@ class MTDC(Perturbation):
 
     def __init__(self, idf: Any, analyse: Analysis | None = None):
         self.idf = Idf.of(idf, analyse)
+        self.analyse: Analysis | None = None
 
     def __call__(self, text: str, query: str) -> str | None:
         words, written = Words(text), distinct_terms(query)

@@ -12,18 +12,16 @@ import numpy as np
 
 from pyterrier_mechir.perturb.alignment import FILL, Alignment, words_of
 from pyterrier_mechir.perturb.base import seeded
-from pyterrier_mechir.perturb.idf import BAND, Analysis, Idf
+from pyterrier_mechir.perturb.idf import Analysis, Idf, Lexicon
 from pyterrier_mechir.perturb.insertion import check_count
 from pyterrier_mechir.perturb.words import lowercase_words
+from pyterrier_mechir.rankers.encoding import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SPACES = "Ġ▁"
 _CONTINUED = "##"
-
-_FEWEST = 25
-"""Words on either side of a replaced word that its band has at least."""
 
 
 class Vocabulary:
@@ -36,12 +34,13 @@ class Vocabulary:
         tokenizer: the tokenizer.
         spellings: the text of each token id, without the marks of a preceding space and of a continued word.
         words: ids of whole alphabetic words of three letters or more.
+        is_mark: for each token id, whether it has no letter and no digit, or is special.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
         tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
-        spellings = [token.removeprefix(_CONTINUED).lstrip(_SPACES) or token for token in tokens]
+        spellings = [token.removeprefix(_CONTINUED).lstrip(_SPACES) for token in tokens]
         self.spellings = np.array(spellings, dtype=object)
         marked = [token.startswith(tuple(_SPACES)) for token in tokens]
         starts_word = marked if any(marked) else [not token.startswith(_CONTINUED) for token in tokens]
@@ -49,6 +48,43 @@ class Vocabulary:
             [i for i, word in enumerate(spellings) if starts_word[i] and len(word) > 2 and word.isalpha()],
             dtype=np.int64,
         )
+        special = set(tokenizer.all_special_ids)
+        self.is_mark = np.array([i in special or not any(map(str.isalnum, w)) for i, w in enumerate(spellings)])
+        self._is_space = np.array([not word for word in spellings])
+        self._lexicons: dict[Idf, dict[int, Lexicon]] = {}
+
+    def split_marks(self, tokens: Tokens) -> Tokens:
+        """Tokens whose words end where marks begin, as some tokenizers leave marks at the words beside them."""
+        if not len(tokens):
+            return tokens
+        marks, spaces = self.is_mark[tokens.ids], self._is_space[tokens.ids]
+        marks = np.where(spaces, np.append(marks[1:], False), marks)
+        begins = np.ones(len(tokens), dtype=bool)
+        begins[1:] = tokens.starts()[1:-1] | (marks[1:] != marks[:-1])
+        return Tokens(tokens.ids, np.where(tokens.words < 0, -1, np.cumsum(begins) - 1))
+
+    def lexicons(self, idf: Idf | None = None) -> dict[int, Lexicon]:
+        """Words to draw from, by their number of pieces.
+
+        Args:
+            idf: where the words come from, and how rare they are; None takes the whole words of the vocabulary, whose
+                order says how rare they are.
+        """
+        if idf is None:
+            words = self.spellings[self.words]
+            return {1: Lexicon([word.lower() for word in words], self.words.tolist())}
+        if idf not in self._lexicons:
+            of_size: dict[int, tuple[list[str], list[float]]] = defaultdict(lambda: ([], []))
+            lexicon = idf.lexicon
+            for word, ids, rarity in zip(lexicon.words, self.pieces(lexicon.words), lexicon.rarity, strict=True):
+                of_size[len(ids)][0].append(word)
+                of_size[len(ids)][1].append(rarity)
+            self._lexicons[idf] = {size: Lexicon(*columns) for size, columns in of_size.items()}
+        return self._lexicons[idf]
+
+    def size(self, word: str) -> int:
+        """The number of pieces of a word in the middle of a text."""
+        return len(self.pieces([word])[0])
 
     def token(self, filler: str) -> int:
         """The id of ``mask``, ``pad`` or a text that is a single token.
@@ -76,13 +112,13 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class RandomFiller:
-    """Random words as fillers, each as rare as the word it stands against and of as many pieces.
+    """Random words as fillers, as rare as the word that they stand against, and in all of as many pieces.
 
     Args:
         idf: where the words come from and how rare they are: anything that
-            :meth:`~pyterrier_mechir.perturb.idf.Idf.of` takes but stems. None draws from the tokenizer's own
-            vocabulary, whose order says which words are rarer; there, a word of several pieces is set against as many
-            whole words.
+            :meth:`~pyterrier_mechir.perturb.idf.Idf.of` takes but stems. None draws whole words of the tokenizer's
+            vocabulary, whose order stands for their rarity; a word that is not whole there counts as the rarest, and
+            has as many words against it as it has pieces.
         draws: how many times fillers are drawn; the scores of the draws are averaged.
         seed: of the draws, which depend on nothing else but the row's query and baseline.
         analyse: for a mapping or documents, text to terms; lower-cased words by default.
@@ -126,7 +162,7 @@ class Fillers:
 
     def __init__(self, filler: Filler | Sequence[Filler], vocabulary: Vocabulary):
         fillers = [filler] if isinstance(filler, (str, RandomFiller)) else list(filler)
-        self._draws: list[tuple[int, None] | tuple[int, _Lexicon]] = []
+        self._draws: list[tuple[int, None] | tuple[int, _Draws]] = []
         for one in fillers:
             if not isinstance(one, (str, RandomFiller)):
                 raise TypeError(
@@ -136,8 +172,8 @@ class Fillers:
                 self._draws.append((vocabulary.token(one), None))
                 continue
             made = one if isinstance(one, RandomFiller) else RandomFiller()
-            lexicon = _Lexicon(made, vocabulary)
-            self._draws += [(draw, lexicon) for draw in range(made.draws)]
+            words = _Draws(made, vocabulary)
+            self._draws += [(draw, words) for draw in range(made.draws)]
 
     def __len__(self) -> int:
         return len(self._draws)
@@ -152,34 +188,27 @@ class Fillers:
         """
         return [
             np.full(len(aligned), number, dtype=np.int64)
-            if lexicon is None
-            else lexicon.drawn(aligned, query, text, number)
-            for number, lexicon in self._draws
+            if words is None
+            else words.drawn(aligned, query, text, number)
+            for number, words in self._draws
         ]
 
 
-class _Lexicon:
-    """Words to draw from, by their number of pieces, commonest first."""
+class _Draws:
+    """Random words from a vocabulary or a collection, as token ids."""
 
     def __init__(self, filler: RandomFiller, vocabulary: Vocabulary):
         self._filler, self._vocabulary = filler, vocabulary
-        self._words: dict[int, list[tuple[str, list[int]]]] = defaultdict(list)
-        rarity: dict[int, list[float]] = defaultdict(list)
-        if filler.idf is None:
-            self._words[1] = [(vocabulary.spellings[i].lower(), [int(i)]) for i in vocabulary.words]
-            rarity[1] = vocabulary.words.tolist()
-        else:
-            words, values = filler.idf.lexicon
-            for word, ids, value in zip(words, vocabulary.pieces(words), values, strict=True):
-                self._words[len(ids)].append((word, ids))
-                rarity[len(ids)].append(value)
-        if not any(self._words.values()):
+        self._lexicons = vocabulary.lexicons(filler.idf)
+        if not any(map(len, self._lexicons.values())):
             raise ValueError(f"{filler!r} has no words of three letters to draw from; choose another filler.")
-        self._rarity = {n: np.array(values) for n, values in rarity.items()}
+        self._whole: dict[str, int] = {}
+        for token in vocabulary.words.tolist() if filler.idf is None else ():
+            self._whole.setdefault(vocabulary.spellings[token].lower(), token)
 
     def drawn(self, aligned: Alignment, query: str, text: str, draw: int) -> np.ndarray:
         """Ids for each position of an alignment, 0 where there is nothing to fill."""
-        rng = random.Random(seeded(self._filler.seed + draw, query, text))
+        rng = random.Random(seeded(self._filler.seed, query, text, str(draw)))
         out = np.zeros(len(aligned), dtype=np.int64)
         sides = (
             (aligned.baseline, aligned.perturbed, aligned.perturbed_words),
@@ -187,40 +216,32 @@ class _Lexicon:
         )
         asked = set(lowercase_words(query))
         for lacking, having, numbers in sides:
+            if not (lacking == FILL).any():
+                continue
             for word, span in words_of(having, numbers, self._vocabulary.spellings):
                 missing = span[lacking[span] == FILL]
                 if len(missing):
-                    rarity = float(having[span].max()) if self._filler.idf is None else self._filler.idf(word)
-                    out[missing] = self._pieces(len(missing), rarity, asked | {word.lower()}, rng)
+                    out[missing] = self._pieces(len(missing), self._rarity(word), asked | {word.lower()}, rng)
         return out
+
+    def _rarity(self, word: str) -> float | None:
+        """How rare a word is; None for one that is unknown."""
+        return self._whole.get(word.lower()) if self._filler.idf is None else self._filler.idf(word)
 
     def _pieces(self, n: int, rarity: float | None, exclude: set[str], rng: random.Random) -> list[int]:
         """``n`` pieces: of one word where there is a word of so many, else of several."""
         pieces: list[int] = []
         while len(pieces) < n:
-            sizes = range(n - len(pieces), 0, -1)
-            words = (self._near(size, rarity, exclude, rng) for size in sizes if self._words.get(size))
-            found = next((ids for ids in words if ids), None)
-            pieces += [self._any_token(exclude, rng)] if found is None else found
+            sizes = (size for size in range(n - len(pieces), 0, -1) if size in self._lexicons)
+            words = (self._lexicons[size].near(rarity, rng, exclude) for size in sizes)
+            found = next((word for word in words if word is not None), None)
+            pieces += [self._any_token(exclude, rng)] if found is None else self._ids(found)
         return pieces
 
-    def _near(self, size: int, rarity: float | None, exclude: set[str], rng: random.Random) -> list[int] | None:
-        """A word of a size, about as rare; the rarest for one that is unknown. None where all are excluded."""
-        words, values = self._words[size], self._rarity[size]
-        rarity = values[-1] if rarity is None else rarity
-        middle = int(np.searchsorted(values, rarity))
-        low, high = np.searchsorted(values, [rarity * (1 - BAND), rarity / (1 - BAND)])
-        band = range(max(0, min(int(low), middle - _FEWEST)), min(len(words), max(int(high), middle + _FEWEST)))
-        return _draw([words[i] for i in rng.choices(band, k=10)], exclude) or _draw(
-            rng.sample(words[band.start : band.stop], len(band)), exclude
-        )
+    def _ids(self, word: str) -> list[int]:
+        return [self._whole[word]] if self._filler.idf is None else self._vocabulary.pieces([word])[0]
 
     def _any_token(self, exclude: set[str], rng: random.Random) -> int:
         words, spellings = self._vocabulary.words, self._vocabulary.spellings
         others = [token for token in words if spellings[token].lower() not in exclude]
         return int(rng.choice(others or list(words) or [0]))
-
-
-def _draw(words: list[tuple[str, list[int]]], exclude: set[str]) -> list[int] | None:
-    """The first of some words that is not excluded."""
-    return next((ids for word, ids in words if word not in exclude), None)

@@ -8,8 +8,8 @@ from typing import Any
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.idf import BAND, Analysis, Idf, same_band
-from pyterrier_mechir.perturb.insertion import Insertion, check_count, check_position
-from pyterrier_mechir.perturb.words import Words, changes, distinct_terms, insert, lowercase_words, query_terms
+from pyterrier_mechir.perturb.insertion import Insertion, check_count, check_position, insertions
+from pyterrier_mechir.perturb.words import Words, distinct_terms, insert, lowercase_words, query_terms
 
 FANG_2004 = "Fang, Tao and Zhai, SIGIR 2004"
 
@@ -32,6 +32,7 @@ class TFC1(Insertion):
     ``replace``, where the term does not occur.
 
     Raises:
+        TypeError: ``term`` is no text.
         ValueError: an unknown option, ``n`` less than 1, a term of several words with ``beside`` or ``replace``, or a
             position or ``n`` with ``replace``.
     """
@@ -51,6 +52,8 @@ class TFC1(Insertion):
         replace: str | None = None,
     ):
         super().__init__(position, n, seed)
+        if term is not None and not isinstance(term, str):
+            raise TypeError(f"term should be a word, or None to draw one of the query's, not {type(term).__name__}.")
         self.term = term
         self.replace = None if replace is None else one_of("replace", replace, ("one", "all"))
         if term is not None and len(lowercase_words(term)) != 1 and (replace is not None or position == "beside"):
@@ -96,12 +99,13 @@ class TFC1(Insertion):
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
         if not self.replace:
             return super()._claim(baseline, perturbed, query)
-        added, removed = changes(baseline, perturbed)
-        if added or len(removed) != 1:
-            return False
-        ((term, count),) = removed.items()
-        left = Words(perturbed).counts()[term]
-        return self._is_term(Counter([term]), baseline, query) and (count == 1 if self.replace == "one" else left == 0)
+        words = Words(baseline)
+        return any(
+            perturbed == str(words.without(set(places)))
+            for term in ([self.term.lower()] if self.term else distinct_terms(query))
+            for places in ([words.places(term)] if self.replace == "all" else [[i] for i in words.places(term)])
+            if places
+        )
 
 
 class TFC2(Perturbation):
@@ -159,9 +163,11 @@ class TFC2(Perturbation):
         return (insert(text, " ".join(baseline), place) if baseline else text), insert(text, " ".join(perturbed), place)
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        added, _ = changes(baseline, perturbed)
         counts = Words(baseline).counts()
-        return self._added()._claim(baseline, perturbed, query) and all(counts[term] >= self.k for term in added)
+        return any(
+            len(term) == 1 and self._added()._is_term(Counter(term), baseline, query) and counts[term[0]] >= self.k
+            for term in (lowercase_words(inserted) for _, inserted in insertions(baseline, perturbed))
+        )
 
 
 class TFC3(Perturbation):
@@ -186,6 +192,7 @@ class TFC3(Perturbation):
         if not tolerance >= 0:
             raise ValueError(f"tolerance is {tolerance}; give at least 0.")
         self.idf, self.tolerance, self.seed = Idf.of(idf, analyse), tolerance, seed
+        self.analyse: Analysis | None = None
 
     def __call__(self, text: str, query: str) -> str | None:
         words, written = Words(text), distinct_terms(query)
@@ -212,8 +219,10 @@ class TFC3(Perturbation):
 
 def exchange(baseline: str, perturbed: str) -> tuple[str, str] | None:
     """The one lower-cased word that gave way, and the one in its place; None where the texts do not differ by that."""
-    before, after = Words(baseline).keys, Words(perturbed).keys
-    if len(before) != len(after):
+    before, after = Words(baseline), Words(perturbed)
+    if before.gaps != after.gaps:
         return None
     changed = [(one, other) for one, other in zip(before, after, strict=True) if one != other]
-    return changed[0] if len(changed) == 1 else None
+    if len(changed) != 1 or changed[0][0].lower() == changed[0][1].lower():
+        return None
+    return changed[0][0].lower(), changed[0][1].lower()

@@ -6,7 +6,7 @@ import math
 import random
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -32,6 +32,55 @@ _FEWEST = 25
 def same_band(one: float, other: float, tolerance: float = BAND) -> bool:
     """Whether two idf values differ by no more than a share of the greater."""
     return abs(one - other) <= tolerance * max(abs(one), abs(other))
+
+
+class Lexicon:
+    """Words to draw from by how rare they are.
+
+    Args:
+        words: the words, lower-cased.
+        rarity: a number for each, greater for rarer words.
+
+    Attributes:
+        words: the words, commonest first.
+        rarity: their numbers, ascending.
+    """
+
+    def __init__(self, words: Sequence[str], rarity: Sequence[float]):
+        ordered = sorted(zip(rarity, words, strict=True))
+        self.words, self.rarity = [word for _, word in ordered], [value for value, _ in ordered]
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def near(self, rarity: float | None, rng: random.Random, exclude: Collection[str] = ()) -> str | None:
+        """A random word about as rare as another.
+
+        Args:
+            rarity: of the other; None stands for a word that is unknown, and counts as the rarest.
+            rng: draws the word.
+            exclude: lower-cased words that may not be drawn.
+
+        Returns:
+            The word, or None where its band has no other.
+        """
+        band = self._band(rarity)
+        places = rng.sample(band, min(len(band), len(exclude) + 1))
+        return next((self.words[place] for place in places if self.words[place] not in exclude), None)
+
+    def is_near(self, rarity: float | None, other: float) -> bool:
+        """Whether a word of one rarity can be drawn for a word of another."""
+        band = self._band(rarity)
+        return len(band) > 0 and self.rarity[band.start] <= other <= self.rarity[band.stop - 1]
+
+    def _band(self, rarity: float | None) -> range:
+        """The places of the words about as rare."""
+        if not self.words:
+            return range(0)
+        value = self.rarity[-1] if rarity is None else rarity
+        low = min(bisect_left(self.rarity, value * (1 - BAND)), max(0, bisect_left(self.rarity, value) - _FEWEST))
+        high = max(bisect_right(self.rarity, value / (1 - BAND)), bisect_right(self.rarity, value) + _FEWEST)
+        return range(low, min(high, len(self.words)))
 
 
 class Idf:
@@ -86,18 +135,7 @@ class Idf:
         Raises:
             ValueError: the collection's terms are stems.
         """
-        words, values = self.lexicon
-        if not words:
-            return None
-        value = self(term)
-        value = values[-1] if value is None else value
-        low = min(bisect_left(values, value * (1 - BAND)), max(0, bisect_left(values, value) - _FEWEST))
-        high = max(bisect_right(values, value / (1 - BAND)), bisect_right(values, value) + _FEWEST)
-        candidates = range(low, min(high, len(words)))
-        for place in rng.sample(candidates, min(len(candidates), len(exclude) + 10)):
-            if words[place] not in exclude and words[place] != term.lower():
-                return words[place]
-        return None
+        return self.lexicon.near(self(term), rng, exclude={*exclude, term.lower()})
 
     def check_words(self) -> None:
         """Check that the terms are words.
@@ -107,24 +145,20 @@ class Idf:
         """
         if self.stemmed:
             raise ValueError(
-                f"{self!r} has stems, which are no words to put into a text; give the documents themselves (a dataset "
-                "or an iterable of texts), or an index without a stemmer."
+                f"{self!r} has terms of a stemmer or of a tokeniser of its own, which are no words to put into a text; "
+                "give the documents themselves (a dataset or an iterable of texts), or an index without a stemmer."
             )
 
     @cached_property
-    def lexicon(self) -> tuple[list[str], list[float]]:
-        """The words that can be put into a text and their idf, commonest first.
+    def lexicon(self) -> Lexicon:
+        """The words that can be put into a text and their idf.
 
         Raises:
             ValueError: the collection's terms are stems.
         """
         self.check_words()
-        lexicon = sorted(
-            (value, term)
-            for term, value in self.values.items()
-            if len(term) > 2 and term.isalpha() and term not in STOPWORDS
-        )
-        return [term for _, term in lexicon], [value for value, _ in lexicon]
+        words = [word for word in self.values if len(word) > 2 and word.isalpha() and word not in STOPWORDS]
+        return Lexicon(words, [self.values[word] for word in words])
 
     @classmethod
     def of(cls, source: Any, analyse: Analysis | None = None) -> Idf:
@@ -217,41 +251,48 @@ def _of_dataset(dataset: Any, analyse: Analysis) -> Idf:
     if name is None or analyse is not lowercase_words:
         n, frequencies = count_documents(_dataset_texts(dataset), analyse)
         return _of_counts(n, frequencies, analyse, f"Idf({name or repr(dataset)})")
-    return _of_ir_dataset(name, _Documents(dataset))
+    return _of_ir_dataset(_corpus_of(name), dataset)
 
 
-class _Documents:
-    """A dataset as an argument that a cache does not look at."""
+def _corpus_of(name: str) -> str:
+    """The dataset whose documents a dataset of ir_datasets has: ``msmarco-passage`` for all of its subsets."""
+    import ir_datasets
 
-    def __init__(self, dataset: Any):
-        self.dataset = dataset
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Documents)
-
-    def __hash__(self) -> int:
-        return 0
+    try:
+        return str(ir_datasets.docs_parent_id(name))
+    except KeyError:
+        return name
 
 
-@lru_cache(maxsize=8)
-def _of_ir_dataset(name: str, documents: _Documents) -> Idf:
+_READ: dict[str, Idf] = {}
+"""What was read of datasets in this process, by name."""
+
+_ANALYSIS = "lowercase_words-1"
+"""Names the analysis of kept frequencies; to be changed with what a word is."""
+
+
+def _of_ir_dataset(name: str, dataset: Any) -> Idf:
+    if name in _READ:
+        return _READ[name]
     import pyarrow as pa
     import pyarrow.parquet as pq
     import pyterrier as pt
 
-    file = Path(pt.io.pyterrier_home()) / "mechir" / "document_frequencies" / f"{name.replace('/', '--')}.parquet"
+    directory = Path(pt.io.pyterrier_home()) / "mechir" / "document_frequencies" / _ANALYSIS
+    file = directory / f"{name.replace('/', '--')}.parquet"
     if file.exists():
         table = pq.read_table(file)
         n = int(table.schema.metadata[b"n_documents"])
         frequencies = dict(zip(table["term"].to_pylist(), table["documents"].to_pylist(), strict=True))
     else:
-        n, frequencies = count_documents(_dataset_texts(documents.dataset))
+        n, frequencies = count_documents(_dataset_texts(dataset))
         table = pa.table({"term": list(frequencies), "documents": list(frequencies.values())})
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(f".{uuid4().hex}.part")
         pq.write_table(table.replace_schema_metadata({"n_documents": str(n)}), part)
         part.replace(file)
-    return _of_counts(n, frequencies, lowercase_words, f"Idf({name})")
+    _READ[name] = _of_counts(n, frequencies, lowercase_words, f"Idf({name})")
+    return _READ[name]
 
 
 def _dataset_texts(dataset: Any) -> Iterable[str]:

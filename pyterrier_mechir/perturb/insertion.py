@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 from abc import abstractmethod
 from collections import Counter
+from collections.abc import Iterator
 from numbers import Integral
 
 from pyterrier_mechir.perturb.base import Perturbation
-from pyterrier_mechir.perturb.words import Words, changes, insert, lowercase_words, place_after
+from pyterrier_mechir.perturb.words import Words, insert, lowercase_words, place_after
 
 POSITIONS = ("end", "start", "random", "beside")
 """Where a term can go; ``beside`` is right after an occurrence of the same term."""
@@ -40,7 +42,7 @@ def check_count(name: str, n: int, least: int = 1) -> int:
     Raises:
         ValueError: it is no whole number, or less than it should be.
     """
-    if not isinstance(n, Integral) or n < least:
+    if not isinstance(n, Integral) or isinstance(n, bool) or n < least:
         raise ValueError(f"{name} is {n!r}; give at least {least}.")
     return n
 
@@ -58,6 +60,17 @@ def place_of(position: str | int, text: str, term: str, rng: random.Random) -> i
         places = Words(text).places(lowercase_words(term))
         return place_after(text, rng.choice(places)) if places else None
     return int(position) if int(position) <= n_words else None
+
+
+def insertions(baseline: str, perturbed: str) -> Iterator[tuple[int, str]]:
+    """What may have been inserted into a text to give another, and where, as (place, inserted text)."""
+    edges = [match.start() for match in re.finditer(r"\S+", baseline)] + [len(baseline)]
+    more = len(perturbed) - len(baseline)
+    for place, edge in enumerate(edges):
+        if not perturbed.startswith(baseline[:edge]):
+            return
+        if more > 0 and perturbed.endswith(baseline[edge:]):
+            yield place, perturbed[edge : edge + more].strip()
 
 
 class Insertion(Perturbation):
@@ -97,8 +110,17 @@ class Insertion(Perturbation):
         return place_of(self.position, text, term, self._random(self.seed, text, f"{query}\x1fposition"))
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        added, removed = changes(baseline, perturbed)
-        if removed or not added or any(count % self.n for count in added.values()):
-            return False
-        once = Counter({word: count // self.n for word, count in added.items()})
-        return self._is_term(once, baseline, query)
+        for place, term in insertions(baseline, perturbed):
+            words = lowercase_words(term)
+            once = words[: len(words) // self.n]
+            is_term = bool(once) and words == once * self.n and self._is_term(Counter(once), baseline, query)
+            if is_term and self._is_place(place, baseline, once):
+                return True
+        return False
+
+    def _is_place(self, place: int, text: str, term: list[str]) -> bool:
+        """Whether a term of some words may have been inserted at a place."""
+        if self.position == "beside":
+            words = Words(text)
+            return any(place == place_after(text, found) for found in words.places(term[0]))
+        return self.position == "random" or place == place_of(self.position, text, "", random.Random())

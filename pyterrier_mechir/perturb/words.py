@@ -22,11 +22,22 @@ STOPWORDS = frozenset(_FUNCTION_WORDS.split())
 
 _RUN = r"[\p{L}\p{N}_][\p{L}\p{N}\p{M}\u200c\u200d_]*"
 _WORD = regex.compile(rf"({_RUN}(?:['\u2019-]{_RUN})*)")
+_WORD_OR_MARK = regex.compile(rf"{_RUN}(?:['\u2019-]{_RUN})*|\S")
 
 
 def words(text: str) -> list[str]:
     """The words of a text as they stand: runs of letters, marks and digits, with inner hyphens and apostrophes."""
     return _WORD.findall(text)
+
+
+def words_and_marks(text: str) -> list[str]:
+    """The words of a text and each mark between them, in their order."""
+    return _WORD_OR_MARK.findall(text)
+
+
+def marks(text: str) -> list[str]:
+    """The marks of a text that are in no word, in their order."""
+    return [mark for gap in _WORD.split(text)[0::2] for mark in gap if not mark.isspace()]
 
 
 def lowercase_words(text: str) -> list[str]:

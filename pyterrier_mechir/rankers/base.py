@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -238,12 +239,12 @@ class Ranker(ABC):
                 ``"pad"``, ``"random"`` or a :class:`~pyterrier_mechir.perturb.RandomFiller`; or a list of these.
 
         Returns:
-            The pairs; None for one whose edit alone is longer than the model takes. Several fillers, or draws of one,
+            The pairs; None for one whose edit does not fit into the model's length. Several fillers, or draws of one,
             give all pairs with the first, then all with the second, and so on. ``pair.query`` indexes the distinct
             contexts in their order of appearance.
 
         Warns:
-            UserWarning: documents were cut to the model's length; how many, and that their edits were kept.
+            UserWarning: documents were cut to the model's length, or left out; how many, and why.
 
         Raises:
             ValueError: a ``free`` perturbation, whose sides do not correspond, or an unusable filler.
@@ -251,21 +252,26 @@ class Ranker(ABC):
         if "free" in alignments:
             raise ValueError(
                 "a perturbation of alignment 'free' has sides that do not correspond, so no activation of one can be "
-                "put into the other; declare another alignment, or compare scores with ranker.scorer() instead."
+                "put into the other; declare another alignment, or compare the scores of both sides with PairScorer."
             )
         distinct, which_context = unique(contexts)
-        fixed_tokens = tokenise(self.tokenizer, distinct)
+        split = self.vocabulary.split_marks
+        fixed_tokens = [split(tokens) for tokens in tokenise(self.tokenizer, distinct)]
         texts, which_text = unique([*baselines, *perturbed])
-        tokens = self._tokenise_documents(texts)
+        tokens = [split(tokens) for tokens in self._tokenise_documents(texts)]
         n = len(contexts)
         fillers = self._made_fillers(filler)
         pairs: list[list[AlignedPair | None]] = [[] for _ in range(len(fillers))]
-        cut = 0
+        counts: Counter[str] = Counter()
         for i, (context, alignment) in enumerate(zip(which_context, alignments, strict=True)):
             aligned = align(tokens[which_text[i]], tokens[which_text[n + i]], self.vocabulary.spellings, alignment)
-            fixed_room, room = self._rooms(len(fixed_tokens[context]), len(aligned))
-            cut += len(aligned) > room
-            kept = keep_edit(aligned, room, from_left=self._cuts_left)
+            kept = None
+            if aligned is None:
+                counts["other"] += 1
+            else:
+                fixed_room, room = self._rooms(len(fixed_tokens[context]), len(aligned))
+                kept = keep_edit(aligned, room, from_left=self._cuts_left)
+                counts["cut" if kept else "lost"] += len(aligned) > room
             if kept is None:
                 for of_filler in pairs:
                     of_filler.append(None)
@@ -279,14 +285,32 @@ class Ranker(ABC):
             )
             for ids, of_filler in zip(of_position, pairs, strict=True):
                 of_filler.append(self._pair(fixed, context, kept, classes, ids, masked))
-        if cut:
-            what = "queries" if self.varies == "query" else "documents"
-            warnings.warn(
-                f"{cut} of {n} {what} are longer than the {self.max_length} tokens that {self!r} takes; they were cut "
-                "so that the perturbation stays.",
-                stacklevel=2,
-            )
+        self._warn_of(counts, n)
         return [pair for of_filler in pairs for pair in of_filler]
+
+    def cuts(self, contexts: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+        """Whether each text, beside its context, is longer than the ranker takes: bool ``[len(texts)]``.
+
+        Args:
+            contexts: the query of each text, or its document where queries vary (see :meth:`facing`).
+            texts: the texts.
+        """
+        fixed = tokenise(self.tokenizer, contexts) if self.reads_query else [Tokens(*np.empty((2, 0)))] * len(texts)
+        varied = self._tokenise_documents(texts)
+        rooms = (self._rooms(len(one), len(other))[1] for one, other in zip(fixed, varied, strict=True))
+        return np.array([len(tokens) > room for tokens, room in zip(varied, rooms, strict=True)], dtype=bool)
+
+    def _warn_of(self, counts: Mapping[str, int], n: int) -> None:
+        what = "queries" if self.varies == "query" else "documents"
+        longer = f"are longer than the {self.max_length} tokens that {self!r} takes"
+        of_kind = {
+            "cut": f"{longer}; they were cut so that the perturbation stays.",
+            "lost": f"{longer} and cannot be cut without losing the perturbation; their effects are missing.",
+            "other": "have other words after a perturbation that should only move them; their effects are missing.",
+        }
+        for kind, sentence in of_kind.items():
+            if counts[kind]:
+                warnings.warn(f"{counts[kind]} of {n} {what} {sentence}", stacklevel=3)
 
     def collate(self, sequences: Sequence[Encoded], query_inputs: Batch, queries: Sequence[int]) -> Batch:
         """Pad sequences into a batch.

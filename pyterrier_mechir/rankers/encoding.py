@@ -72,6 +72,16 @@ class AlignedPair:
     classes: np.ndarray
     query: int
 
+    def key(self) -> tuple[int, bytes]:
+        """What two pairs share that nothing tells apart."""
+        sides = (array for side in (self.baseline, self.perturbed) for array in (side.ids, side.types, side.mask))
+        return self.query, b"|".join(array.tobytes() for array in (*sides, self.classes))
+
+    @property
+    def is_open(self) -> np.ndarray:
+        """The positions that are attended to on both sides, ``[n]``."""
+        return (self.baseline.mask & self.perturbed.mask).astype(bool)
+
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tokens]:
     """Token ids and word numbers of texts, without special tokens."""

@@ -96,7 +96,7 @@ class PairScorer(Keyed, pt.Transformer):
 
     Adds ``score`` and ``rank`` (the ranker's own, of the text: the output is an ordinary re-ranking), and
     ``score_baseline`` and ``score_perturbed``, which are missing where the perturbation does not apply. The sides of a
-    perturbation of alignment ``free`` are scored as they stand.
+    perturbation of alignment ``free`` are scored as they stand. Missing alignments are ``fill``.
 
     Args:
         ranker: a ranker, such as :class:`~pyterrier_mechir.BiEncoder`.
@@ -153,12 +153,12 @@ class PairScorer(Keyed, pt.Transformer):
             ValueError: a query or text that is not a string, or a (qid, docno) that comes twice.
 
         Warns:
-            UserWarning: texts that the perturbation left as they were, and documents longer than the ranker takes.
+            UserWarning: texts that the perturbation left as they were, and texts longer than the ranker takes.
         """
         check_results(self, inp, self.text_field)
         if not {f"{self.text_field}_perturbed", "query_perturbed"} & set(inp.columns):
-            applied = as_perturbation(self.perturbation or TFC1()).bind(self.ranker)
-            inp = PerturbDocs(applied, text_field=self.text_field).transform(inp)
+            perturb = PerturbDocs(self.perturbation or TFC1(), text_field=self.text_field, ranker=self.ranker)
+            inp = perturb.transform(inp)
         pairs = MinimalPairs.of(inp, self.text_field)
         scores = self.ranker.score(
             inp["query"].tolist(), inp[self.text_field].tolist(), batch_size=self.batch_size, verbose=self.verbose
@@ -185,6 +185,7 @@ class PairScorer(Keyed, pt.Transformer):
         results = _Columns(n, self.sites, self.slots, self.direction)
         for rows in (same, unaligned):
             if rows:
+                self._warn_of_cut(pairs, rows)
                 results.set_scores(
                     rows, *(self._plain(pairs, rows, side) for side in (pairs.baselines, pairs.perturbed))
                 )
@@ -200,6 +201,19 @@ class PairScorer(Keyed, pt.Transformer):
                 results.set_tokens({row: aligned[pair] for row, pair in found}, self.ranker.tokenizer)
         return results.columns(self.min_delta)
 
+    def _warn_of_cut(self, pairs: MinimalPairs, rows: list[int]) -> None:
+        """Say which of some pairs, scored as they stand, are cut, since their sides may then be equal."""
+        texts = [[str(side[i]) for i in rows] for side in (pairs.baselines, pairs.perturbed)]
+        contexts = [pairs.contexts[i] for i in rows]
+        cut = [self.ranker.facing(pairs.side).cuts(contexts, of_side) for of_side in texts]
+        n = int(np.logical_or(*cut).sum())
+        if n:
+            warnings.warn(
+                f"{n} of {len(pairs.perturbed)} pairs are scored as they stand and are longer than the "
+                f"{self.ranker.max_length} tokens that {self.ranker!r} takes, so that what was changed may be cut off.",
+                stacklevel=5,
+            )
+
     def _plain(self, pairs: MinimalPairs, rows: list[int], side: Sequence[str | None]) -> np.ndarray:
         """Scores of one side of some pairs, as the texts stand."""
         contexts, texts = [pairs.contexts[i] for i in rows], [str(side[i]) for i in rows]
@@ -214,12 +228,15 @@ class PairScorer(Keyed, pt.Transformer):
         contexts, baselines, perturbed, alignments = zip(*keys, strict=True)
         aligned = ranker.align(contexts, baselines, perturbed, alignments=alignments, filler=self.filler)
         encoded = {i: pair for i, pair in enumerate(aligned[: len(keys)]) if pair is not None}
-        pairs = [pair for pair in aligned if pair is not None]
+        keyed = {pair.key(): pair for pair in aligned if pair is not None}
+        places = dict(zip(keyed, range(len(keyed)), strict=True))
+        pairs = list(keyed.values())
         inputs = ranker.query_inputs(unique(contexts)[0])
         with pt.tqdm(total=len(pairs), desc=repr(self.ranker), unit="pair", disable=not self.verbose) as bar:
             swept = [self.sites.sites[i] for i in self.sites.swept]
             result = sweep(ranker, pairs, inputs, swept, self.direction, self.batch_size, bar.update, self.slots)
-        return encoded, result.mean_over(len(aligned) // len(keys))
+        of_fillers = result.at([places[pair.key()] for pair in aligned if pair is not None])
+        return encoded, of_fillers.mean_over(len(aligned) // len(keys))
 
 
 class _Columns:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 import pyterrier as pt
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.perturb.base import Perturbation, as_perturbation
+from pyterrier_mechir.perturb.base import NO_SIGN, Perturbation, as_perturbation
 from pyterrier_mechir.perturb.control import RandomTerm
 from pyterrier_mechir.perturb.idf import Idf
 from pyterrier_mechir.stages.inputs import Keyed, check_results, check_rows
+
+if TYPE_CHECKING:
+    from pyterrier_mechir.rankers.base import Ranker
 
 CONTROLS = ("random_term",)
 
@@ -19,7 +22,8 @@ CONTROLS = ("random_term",)
 class PerturbStage(Keyed, pt.Transformer):
     """A stage that adds the minimal pairs of a column of texts."""
 
-    def __init__(self, perturbation: Perturbation, control: str | None, idf: Any):
+    def __init__(self, perturbation: Perturbation, control: str | None, idf: Any, ranker: Ranker | None):
+        self.ranker = ranker
         self.perturbation = as_perturbation(perturbation)
         self.control = None if control is None else one_of("control", control, CONTROLS)
         self.idf = None if idf is None else Idf.of(idf)
@@ -28,16 +32,17 @@ class PerturbStage(Keyed, pt.Transformer):
         self._applied = self._controlled()
 
     def _controlled(self) -> Perturbation:
-        """The perturbation, or its control."""
+        """The perturbation, or its control, with what it needs of the ranker."""
         if self.control is None:
-            return self.perturbation
+            return self.perturbation if self.ranker is None else self.perturbation.bind(self.ranker)
         idf = getattr(self.perturbation, "idf", None) if self.idf is None else self.idf
         if idf is None:
             raise ValueError(
                 f"control={self.control!r} draws words of the same rarity; give idf=, a dataset or an iterable of "
                 "documents."
             )
-        return RandomTerm(self.perturbation, idf)
+        control = RandomTerm(self.perturbation, idf)
+        return control if self.ranker is None else control.bind(self.ranker)
 
     def _perturbed(self, inp: pd.DataFrame, field: str) -> pd.DataFrame:
         made: dict[tuple[str, str], Any] = {}
@@ -46,18 +51,16 @@ class PerturbStage(Keyed, pt.Transformer):
             if row not in made:
                 made[row] = self._applied.pair(*row)
         pairs = [made[row] for row in rows]
-        members = self._applied.members
+        of_rows = [pair.by if pair else self._applied for pair in pairs]
         added = {
             f"{field}_perturbed": [pair and pair.perturbed for pair in pairs],
-            "perturbation": [pair.by.name if pair else self._applied.name for pair in pairs],
+            "perturbation": [made.name for made in of_rows],
         }
-        if any(member.own_baseline for member in members):
+        if any(member.own_baseline for member in self._applied.members):
             added[f"{field}_baseline"] = [pair and pair.baseline for pair in pairs]
-        if any(member.alignment != "fill" for member in members):
-            added["alignment"] = [(pair.by if pair else self._applied).alignment for pair in pairs]
-        if any(member.sign != "+" for member in members):
-            added["expected_sign"] = [(pair.by if pair else self._applied).sign for pair in pairs]
-        inp = inp.drop(columns=[f"{field}_baseline", "alignment", "expected_sign"], errors="ignore")
+        added["alignment"] = [made.alignment for made in of_rows]
+        added["expected_sign"] = [made.sign or NO_SIGN for made in of_rows]
+        inp = inp.drop(columns=f"{field}_baseline", errors="ignore")
         return inp.assign(**{name: pd.Series(values, index=inp.index, dtype="str") for name, values in added.items()})
 
     def fuse_rank_cutoff(self, k: int) -> pt.Transformer:
@@ -73,9 +76,10 @@ class PerturbDocs(PerturbStage):
     - ``text_perturbed`` (that is ``<text_field>_perturbed``): missing where the perturbation does not apply;
     - ``perturbation``: its name;
     - ``text_baseline``, for perturbations whose baseline is not the text itself;
-    - ``alignment``, unless it is ``fill``: how the two sides correspond;
-    - ``expected_sign``, unless it is ``+``: what is expected of s_p - s_b, one of
-      :data:`~pyterrier_mechir.perturb.base.SIGNS`, missing where nothing is claimed.
+    - ``alignment``: how the two sides correspond, one of
+      :data:`~pyterrier_mechir.perturb.alignment.ALIGNMENTS`;
+    - ``expected_sign``: what is expected of s_p - s_b, one of :data:`~pyterrier_mechir.perturb.base.SIGNS`, or
+      ``none``.
 
     Rows, their order and their ranks stay as they are, and a row's perturbation depends on nothing but its query and
     text.
@@ -87,6 +91,8 @@ class PerturbDocs(PerturbStage):
             (see :class:`~pyterrier_mechir.perturb.RandomTerm`), so that an effect can be reported over its control.
         idf: for a control, where its words come from: a dataset, an iterable of documents, or anything else that
             :meth:`~pyterrier_mechir.perturb.idf.Idf.of` takes but stems; None takes the perturbation's own.
+        ranker: the ranker that will be interpreted, for what depends on it: similar words from its embedding table
+            where the perturbation was given none, and random words of as many of its word pieces.
 
     Raises:
         TypeError: ``perturbation`` is neither.
@@ -102,8 +108,9 @@ class PerturbDocs(PerturbStage):
         text_field: str = "text",
         control: str | None = None,
         idf: Any = None,
+        ranker: Ranker | None = None,
     ):
-        super().__init__(perturbation, control, idf)
+        super().__init__(perturbation, control, idf, ranker)
         self.text_field = text_field
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:

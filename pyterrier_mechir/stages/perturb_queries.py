@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 import pyterrier as pt
@@ -10,6 +10,9 @@ import pyterrier as pt
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.stages.inputs import check_strings
 from pyterrier_mechir.stages.perturb_docs import PerturbStage
+
+if TYPE_CHECKING:
+    from pyterrier_mechir.rankers.base import Ranker
 
 
 class PerturbQueries(PerturbStage):
@@ -29,6 +32,7 @@ class PerturbQueries(PerturbStage):
             ``RemoveTerm`` are made for queries too.
         control: as in :class:`~pyterrier_mechir.PerturbDocs`.
         idf: as in :class:`~pyterrier_mechir.PerturbDocs`.
+        ranker: as in :class:`~pyterrier_mechir.PerturbDocs`.
 
     Raises:
         TypeError: ``perturbation`` is neither.
@@ -37,8 +41,15 @@ class PerturbQueries(PerturbStage):
 
     schematic: ClassVar = {"label": "PerturbQueries"}
 
-    def __init__(self, perturbation: Perturbation, *, control: str | None = None, idf: object = None):
-        super().__init__(perturbation, control, idf)
+    def __init__(
+        self,
+        perturbation: Perturbation,
+        *,
+        control: str | None = None,
+        idf: Any = None,
+        ranker: Ranker | None = None,
+    ):
+        super().__init__(perturbation, control, idf, ranker)
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Perturb each row's query.

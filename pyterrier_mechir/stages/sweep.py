@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pyterrier as pt
 
 from pyterrier_mechir.perturb.base import Perturbation, as_perturbation
@@ -24,15 +25,17 @@ class Sweep(Mapping[str, pt.Transformer]):
     Args:
         made: what makes one: a class or an instance of perturbations, a decorated function, or any function of the
             settings that returns a perturbation or a ``pt.Transformer`` (which then is the stage itself).
-        settings: the values of each setting; a string or a single value stays fixed. Several settings give all
-            combinations.
+        stage: options of the :class:`~pyterrier_mechir.PerturbDocs` that each perturbation gets, such as
+            ``{"control": "random_term", "idf": corpus}``.
+        settings: the values of each setting: those of a list, tuple, range or array are swept, anything else (a corpus,
+            an ``Idf``) stays fixed. Several settings give all combinations.
 
     Raises:
         ValueError: nothing is swept.
         TypeError: ``made`` returns something else.
     """
 
-    def __init__(self, made: Callable[..., Any], /, **settings: Any):
+    def __init__(self, made: Callable[..., Any], stage: Mapping[str, Any] | None = None, /, **settings: Any):
         values = {name: list(v) if _is_several(v) else [v] for name, v in settings.items()}
         swept = [name for name, v in settings.items() if _is_several(v)]
         if not swept or not all(values.values()):
@@ -44,7 +47,9 @@ class Sweep(Mapping[str, pt.Transformer]):
             chosen = dict(zip(values, combination, strict=True))
             name = f"{label}({', '.join(f'{setting}={chosen[setting]}' for setting in swept)})"
             one = of_settings(**chosen)
-            self._stages[name] = one if isinstance(one, pt.Transformer) else PerturbDocs(as_perturbation(one))
+            self._stages[name] = (
+                one if isinstance(one, pt.Transformer) else PerturbDocs(as_perturbation(one), **(stage or {}))
+            )
 
     def pipelines(
         self, before: pt.Transformer | None = None, after: pt.Transformer | None = None
@@ -75,4 +80,4 @@ class Sweep(Mapping[str, pt.Transformer]):
 
 
 def _is_several(value: object) -> bool:
-    return isinstance(value, Iterable) and not isinstance(value, (str, Mapping))
+    return isinstance(value, (list, tuple, range, np.ndarray))
