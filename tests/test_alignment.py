@@ -434,7 +434,7 @@ def test_what_is_cut_and_what_is_lost_is_told_apart():
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_moved_words_take_their_tokens_with_them(architecture):
     ranker = BiEncoder(build(architecture, classifier=False))
-    text = "The tides, and the (warm night) are high. 2 tides rise and rise"
+    text = "the tides, and the warm night are high, and tides rise"
     (pair,) = ranker.align(["tides"], [text], [ReverseWords()(text, "tides")], alignments=["permute"])
     assert sorted(pair.baseline.ids.tolist()) == sorted(pair.perturbed.ids.tolist())
     assert pair.baseline.ids.tolist() == ranker.tokenizer(text)["input_ids"]
