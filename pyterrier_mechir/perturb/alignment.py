@@ -236,35 +236,26 @@ def token_classes(
     Returns:
         Classes ``[fixed tokens]`` and ``[aligned positions]``.
     """
-    sides = ((aligned.perturbed, aligned.perturbed_words), (aligned.baseline, aligned.baseline_words))
-    edited, varied = set(), set()
-    for ids, words in sides:
-        for word, positions in words_of(ids, words, spellings):
-            varied.add(word)
-            if aligned.edit[positions].any():
-                edited.add(word)
-    query_words = varied if varies == "query" else {w for w, _ in words_of(fixed.ids, fixed.words, spellings)}
+    of_perturbed = list(words_of(aligned.perturbed, aligned.perturbed_words, spellings))
+    of_baseline = list(words_of(aligned.baseline, aligned.baseline_words, spellings))
+    of_fixed = list(words_of(fixed.ids, fixed.words, spellings))
+    is_edited = aligned.edit.tolist()
+    edited = {word for word, at in (*of_perturbed, *of_baseline) if any(is_edited[i] for i in at.tolist())}
+    of_query = [*of_perturbed, *of_baseline] if varies == "query" else of_fixed
+    query_words = {word for word, _ in of_query}
 
-    def of_query(ids: np.ndarray, words: np.ndarray) -> np.ndarray:
-        classes = np.full(len(ids), QUERY, dtype=np.int64)
-        for word, positions in words_of(ids, words, spellings):
+    def classes(words: list[tuple[str, np.ndarray]], n: int, is_query: bool) -> np.ndarray:
+        found = np.full(n, QUERY if is_query else OTHER, dtype=np.int64)
+        for word, positions in words:
             if word in edited:
-                classes[positions] = QUERY_EDITED
-        return classes
+                found[positions] = QUERY_EDITED if is_query else DOC_EDITED
+            elif word in query_words and not is_query:
+                found[positions] = DOC_QUERY
+        return found
 
-    def of_document(ids: np.ndarray, words: np.ndarray) -> np.ndarray:
-        classes = np.full(len(ids), OTHER, dtype=np.int64)
-        for word, positions in words_of(ids, words, spellings):
-            if word in edited:
-                classes[positions] = DOC_EDITED
-            elif word in query_words:
-                classes[positions] = DOC_QUERY
-        return classes
-
-    of_fixed, of_varied = (of_query, of_document) if varies == "document" else (of_document, of_query)
-    aligned_classes = of_varied(aligned.perturbed, aligned.perturbed_words)
-    aligned_classes[aligned.edit] = EDIT
-    return of_fixed(fixed.ids, fixed.words), aligned_classes
+    of_varied = classes(of_perturbed, len(aligned), varies == "query")
+    of_varied[aligned.edit] = EDIT
+    return classes(of_fixed, len(fixed), varies == "document"), of_varied
 
 
 def words_of(ids: np.ndarray, words: np.ndarray, spellings: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -272,5 +263,7 @@ def words_of(ids: np.ndarray, words: np.ndarray, spellings: np.ndarray) -> Itera
     positions = np.flatnonzero(words >= 0)
     if not len(positions):
         return
-    for span in np.split(positions, np.flatnonzero(np.diff(words[positions])) + 1):
-        yield "".join(spellings[ids[span]]), span
+    pieces = spellings[ids[positions]].tolist()
+    cuts = np.flatnonzero(np.diff(words[positions])) + 1
+    for i, j in pairwise([0, *cuts.tolist(), len(positions)]):
+        yield pieces[i] if j == i + 1 else "".join(pieces[i:j]), positions[i:j]
