@@ -88,8 +88,10 @@ class _AxiomAgreement(Measure):
     ``expected_sign`` unless it is ``+`` throughout. ``AxiomAgreement @ 10`` looks at the ten best documents.
 
     Parameters: ``band``, the neutral band in score units; ``sign``, the expectation, in place of the frame's; and
-    ``missing``, the value of a query none of whose pairs counts, NaN unless given. The mean is over the queries that
-    have a value; that of a run without pairs, such as a plain retriever's beside one with pairs, is NaN.
+    ``missing``, the value of a query none of whose pairs counts, NaN unless given. ``ir_measures`` takes the mean over
+    the queries that have a value; ``pt.Experiment`` adds all queries up, so that there the mean is NaN where one has
+    none, unless ``missing`` is given. A run without pairs, such as a plain retriever's beside one with pairs, has the
+    value of ``missing`` throughout.
     """
 
     NAME = "AxiomAgreement"

@@ -282,6 +282,37 @@ def test_what_makes_no_perturbation_or_has_no_such_setting_is_an_error():
             Sweep(made, colour=["red"])
 
 
+def test_a_sweep_passes_the_options_of_its_stages(frame):
+    idf = {"zzab": 1.0, "zzac": 1.1, "tides": 1.05}
+    sweep = Sweep(TFC1("tides"), {"control": "random_term", "idf": idf}, n=[1, 2])
+    assert list(sweep) == ["TFC1(n=1)", "TFC1(n=2)"]
+    for n, stage in zip((1, 2), sweep.values(), strict=True):
+        assert stage == PerturbDocs(TFC1("tides", n=n), control="random_term", idf=idf)
+
+
+def test_a_corpus_is_no_setting_to_sweep():
+    sweep = Sweep(TFC1("tides"), seed=[1, 2], position="end")
+    assert len(sweep) == 2
+    with pytest.raises(ValueError, match="nothing to sweep"):
+        Sweep(TFC1, term=pd.Series(["tides"]))
+
+
+class Forgetful(TFC1):
+    def __init__(self, term=None, colour="red"):
+        super().__init__(term)
+
+
+def test_a_setting_that_is_not_kept_is_an_error():
+    with pytest.raises(AttributeError, match="does not keep its setting 'colour'"):
+        Forgetful().with_settings(term="tides")
+
+
+@pytest.mark.parametrize(("settings", "error"), [({"term": 5}, TypeError), ({"n": True}, ValueError)])
+def test_settings_of_another_kind_are_errors(settings, error):
+    with pytest.raises(error, match=r"term should be a word|n is True"):
+        TFC1(**settings)
+
+
 def test_tfc1_adds_several_occurrences(bi_encoder):
     made = TFC1("tides", n=3)
     assert made(TEXT, QUERY) == f"{TEXT} tides tides tides"

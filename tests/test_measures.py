@@ -145,10 +145,10 @@ def test_the_mean_over_the_judged_queries(measure, wanted):
 
 
 def test_a_query_without_pairs_makes_the_mean_missing_unless_a_value_is_given():
-    assert np.isnan(value(AxiomAgreement))
     without_results = RUN[RUN["qid"] != "3"]
-    assert np.isnan(value(AxiomAgreement, without_results))
-    assert value(AxiomAgreement(missing=0.5), without_results) == 0.5
+    for run in (RUN, without_results):
+        assert np.isnan(value(AxiomAgreement, run))
+        assert value(AxiomAgreement(missing=0.2), run) == pytest.approx(1.2 / 3)
 
 
 def test_queries_one_by_one():
@@ -239,3 +239,19 @@ def test_agreement_beside_ndcg(bi_encoder, cross_encoder, plan):
         plain = pt.Experiment([system], topics, qrels, [nDCG @ 10], names=[name])
         assert out.loc[name, "nDCG@10"] == plain["nDCG@10"].item()
     assert {"AxiomAgreement +", "AxiomAgreement p-value"} <= set(out.columns)
+
+
+def test_the_mean_of_ir_measures_is_over_the_queries_that_have_a_value():
+    names = {"qid": "query_id", "docno": "doc_id", "label": "relevance"}
+    assert AxiomAgreement.calc_aggregate(QRELS.rename(columns=names), RUN.rename(columns=names)) == 0.5
+
+
+def test_a_plain_retriever_beside_one_with_pairs_has_no_value():
+    plain = RUN.drop(columns=["score_baseline", "score_perturbed"])
+    systems = [pt.Transformer.from_df(frame.reset_index(drop=True)) for frame in (plain, RUN)]
+    out = pt.Experiment(systems, TOPICS, QRELS, [AxiomAgreement(missing=0), nDCG @ 10], names=["plain", "pairs"])
+    values = out.set_index("name")["AxiomAgreement(missing=0)"]
+    assert values.tolist() == [0, pytest.approx(1 / 3)]
+    assert out["nDCG@10"].tolist() == [1, 1]
+    with pytest.raises(pt.validate.InputValidationError, match="score_baseline"):
+        axiom_agreement(plain)

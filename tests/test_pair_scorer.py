@@ -14,11 +14,13 @@ from models import TEXTS, build
 
 from pyterrier_mechir import BiEncoder, PairScorer, PatchScorer, PerturbDocs, PerturbQueries
 from pyterrier_mechir.measures import axiom_agreement
+from pyterrier_mechir.patching import sweep as sweep_module
 from pyterrier_mechir.perturb import (
     LNC2,
     STMC1,
     TFC1,
     TFC2,
+    TFLNC,
     AddTerm,
     CaseFold,
     Identity,
@@ -29,6 +31,7 @@ from pyterrier_mechir.perturb import (
     ShuffleWords,
     perturbation,
 )
+from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -330,3 +333,43 @@ def test_pairs_with_a_baseline_of_their_own_are_scored_against_it(ranker, frame)
     sides = [ranker.score([HEAT] * 2, [f"{text} {word}" for text in TEXTS[2:4]]) for word in ("day", "night")]
     np.testing.assert_allclose(out["score_baseline"].iloc[3:], sides[0], atol=1e-4)
     np.testing.assert_allclose(out["score_perturbed"].iloc[3:], sides[1], atol=1e-4)
+
+
+def test_equal_pairs_of_several_fillers_are_run_once(bi_encoder, frame, monkeypatch):
+    seen = []
+    original = sweep_module.sweep
+    monkeypatch.setattr(sweep_module, "sweep", lambda *args: seen.append(len(args[1])) or original(*args))
+    fillers = ["a", "mask", "heat"]
+    swapped, filled = (PerturbDocs(made)(frame) for made in (ShuffleWords(), TFC1()))
+    out = PairScorer(bi_encoder, filler=fillers)(swapped)
+    PairScorer(bi_encoder, filler=fillers)(filled)
+    n = len(frame.drop_duplicates(["query", "text"]))
+    assert seen == [n, 3 * n]
+    assert_same_scores(out, PairScorer(bi_encoder)(swapped))
+
+
+def test_what_does_not_correspond_and_is_cut_is_told(frame):
+    ranker = BiEncoder(build("bert", classifier=False), max_length=12)
+    appended = perturbation(alignment="free")(lambda text: f"{text} heat")
+    with pytest.warns(UserWarning, match=r"\d of 5 pairs are scored as they stand and are longer than the 12 tokens"):
+        PairScorer(ranker, perturbation=appended)(frame)
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_masked_positions_are_not_patched(cross_encoder, frame, direction, monkeypatch):
+    """What stands at a masked position of the baseline, which nothing attends to, decides nothing."""
+    masked = PerturbDocs(TFLNC())(frame)
+    stage = PatchScorer(cross_encoder, ["resid_pre", "head"], direction=direction, positions="class")
+    out = stage(masked)
+    monkeypatch.setattr(type(cross_encoder), "_masked_ids", lambda self, n: np.full(n, 7))
+    other = stage(masked)
+    for one, two in zip(out["patch_scores"], other["patch_scores"], strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
+        assert np.isnan(one[:, TOKEN_CLASSES.index("EDIT")]).all()
+
+
+def test_a_text_that_does_not_fit_twice_has_no_pair(frame):
+    ranker = BiEncoder(build("bert", classifier=False), max_length=12)
+    with pytest.warns(UserWarning, match="cannot be cut without losing the perturbation"):
+        out = (PerturbDocs(LNC2()) >> PairScorer(ranker))(frame)
+    assert out["score_perturbed"].isna().any()
