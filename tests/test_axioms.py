@@ -159,7 +159,8 @@ def test_tfc3_compares_idf_within_its_tolerance():
     [
         ("The Moon, the moon.", "moon Neap tides", {"The Neap, the moon.", "The Moon, the Neap."}),
         ("tides and moon rise", "moon neap tides", {"tides and neap rise"}),
-        ("neap tides", "moon neap tides", {"neap neap"}),
+        ("neap tides", "moon neap tides", {None}),
+        ("neap tides tides", "moon neap tides", {"neap neap tides", "neap tides neap"}),
         ("neap tides", "Neap", {None}),
         ("neap", "moon neap", {None}),
         ("zebra tides", "zebra tides", {None}),

@@ -358,7 +358,7 @@ def test_equal_settings_make_equal_probes(probe):
         (lambda: AddTerm(""), "noise"),
         (lambda: AddTerm("?!"), "noise"),
         (lambda: AddTerm([]), "noise"),
-        (lambda: AddTerm(Idf.of([], str.split))("text", "q"), "stems"),
+        (lambda: AddTerm(Idf.of([], str.split))("text", "q"), "terms of a stemmer"),
         (lambda: Lemmatize("xx")("tides", "q"), "xx"),
     ],
 )

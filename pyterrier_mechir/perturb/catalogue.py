@@ -71,7 +71,7 @@ CATALOGUE = [
     Entry(TFC2()),
     Entry(TFC3(_IDF), "spring ocean", "The ocean pulls the ocean."),
     Entry(TDC(_IDF)),
-    Entry(TDC(_IDF, reading="swap")),
+    Entry(TDC(_IDF, reading="swap"), text="The ocean, all ocean and few tides."),
     Entry(MTDC(_IDF), text="The ocean, all ocean and few tides."),
     Entry(LB1(), "neap tides"),
     Entry(LB2("first"), "neap tides"),

@@ -18,7 +18,8 @@ class TDC(Insertion):
 
     Two readings. ``append`` is the perturbation published under this name (Parry et al., ECIR 2025): the query term of
     highest idf once more, against a filler. ``swap`` is the axiom itself: an occurrence of the commonest query term
-    gives way to the rarest query term, so that the number of query term occurrences stays. Terms go through the
+    gives way to the rarest query term, so that the number of query term occurrences stays. The commoner term occurs
+    more often than the rarest, so that the text has no fewer different query terms afterwards. Terms go through the
     tokeniser and stemmer of the index that counted them, so an inflected word has its own frequency and not none.
 
     Args:
@@ -31,7 +32,7 @@ class TDC(Insertion):
         n: how many occurrences are appended.
 
     Does not apply to a query of whose terms the collection has none; with ``swap``, where no commoner query term
-    occurs.
+    occurs more often than the rarest.
 
     Raises:
         TypeError: ``idf`` is of another kind.
@@ -86,11 +87,13 @@ class TDC(Insertion):
         return str(words.replaced({place: rarest}))
 
     def _commonest(self, words: Words, query: str) -> str | None:
-        """The query term of lowest idf that occurs, if the rarest is rarer."""
-        idf = self.idf.of_terms(distinct_terms(query))
-        occurring = idf.keys() & set(words.keys)
-        common = min(sorted(occurring), key=lambda term: idf[term], default=None)
-        return common if common is not None and idf[common] < max(idf.values()) else None
+        """The query term of lowest idf that is commoner than the rarest and occurs more often in the text."""
+        idf, rarest = self.idf.of_terms(distinct_terms(query)), self._rarest(query)
+        if rarest is None:
+            return None
+        counts, least = words.counts(), rarest.lower()
+        others = [term for term in sorted(idf) if idf[term] < idf[least] and counts[term] > counts[least]]
+        return min(others, key=lambda term: idf[term], default=None)
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
         if self.reading == "append":
@@ -118,7 +121,7 @@ class MTDC(Perturbation):
     sign = "+"
     statement = "With as many query term occurrences, the text where the rarer term has the higher count scores higher."
     change = "occurrences of a common query term ↔ those of a rarer one"
-    source = "Shi et al., 2005"
+    source = "Shi et al., 2005, as listed by ir_axioms (Bondarenko et al., SIGIR 2022)"
 
     def __init__(self, idf: Any, analyse: Analysis | None = None):
         self.idf = Idf.of(idf, analyse)

@@ -1,4 +1,7 @@
-"""Proximity: query terms that stand closer together, earlier, or as a phrase. All are permutations of the words."""
+"""Proximity: query terms that stand closer together, earlier, or as a phrase. All are permutations of the words.
+
+The query's function words are no terms, so no distance is measured to them, but nor are they other words.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,32 @@ from itertools import combinations, pairwise
 from math import inf
 from random import Random
 from statistics import fmean
+from typing import NamedTuple
 
 from pyterrier_mechir.perturb.base import Perturbation, same_gaps
-from pyterrier_mechir.perturb.words import Words, distinct_terms, words
+from pyterrier_mechir.perturb.words import Words, distinct_terms, lowercase_words, words
 
 HAGEN_2016 = "Hagen, Völske, Göring and Stein, CIKM 2016"
 
 
 _ROUNDING = 1e-9
 """By how much a mean has to fall to have fallen."""
+
+
+class _Query(NamedTuple):
+    """A query for proximity.
+
+    Args:
+        terms: its distinct lower-cased terms, whose distances are measured.
+        words: all its lower-cased words in their order, function words too; none of them is an intruder.
+    """
+
+    terms: list[str]
+    words: list[str]
+
+    @classmethod
+    def of(cls, query: str) -> _Query:
+        return cls(list(distinct_terms(query)), lowercase_words(query))
 
 
 class Permutation(Perturbation):
@@ -30,26 +50,29 @@ class Permutation(Perturbation):
     seed: int = 0
 
     @abstractmethod
-    def _orders(self, words: Words, terms: Sequence[str], rng: Random) -> Iterator[list[int]]:
+    def _orders(self, words: Words, query: _Query, rng: Random) -> Iterator[list[int]]:
         """New orders to try: for each place, which word goes there."""
 
     @abstractmethod
-    def measure(self, words: Words, terms: Sequence[str]) -> float:
-        """What falls: a number of a text's words and the query's lower-cased terms; infinite where undefined."""
+    def _measure(self, words: Words, query: _Query) -> float:
+        """What falls; infinite where undefined."""
+
+    def measure(self, text: str, query: str) -> float:
+        """What the axiom wants small, of a text and a query; infinite where it is undefined."""
+        return self._measure(Words(text), _Query.of(query))
 
     def __call__(self, text: str, query: str) -> str | None:
-        words, terms = Words(text), list(distinct_terms(query))
-        if words.places(terms):
-            before = self.measure(words, terms)
-            for order in self._orders(words, terms, self._random(self.seed, text, query)):
+        words, asked = Words(text), _Query.of(query)
+        if words.places(asked.terms):
+            before = self._measure(words, asked)
+            for order in self._orders(words, asked, self._random(self.seed, text, query)):
                 moved = words.permuted(order)
-                if self.measure(moved, terms) < before - _ROUNDING:
+                if self._measure(moved, asked) < before - _ROUNDING:
                     return str(moved)
         return None
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        terms = list(distinct_terms(query))
-        before, after = (self.measure(Words(side), terms) for side in (baseline, perturbed))
+        before, after = (self.measure(side, query) for side in (baseline, perturbed))
         return after < before - _ROUNDING and same_gaps(baseline, perturbed)
 
 
@@ -104,8 +127,8 @@ class PROX1(Permutation):
     def __init__(self, seed: int = 0):
         self.seed = seed
 
-    def measure(self, words: Words, terms: Sequence[str]) -> float:
-        places = _places(words, terms)
+    def _measure(self, words: Words, query: _Query) -> float:
+        places = _places(words, query.terms)
         return fmean(
             [
                 fmean([abs(i - j) - 1 for i in places[one] for j in places[other]])
@@ -114,9 +137,9 @@ class PROX1(Permutation):
             or [inf]
         )
 
-    def _orders(self, words: Words, terms: Sequence[str], rng: Random) -> Iterator[list[int]]:
-        places = _places(words, terms)
-        taken = {place for found in places.values() for place in found}
+    def _orders(self, words: Words, query: _Query, rng: Random) -> Iterator[list[int]]:
+        places = _places(words, query.terms)
+        taken = set(words.places(set(query.words)))
         moves = [
             (i, beside)
             for one, found in places.items()
@@ -147,34 +170,34 @@ class PROX2(Permutation):
     def __init__(self, seed: int = 0):
         self.seed = seed
 
-    def measure(self, words: Words, terms: Sequence[str]) -> float:
-        return fmean([found[0] for found in _places(words, terms).values()] or [inf])
+    def _measure(self, words: Words, query: _Query) -> float:
+        return fmean([found[0] for found in _places(words, query.terms).values()] or [inf])
 
-    def _orders(self, words: Words, terms: Sequence[str], rng: Random) -> Iterator[list[int]]:
-        asked = set(terms)
+    def _orders(self, words: Words, query: _Query, rng: Random) -> Iterator[list[int]]:
+        asked = set(query.words)
         other = next((place for place, key in enumerate(words.keys) if key not in asked), len(words))
-        later = [found[0] for found in _places(words, terms).values() if found[0] > other]
+        later = [found[0] for found in _places(words, query.terms).values() if found[0] > other]
         rng.shuffle(later)
         for place in later:
             yield _swapped(len(words), place, other)
 
 
 class PROX3(Permutation):
-    """The query's terms come together as a phrase, in the order of the query.
+    """The query's words, function words too, come together as a phrase, in the order of the query.
 
-    Does not apply to a query of one term, nor unless the text has all terms, not as a phrase that early already, and as
-    many words together without a mark between them.
+    Does not apply to a query of one word, nor unless the text has all its words as often, not as a phrase that early
+    already, and as many words together without a mark between them.
     """
 
     statement = "The earlier the whole query occurs as a phrase, the higher the score."
-    change = "scattered query terms → the query as a phrase"
+    change = "scattered query words → the query as a phrase"
 
-    def measure(self, words: Words, terms: Sequence[str]) -> float:
-        return next(_phrases(words, terms), inf)
+    def _measure(self, words: Words, query: _Query) -> float:
+        return next(_phrases(words, query.words), inf)
 
-    def _orders(self, words: Words, terms: Sequence[str], rng: Random) -> Iterator[list[int]]:
-        if len(terms) > 1:
-            yield from _phrased(words, terms)
+    def _orders(self, words: Words, query: _Query, rng: Random) -> Iterator[list[int]]:
+        if len(query.words) > 1:
+            yield from _phrased(words, query.words)
 
 
 def _phrases(words: Words, phrase: Sequence[str]) -> Iterator[int]:
@@ -215,47 +238,46 @@ def _phrased(words: Words, phrase: Sequence[str]) -> Iterator[list[int]]:
 
 
 class PROX4(Permutation):
-    """The other words leave the smallest window that has all query terms of the text.
+    """The words that the query lacks leave the smallest window that has all query terms of the text.
 
-    Does not apply unless the text has two of the query's terms, with other words in their smallest window.
+    Does not apply unless the text has two of the query's terms, with words outside the query in their smallest window.
     """
 
     statement = "The fewer other words in the smallest window of the query's terms, the higher the score."
     change = "other words inside the window → after it"
 
-    def measure(self, words: Words, terms: Sequence[str]) -> float:
-        places = _places(words, terms)
+    def _measure(self, words: Words, query: _Query) -> float:
+        places = _places(words, query.terms)
         if len(places) < 2:
             return inf
         first, last = _smallest_window(places)
-        return sum(key not in places for key in words.keys[first : last + 1])
+        return sum(key not in query.words for key in words.keys[first : last + 1])
 
-    def _orders(self, words: Words, terms: Sequence[str], rng: Random) -> Iterator[list[int]]:
-        places = _places(words, terms)
+    def _orders(self, words: Words, query: _Query, rng: Random) -> Iterator[list[int]]:
+        places = _places(words, query.terms)
         if len(places) > 1:
             first, last = _smallest_window(places)
-            kept = {place for found in places.values() for place in found}
-            yield _gathered(len(words), first, last, kept)
+            yield _gathered(len(words), first, last, set(words.places(set(query.words))))
 
 
 class PROX5(Permutation):
-    """All occurrences of query terms come together, in their order, at the first of them.
+    """All occurrences of query words come together, in their order, at the first of a query term.
 
-    Does not apply unless the text has two of the query's terms, with other words in between.
+    Does not apply unless the text has two of the query's terms, with words outside the query in between.
     """
 
     statement = "The shorter, on average, the smallest span around each query term that has all of them, the higher."
     change = "other words between query terms → after them"
 
-    def measure(self, words: Words, terms: Sequence[str]) -> float:
-        places = _places(words, terms)
+    def _measure(self, words: Words, query: _Query) -> float:
+        places = _places(words, query.terms)
         if len(places) < 2:
             return inf
         return fmean([_span(place, places) for found in places.values() for place in found])
 
-    def _orders(self, words: Words, terms: Sequence[str], rng: Random) -> Iterator[list[int]]:
-        kept = sorted(place for found in _places(words, terms).values() for place in found)
-        yield _gathered(len(words), kept[0], kept[-1], set(kept))
+    def _orders(self, words: Words, query: _Query, rng: Random) -> Iterator[list[int]]:
+        of_terms = words.places(query.terms)
+        yield _gathered(len(words), of_terms[0], of_terms[-1], set(words.places(set(query.words))))
 
 
 def _span(place: int, places: dict[str, list[int]]) -> int:
