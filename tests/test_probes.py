@@ -7,6 +7,7 @@ from itertools import permutations
 
 import pytest
 
+from pyterrier_mechir import PerturbQueries
 from pyterrier_mechir.perturb import (
     AddSentence,
     AddTerm,
@@ -59,7 +60,7 @@ def outcomes(make, text: str, query: str = "q", seeds: int = 60) -> set[str | No
         (RemoveStopWords(), "It is what it is.", None),
         (RemoveStopWords(), "", None),
         (RemoveStopWords(), "...", None),
-        (Lemmatize(), "The tides were rising, mice!", "the tide be rise, mouse!"),
+        (Lemmatize(), "The tides were rising, mice!", "The tide be rise, mouse!"),
         (Lemmatize(), "3.5 metres of state-of-the-art walls", "3.5 metre of state-of-the-art wall"),
         (Lemmatize("de"), "Häuser", "Haus"),
         (Lemmatize(), "tide", None),
@@ -76,6 +77,11 @@ def outcomes(make, text: str, query: str = "q", seeds: int = 60) -> set[str | No
         (Negate(), "IT IS.", "IT IS not."),
         (Negate(), "It is not high; is it?", "It is high; is it?"),
         (Negate(), "NOT so", "so"),
+        (Negate(), "Tides rise in May. The can is full", "Tides rise in May. The can is not full"),
+        (Negate(), "May tides rise? In May", "May not tides rise? In May"),
+        (Negate(), "Not only tides rise, it is not calm", "Not only tides rise, it is calm"),
+        (Negate(), "not just tides", None),
+        (Negate(), "Their will, a might", None),
         (Negate(), "He can't and won't; he cannot.", None),
         (Negate(), "Tides rise.", None),
         (Negate(), "", None),
@@ -219,3 +225,19 @@ def test_a_number_of_any_length_is_swapped(digits):
 def test_a_languages_own_function_words_and_scripts_pass_through():
     for probe in (RemoveStopWords(), Typos(), Negate(), SwapEntities(), SwapNumbers()):
         assert probe("今日は月が高い。明日は低い。", "月") is None
+
+
+def test_a_number_becomes_the_same_number_everywhere():
+    for seed in range(20):
+        made = SwapNumbers(seed)("In 1990 and 1991, then 1990 again; 19 of 91, 19 days", "q")
+        first, second, again, third, fourth, fifth = re.findall(r"\d+", made)
+        assert first == again and third == fifth
+        assert len({first, second, "1990", "1991"}) == len({third, fourth, "19", "91"}) == 4
+        assert SwapNumbers().holds("In 1990 and 1990", "In 1234 and 1234", "q")
+        assert not SwapNumbers().holds("In 1990 and 1990", "In 1234 and 1235", "q")
+
+
+def test_a_word_of_the_text_cannot_be_added_to_a_query():
+    with pytest.raises(ValueError, match=r"AddTerm\(\) repeats words of a document"):
+        PerturbQueries(AddTerm())
+    assert PerturbQueries(AddTerm("ice")).perturbation == AddTerm("ice")

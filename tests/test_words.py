@@ -9,7 +9,16 @@ from axioms import gaps, lowered, many, written
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyterrier_mechir.perturb.words import Words, changes, distinct_terms, insert, lowercase_words, place_after
+from pyterrier_mechir.perturb.words import (
+    Words,
+    cased_like,
+    changes,
+    distinct_terms,
+    insert,
+    lemma,
+    lowercase_words,
+    place_after,
+)
 
 marks_and_letters = st.text(alphabet="aB9_é -'\u2019.,\n\t(/", max_size=30)
 
@@ -124,10 +133,14 @@ def test_permuted_words_keep_the_gaps(text, data):
 @given(marks_and_letters, st.data())
 def test_replaced_words_keep_their_places(text, data):
     expected = written(text)
-    new = data.draw(st.dictionaries(st.integers(0, max(0, len(expected) - 1)), st.sampled_from(["x", "Y-z"])))
+    new = data.draw(st.dictionaries(st.integers(0, max(0, len(expected) - 1)), st.sampled_from(["xq", "Y-z"])))
     new = {place: word for place, word in new.items() if place < len(expected)}
     replaced = Words(text).replaced(new)
-    assert written(str(replaced)) == [new.get(place, word) for place, word in enumerate(expected)]
+    for place, (word, found) in enumerate(zip(expected, written(str(replaced)), strict=True)):
+        if place not in new or new[place] == "Y-z":
+            assert found == new.get(place, word)
+        else:
+            assert found == ("xq" if not word[0].isupper() else "XQ" if word.isupper() and len(word) > 1 else "Xq")
     assert gaps(str(replaced)) == gaps(text)
     assert replaced.keys == lowered(str(replaced))
     assert str(Words(text)) == text
@@ -178,3 +191,30 @@ def test_a_term_goes_before_a_space_separated_word(text, place, expected):
 )
 def test_the_place_after_a_word(text, word, expected):
     assert insert(text, "X", place_after(text, word)) == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "other", "expected"),
+    [
+        ("tides", "Ocean", "Tides"),
+        ("tides", "OCEAN", "TIDES"),
+        ("tides", "ocean", "tides"),
+        ("tides", "A", "Tides"),
+        ("iPhone", "Ocean", "iPhone"),
+        ("NASA", "ocean", "NASA"),
+        ("tides", "3rd", "tides"),
+        ("tides", "", "tides"),
+    ],
+)
+def test_a_word_takes_the_capitals_of_another(word, other, expected):
+    assert cased_like(word, other) == expected
+
+
+def test_lemmas_keep_their_case():
+    assert [lemma(word) for word in ("Tides", "RUNNING", "mice", "xyzzy", "ran")] == [
+        "Tide",
+        "RUN",
+        "mouse",
+        "xyzzy",
+        "run",
+    ]

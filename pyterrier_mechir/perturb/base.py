@@ -61,6 +61,7 @@ class Perturbation(ABC):
             (see :data:`pyterrier_mechir.perturb.alignment.ALIGNMENTS`).
         sign: what is expected of s_p - s_b (see :data:`SIGNS`); None where nothing is claimed.
         own_baseline: whether the baseline is another text than the one given, so that :meth:`__call__` gives both.
+        fits_queries: whether it can apply to a query as the text, which has no words beside the query's.
         statement: the axiom, or what the perturbation does to a text, in one sentence.
         change: what is exchanged for what.
         source: where it comes from.
@@ -69,6 +70,7 @@ class Perturbation(ABC):
     alignment: str = "fill"
     sign: str | None = None
     own_baseline: bool = False
+    fits_queries: bool = True
     statement: str = ""
     change: str = ""
     source: str = ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyterrier_mechir.perturb.words import words
+from pyterrier_mechir.perturb.words import lemma, words
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
@@ -43,7 +43,7 @@ class Similar(ABC):
     @staticmethod
     def _differs(term: str, word: str) -> bool:
         one, other = sorted((term.lower(), word.lower()), key=len)
-        return words(word) == [word] and not other.startswith(one)
+        return words(word) == [word] and not other.startswith(one) and lemma(one) != lemma(other)
 
     def __eq__(self, other: object) -> bool:
         if other is None:

@@ -19,7 +19,7 @@ class AddTerm(Insertion):
     Args:
         noise: what is added: a word or sentence; several, of which one is drawn per row; an
             :class:`~pyterrier_mechir.perturb.Idf`, to draw a word as rare as one of the query's terms; or None, to
-            repeat one of the text's own words.
+            repeat one of the document's own words. Queries need one of the others.
         position: as in :class:`TFC1`.
         n: how many times, one after the other.
         seed: of the random choices.
@@ -39,6 +39,7 @@ class AddTerm(Insertion):
     def __init__(self, noise: Noise = None, position: str | int = "end", n: int = 1, seed: int = 0):
         super().__init__(position, n, seed)
         self.noise = noise
+        self.fits_queries = noise is not None
         if noise is None or isinstance(noise, Idf):
             return
         if not isinstance(noise, (str, Sequence)):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from itertools import count
 from random import Random
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.perturb.base import OfOutcomes, Perturbation, same_gaps
 from pyterrier_mechir.perturb.insertion import check_count
-from pyterrier_mechir.perturb.words import STOPWORDS, Words, distinct_terms
+from pyterrier_mechir.perturb.words import STOPWORDS, Words, distinct_terms, lemma
 
 ABNIRML = "ABNIRML: MacAvaney et al., TACL 2022"
 CHECKLIST = "CheckList: Ribeiro et al., ACL 2020"
@@ -73,7 +73,9 @@ class RemoveStopWords(Perturbation):
 
 
 class Lemmatize(Perturbation):
-    """Every word becomes its lemma, as the simplemma library gives it. Does not apply to a text of lemmas.
+    """Every word becomes its lemma, as the simplemma library gives it, in its own case.
+
+    Does not apply to a text of lemmas.
 
     Args:
         language: code of the language.
@@ -90,19 +92,11 @@ class Lemmatize(Perturbation):
 
     def __call__(self, text: str, query: str) -> str | None:
         words = Words(text)
-        lemmas = words.replaced({place: _lemma(word, self.language) for place, word in enumerate(words)})
+        lemmas = words.replaced({place: lemma(word, self.language) for place, word in enumerate(words)})
         return str(lemmas) if list(lemmas) != list(words) else None
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        return list(Words(perturbed)) == [_lemma(word, self.language) for word in Words(baseline)]
-
-
-@lru_cache(maxsize=100_000)
-def _lemma(word: str, language: str) -> str:
-    import simplemma
-
-    lemma = simplemma.lemmatize(word, lang=language)
-    return lemma if Words(lemma)[:] == [lemma] else word
+        return list(Words(perturbed)) == [lemma(word, self.language) for word in Words(baseline)]
 
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
@@ -202,7 +196,7 @@ def _misspellings(word: str, kind: str) -> list[str]:
 
 
 class SwapNumbers(Perturbation):
-    """Every number becomes another of as many digits. Does not apply to a text without.
+    """Every number becomes another of as many digits, wherever it occurs. Does not apply to a text without.
 
     Args:
         seed: of the new numbers.
@@ -218,23 +212,35 @@ class SwapNumbers(Perturbation):
 
     def __call__(self, text: str, query: str) -> str | None:
         rng = self._random(self.seed, text, query)
-        changed = _NUMBER.sub(lambda found: _other_number(found.group(), rng), text)
-        return changed if changed != text else None
+        numbers = dict.fromkeys(_NUMBER.findall(text))
+        new: dict[str, str] = {}
+        for number in numbers:
+            new[number] = _other_number(number, {*numbers, *new.values()}, rng)
+        return _NUMBER.sub(lambda found: new[found.group()], text) if numbers else None
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
         before, after = (_NUMBER.findall(side) for side in (baseline, perturbed))
         same_rest = _NUMBER.sub("0", baseline) == _NUMBER.sub("0", perturbed)
-        return same_rest and all(a != b and len(a) == len(b) for a, b in zip(before, after, strict=True))
+        exchanged = set(zip(before, after, strict=True)) if same_rest else set()
+        return (
+            same_rest and len(exchanged) == len(set(before)) and all(a != b and len(a) == len(b) for a, b in exchanged)
+        )
 
 
 _NUMBER = re.compile(r"\d+")
 
+_TRIES = 20
+"""How often a number is drawn that no other number of the text is, before one that only differs is taken."""
 
-def _other_number(number: str, rng: Random) -> str:
+
+def _other_number(number: str, taken: set[str], rng: Random) -> str:
+    """A number of as many digits, another than those taken where there is one."""
     new = number
-    while new == number:
+    for tried in count():
         first = rng.choice("0123456789" if len(number) == 1 or number.startswith("0") else "123456789")
         new = first + "".join(rng.choices("0123456789", k=len(number) - 1))
+        if new != number and (new not in taken or tried >= _TRIES):
+            break
     return new
 
 
@@ -242,9 +248,15 @@ _TO_BE = ("is", "are", "was", "were", "am")
 _MODAL = ("can", "could", "will", "would", "shall", "should", "may", "might", "must")
 _AUXILIARIES = frozenset([*_TO_BE, *_MODAL, "do", "does", "did", "has", "have", "had"])
 
+_DETERMINERS = frozenset(["a", "an", "the", "this", "that", "my", "your", "his", "her", "its", "our", "their"])
+
 
 class Negate(OfOutcomes):
     """A statement becomes its opposite: a ``not`` goes where there is one, else one comes after an auxiliary verb.
+
+    What looks like an auxiliary verb is none after an article or another determiner ("the can", "a will") and as the
+    name of a month ("in May"); the ``not`` of "not only" and "not just" does not negate. Other readings are not told
+    apart, and contractions ("can't") are left alone.
 
     Args:
         seed: of the choice of the verb or of the ``not``.
@@ -262,7 +274,18 @@ class Negate(OfOutcomes):
 
     def _outcomes(self, text: str) -> list[str]:
         words = Words(text)
-        negations = words.places("not")
+        following = [*words.keys[1:], ""]
+        negations = [place for place in words.places("not") if following[place] not in ("only", "just")]
         if negations:
             return [str(words.without({place})) for place in negations]
-        return [str(words.replaced({place: f"{words[place]} not"})) for place in words.places(_AUXILIARIES)]
+        verbs = [place for place in words.places(_AUXILIARIES) if self._is_verb(words, place)]
+        return [str(words.replaced({place: f"{words[place]} not"})) for place in verbs]
+
+    @staticmethod
+    def _is_verb(words: Words, place: int) -> bool:
+        starts = not place or bool(_SENTENCE_END.search(words.gaps[place]))
+        is_month = words[place] == "May" and not starts
+        return not is_month and (starts or words.keys[place - 1] not in _DETERMINERS)
+
+
+_SENTENCE_END = re.compile(r"[.!?]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 
 import regex
 
@@ -59,6 +60,22 @@ def distinct_terms(query: str) -> dict[str, str]:
     return written
 
 
+@lru_cache(maxsize=100_000)
+def lemma(word: str, language: str = "en") -> str:
+    """The lemma of a word, as the simplemma library gives it, in the case of the word."""
+    import simplemma
+
+    found = simplemma.lemmatize(word, lang=language)
+    return cased_like(found, word) if words(found) == [found] else word
+
+
+def cased_like(word: str, other: str) -> str:
+    """A lower-case word with the capitals of another, its first letter's or all; any other word as it is."""
+    if not word.islower() or not other[:1].isupper():
+        return word
+    return word.upper() if other.isupper() and len(other) > 1 else word[:1].upper() + word[1:]
+
+
 class Words(Sequence[str]):
     """A text as words and the gaps around them, so that words can be moved, replaced and taken out.
 
@@ -107,8 +124,9 @@ class Words(Sequence[str]):
         return [place for place, key in enumerate(self.keys) if key in wanted]
 
     def replaced(self, words: Mapping[int, str]) -> Words:
-        """With other words at some places."""
-        return self._with([words.get(place, word) for place, word in enumerate(self._words)], self.gaps)
+        """With other words at some places, in the case of those that they replace."""
+        new = {place: cased_like(word, self._words[place]) for place, word in words.items()}
+        return self._with([new.get(place, word) for place, word in enumerate(self._words)], self.gaps)
 
     def between(self, gaps: list[str]) -> Words:
         """The words with other gaps."""

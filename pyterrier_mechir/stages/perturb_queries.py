@@ -28,15 +28,15 @@ class PerturbQueries(PerturbStage):
 
     Args:
         perturbation: a :class:`~pyterrier_mechir.perturb.Perturbation`, or a function of (text) or (text, query), which
-            gets the query as both. ``Typos``, ``RemoveStopWords``, ``ShuffleWords``, ``Synonym``, ``AddTerm`` and
-            ``RemoveTerm`` are made for queries too.
+            gets the query as both. ``Typos``, ``RemoveStopWords``, ``ShuffleWords``, ``Synonym``, ``AddTerm(noise)``
+            and ``RemoveTerm`` are made for queries too.
         control: as in :class:`~pyterrier_mechir.PerturbDocs`.
         idf: as in :class:`~pyterrier_mechir.PerturbDocs`.
         ranker: as in :class:`~pyterrier_mechir.PerturbDocs`.
 
     Raises:
         TypeError: ``perturbation`` is neither.
-        ValueError: an unknown control, or none possible.
+        ValueError: an unknown control, or none possible; or a perturbation that cannot apply to queries.
     """
 
     schematic: ClassVar = {"label": "PerturbQueries"}
@@ -50,6 +50,12 @@ class PerturbQueries(PerturbStage):
         ranker: Ranker | None = None,
     ):
         super().__init__(perturbation, control, idf, ranker)
+        for member in self.perturbation.members:
+            if not member.fits_queries:
+                raise ValueError(
+                    f"{member!r} repeats words of a document that are not in the query, which a query has none of; "
+                    "give noise=: a word, several, or an Idf to draw from."
+                )
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Perturb each row's query.
