@@ -217,7 +217,8 @@ class PairScorer(Keyed, pt.Transformer):
         pairs = [pair for pair in aligned if pair is not None]
         inputs = ranker.query_inputs(unique(contexts)[0])
         with pt.tqdm(total=len(pairs), desc=repr(self.ranker), unit="pair", disable=not self.verbose) as bar:
-            swept = [self.sites.sites[i] for i in self.sites.swept]
+            sites = self.sites
+            swept = [sites.sites[i] for i in sites.swept]
             result = sweep(ranker, pairs, inputs, swept, self.direction, self.batch_size, bar.update, self.slots)
         return encoded, result.mean_over(len(aligned) // len(keys))
 
