@@ -47,8 +47,9 @@ def grow_circuit(
     - CPR, the circuit performance ratio, is the area under f over the share of components k / n; CMD, the
       circuit-model distance, that of abs(1 - f): see :func:`circuit_measures`.
 
-    Faithfulness and completeness come from Wang et al. (2023, arXiv:2211.00593), the normalised form, CPR and CMD from
-    MIB (Mueller et al. 2025, arXiv:2504.13151), here with components for edges. All are ratios of means.
+    Faithfulness and completeness go back to Wang et al. (2023, arXiv:2211.00593), who compare m(C without K) with m(M
+    without K) for parts K of C: this completeness is the case K = C. The normalised form, CPR and CMD are those of MIB
+    (Mueller et al. 2025, arXiv:2504.13151), here with components for edges. All are ratios of means over the pairs.
 
     An order that is found on the pairs on which it is measured flatters the circuit: find it on one half of the queries
     and measure on the other. So does greedy growth, whose ``attrs["mechir"]["order"]`` can be measured on other pairs

@@ -205,12 +205,11 @@ def _sweep_steps(
             at = slots[of_slot][..., None]
             edits = []
             for layer, activation in step.activations:
-                taken = [(copy, head) for copy, of in enumerate(of_heads) for head in of.get((layer, activation), ())]
-                if not taken:
-                    continue
-                is_head = torch.zeros((len(of_heads), ranker.anatomy.groups(activation)), dtype=torch.bool)
-                is_head[tuple(zip(*taken, strict=True))] = True
-                mask = at & is_head.to(scores.device)[:, None, None, :]
-                edits.append(Edit(layer, activation, source[layer, activation], mask))
+                is_head = np.zeros((len(of_heads), ranker.anatomy.groups(activation)), dtype=bool)
+                for copy, heads in enumerate(of_heads):
+                    is_head[copy, heads.get((layer, activation), [])] = True
+                if is_head.any():
+                    mask = at & torch.from_numpy(is_head).to(scores.device)[:, None, None, :]
+                    edits.append(Edit(layer, activation, source[layer, activation], mask))
             scores[:, of_site, of_slot] = replay(ranker, inputs, base, edits).T
     return scores.masked_fill(~present.T[:, None, :], torch.nan)
