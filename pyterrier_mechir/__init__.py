@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pyterrier_mechir.circuits import circuit_measures, grow_circuit
     from pyterrier_mechir.measures import AxiomAgreement
+    from pyterrier_mechir.plots.circuit import plot_circuit
     from pyterrier_mechir.plots.heads import plot_heads
     from pyterrier_mechir.rankers.bi_encoder import BiEncoder
     from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
@@ -36,7 +38,10 @@ _HOMES = {
     "PerturbDocs": "stages.perturb_docs",
     "PerturbQueries": "stages.perturb_queries",
     "Sweep": "stages.sweep",
+    "circuit_measures": "circuits",
     "explode_effects": "stages.explode",
+    "grow_circuit": "circuits",
+    "plot_circuit": "plots.circuit",
     "plot_heads": "plots.heads",
 }
 
@@ -50,7 +55,10 @@ __all__ = [
     "PerturbDocs",
     "PerturbQueries",
     "Sweep",
+    "circuit_measures",
     "explode_effects",
+    "grow_circuit",
+    "plot_circuit",
     "plot_heads",
 ]
 

@@ -88,6 +88,15 @@ def test_patching_everything_gives_the_source_run(kind):
     assert_same(found.noise[rows, 0], case.baseline[rows])
 
 
+def test_sets_that_resume_at_the_same_point_share_a_forward_pass(monkeypatch):
+    case = make("bert", "cls dot")
+    sets = [parse_site(f"L0H{i}+L1H{i}+L{i % 3}.mlp_out" if i % 2 else f"L0H{i}+L2H{i}.q") for i in range(4)]
+    before, forward = [], case.ranker.forward
+    monkeypatch.setattr(case.ranker, "forward", lambda batch: before.append(len(batch["input_ids"])) or forward(batch))
+    run(case, "noise", batch_size=len(PAIRS), sites=sets)
+    assert before == [2 * len(PAIRS), len(sets) * len(PAIRS)]
+
+
 def test_a_set_of_one_is_its_site():
     case = make("bert", "cross")
     sites = all_sites(case.ranker)[::5]

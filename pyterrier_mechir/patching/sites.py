@@ -154,7 +154,9 @@ def _component_names(component: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _site_or_set(entry: Any, component: str) -> Site | SiteSet:
-    """What an entry of ``heads`` means: (layer, head), a name, or a list of these."""
+    """What an entry of ``heads`` means: (layer, head), a name, a site, or a list of these."""
+    if isinstance(entry, (Site, SiteSet)):
+        return entry
     if isinstance(entry, str):
         return parse_site(entry)
     if len(entry) == 2 and all(isinstance(number, (int, np.integer)) for number in entry):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -114,17 +115,21 @@ def sweep(
 
 @dataclass(frozen=True)
 class _Step:
-    """Sites, or sets of sites, of the same activations of the same layers, swept together as copies on the batch axis.
+    """Sites, or sets of sites, from which runs resume at the same point, swept together as copies on the batch axis.
 
     Args:
-        activations: the (layer, activation) that each of them replaces.
         sites: their numbers.
-        heads: for each of them and each activation, the heads or neurons that it takes; 0 for the whole.
+        heads: for each of them, the heads or neurons that it takes of each (layer, activation) that it replaces; 0 for
+            the whole.
     """
 
-    activations: tuple[tuple[int, str], ...]
     sites: list[int]
-    heads: list[list[list[int]]]
+    heads: list[dict[tuple[int, str], list[int]]]
+
+    @cached_property
+    def activations(self) -> list[tuple[int, str]]:
+        """The (layer, activation) that any of them replaces."""
+        return sorted({key for taken in self.heads for key in taken})
 
 
 def _steps(sites: Sequence[Site | SiteSet], n_layers: int) -> list[_Step]:
@@ -136,10 +141,9 @@ def _steps(sites: Sequence[Site | SiteSet], n_layers: int) -> list[_Step]:
             if part.component == "resid_post" and part.layer + 1 < n_layers:
                 key = (part.layer + 1, "resid_pre")
             taken.setdefault(key, []).append(part.head or 0)
-        activations = tuple(sorted(taken))
-        step = steps.setdefault(activations, _Step(activations, sites=[], heads=[]))
+        step = steps.setdefault(tuple(needed_to_replay(list(taken))), _Step([], []))
         step.sites.append(number)
-        step.heads.append([taken[key] for key in activations])
+        step.heads.append(taken)
     return list(steps.values())
 
 
@@ -220,11 +224,12 @@ def _sweep_steps(
             )
             at = slots[of_slot][..., None]
             edits = []
-            for number, (layer, activation) in enumerate(step.activations):
-                is_head = torch.zeros((len(of_heads), ranker.anatomy.groups(activation)), dtype=torch.bool)
+            for layer, activation in step.activations:
+                is_head = np.zeros((len(of_heads), ranker.anatomy.groups(activation)), dtype=bool)
                 for copy, heads in enumerate(of_heads):
-                    is_head[copy, heads[number]] = True
-                mask = at & is_head.to(scores.device)[:, None, None, :]
-                edits.append(Edit(layer, activation, source[layer, activation], mask))
+                    is_head[copy, heads.get((layer, activation), [])] = True
+                if is_head.any():
+                    mask = at & torch.from_numpy(is_head).to(scores.device)[:, None, None, :]
+                    edits.append(Edit(layer, activation, source[layer, activation], mask))
             scores[:, of_site, of_slot] = replay(ranker, inputs, base, edits).T
     return scores.masked_fill(~present.T[:, None, :], torch.nan)

@@ -233,7 +233,8 @@ class PairScorer(Keyed, pt.Transformer):
         pairs = list(keyed.values())
         inputs = ranker.query_inputs(unique(contexts)[0])
         with pt.tqdm(total=len(pairs), desc=repr(self.ranker), unit="pair", disable=not self.verbose) as bar:
-            swept = [self.sites.sites[i] for i in self.sites.swept]
+            sites = self.sites
+            swept = [sites.sites[i] for i in sites.swept]
             result = sweep(ranker, pairs, inputs, swept, self.direction, self.batch_size, bar.update, self.slots)
         of_fillers = result.at([places[pair.key()] for pair in aligned if pair is not None])
         return encoded, of_fillers.mean_over(len(aligned) // len(keys))
