@@ -152,7 +152,7 @@ class Ranker(ABC):
             (name, layer, self.anatomy.groups(activation), f"blocks.{layer}.{HOOKS[name]}")
             for name, activation in COMPONENTS.items()
             for layer in range(self.n_layers)
-            if name != "embed"
+            if name != "embed" and activation not in self.anatomy.lacks
         ]
         rows.append(("embed", 0, 1, HOOKS["embed"]))
         return pd.DataFrame(rows, columns=["component", "layer", "n_parts", "hook"])
