@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from models import build
+from models import QUERIES, TEXTS, build
 from reference import PATHS, Inputs, Reference, inputs_of
 from test_exactness import PAIRS, POOLED, assert_same, snapshot
 from test_positions import assert_equal, slots_of
 from torch import Tensor, nn
 
-from pyterrier_mechir import BiEncoder, CrossEncoder, PatchScorer
+from pyterrier_mechir import BiEncoder, CrossEncoder, PairScorer, PatchScorer, PerturbDocs
 from pyterrier_mechir.patching.attention import on_pattern, read_patterns
 from pyterrier_mechir.patching.positions import Positions
+from pyterrier_mechir.patching.replay import Edit
 from pyterrier_mechir.patching.sites import Site, SiteSet, parse_site
 from pyterrier_mechir.patching.sweep import SweepResult, sweep
+from pyterrier_mechir.perturb import TFC1
 from pyterrier_mechir.rankers.base import Ranker, unique
 from pyterrier_mechir.rankers.encoding import AlignedPair
 
@@ -69,17 +73,19 @@ class EagerReference(NamedTuple):
                 self.reference.score(self.baseline if noise else self.perturbed)
         return self.seen[noise, layer]
 
-    def patched(self, site: Site, noise: bool, rows: list[int] | None = None) -> float:
-        """The score with the rows of a head's weights taken from the other run."""
-        taken = self.weights(noise, site.layer)
+    def patched(self, sites: list[Site], noise: bool, rows: list[int] | None = None) -> float:
+        """The score with the rows of the weights of some heads, each in another layer, taken from the other run."""
+        with ExitStack() as stack:
+            for site in sites:
+                taken = self.weights(noise, site.layer)
 
-        def replace(weights: Tensor) -> Tensor:
-            mixed = weights.clone()
-            for row in range(weights.shape[1]) if rows is None else rows:
-                mixed[site.head, row] = taken[site.head, row]
-            return mixed
+                def replace(weights: Tensor, site=site, taken=taken) -> Tensor:
+                    mixed = weights.clone()
+                    for row in range(weights.shape[1]) if rows is None else rows:
+                        mixed[site.head, row] = taken[site.head, row]
+                    return mixed
 
-        with self.attending(site.layer, replace):
+                stack.enter_context(self.attending(site.layer, replace))
             return self.reference.score(self.perturbed if noise else self.baseline)
 
 
@@ -130,9 +136,9 @@ def run(case: Case, sites, positions="all", direction="both", batch_size=len(PAI
 def expected(case: Case, row: int, sites: list[Site], positions, noise: bool) -> np.ndarray:
     one = case.references[row]
     if positions == "all":
-        return np.array([one.patched(site, noise) for site in sites])
+        return np.array([one.patched([site], noise) for site in sites])
     slots = slots_of(case.pairs[row], positions)
-    return np.array([[one.patched(site, noise, slot) if slot else np.nan for slot in slots] for site in sites])
+    return np.array([[one.patched([site], noise, slot) if slot else np.nan for slot in slots] for site in sites])
 
 
 @pytest.mark.parametrize("batch_size", [len(PAIRS), None], ids=["padded", "by length"])
@@ -141,7 +147,7 @@ def expected(case: Case, row: int, sites: list[Site], positions, noise: bool) ->
 def test_every_pattern_is_exact_in_both_directions(architecture, kind, batch_size):
     case = make(architecture, kind)
     found = run(case, SITES, batch_size=batch_size)
-    for row in range(len(PAIRS)):
+    for row in range(len(PAIRS)) if batch_size else (2, 3):
         assert_same(found.denoise[row], expected(case, row, SITES, "all", noise=False))
         assert_same(found.noise[row], expected(case, row, SITES, "all", noise=True))
 
@@ -163,9 +169,9 @@ def test_the_rows_of_every_slot_are_exact(architecture, kind, positions):
     case = make(architecture, kind)
     sites = SITES[ARCHITECTURES.index(architecture) :: 6] if positions == "each" else SITES[KINDS.index(kind) :: 4]
     found = run(case, sites, positions)
-    for row in (2, 3) if positions != "each" else (3,):
-        assert_equal(found.denoise[row], expected(case, row, sites, positions, noise=False))
-        assert_equal(found.noise[row], expected(case, row, sites, positions, noise=True))
+    for row, noise in ((2, False), (3, True)) if positions != "each" else ((3, KINDS.index(kind) == 1),):
+        scores = found.noise[row] if noise else found.denoise[row]
+        assert_equal(scores, expected(case, row, sites, positions, noise))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -200,16 +206,19 @@ def test_all_patterns_and_values_of_a_layer_are_its_attention(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_pattern_in_a_set_is_read_after_what_comes_before_it(kind):
-    """The whole run replaced upstream, a pattern of the other run downstream is the only difference left."""
-    case = make("bert", kind)
-    sets = [parse_site("L0.resid_pre+L2H1.pattern"), parse_site("L1H0.pattern+L2H1.pattern+L2H3")]
-    found = run(case, sets)
-    undone = run(case, [parse_site("L0.resid_pre")])
-    rows = [0, 1, 3]
-    assert_same(found.denoise[rows, 0], found.perturbed[rows])
-    assert_same(undone.denoise[rows, 0], found.perturbed[rows])
-    assert np.abs(found.denoise[:, 1] - found.baseline).min() > 1e-4
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_patterns_of_several_layers_are_patched_together(architecture, kind):
+    case = make(architecture, kind)
+    sets = [parse_site(name) for name in ("L0H1.pattern+L2H2.pattern", "L0H3.pattern+L1H0.pattern+L2H1.pattern")]
+    found = run(case, sets, "class")
+    for row in (2, 3):
+        slots = slots_of(case.pairs[row], "class")
+        for noise, scores in ((False, found.denoise), (True, found.noise)):
+            wanted = [
+                [case.references[row].patched(one.parts, noise, slot) if slot else np.nan for slot in slots]
+                for one in sets
+            ]
+            assert_equal(scores[row], np.array(wanted))
 
 
 @pytest.mark.parametrize("architecture", ["distilbert", "modernbert"])
@@ -314,3 +323,37 @@ def test_a_ranker_lists_its_patterns(ranker):
     assert found.loc[("pattern", 2)].tolist() == [ranker.n_heads, "blocks.2.attn.hook_pattern"]
     assert parse_site("L2H3.pattern") == Site("pattern", 2, 3)
     assert Site("pattern", 2, 3).name == "L2H3.pattern"
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    rows = [("1", QUERIES[0], f"d{i}", TEXTS[i]) for i in (0, 1, 4)]
+    return PerturbDocs(TFC1("tides"))(pd.DataFrame(rows, columns=["qid", "query", "docno", "text"]))
+
+
+@pytest.mark.parametrize("options", [{}, {"positions": "class", "direction": "both"}, {"heads": [(0, 1)]}], ids=str)
+def test_a_patch_that_nothing_reads_is_warned_of(ranker, frame, options, monkeypatch):
+    monkeypatch.setattr(Edit, "__call__", lambda self, value: value)
+    with pytest.warns(UserWarning, match="patching pattern touched nothing: .* in any of 3 pairs"):
+        PatchScorer(ranker, "pattern", **options)(frame)
+
+
+def test_patching_what_is_the_same_on_both_sides_is_warned_of(ranker, frame):
+    with pytest.warns(UserWarning, match="patching embed touched nothing"):
+        PatchScorer(ranker, "embed", positions=[0, 99])(frame)
+
+
+@pytest.mark.parametrize("options", [{}, {"positions": "class"}, {"positions": "each"}, {"layers": [1]}], ids=str)
+@pytest.mark.parametrize("component", ["pattern", "resid_pre", ["embed", "head"]], ids=str)
+def test_patches_of_which_some_move_a_score_are_not_warned_of(ranker, frame, component, options):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*touched nothing")
+        PatchScorer(ranker, component, **options)(frame)
+
+
+def test_a_sweep_of_nothing_is_not_warned_of(ranker, frame):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*touched nothing")
+        PairScorer(ranker)(frame)
+        PatchScorer(ranker, "pattern")(frame[:0])
+        PatchScorer(ranker, "pattern", layers=[])(frame)
