@@ -127,7 +127,7 @@ def make(architecture: str, kind: str) -> Case:
     return Case(ranker, pairs, references)
 
 
-def run(case: Case, sites, positions="all", direction="both", batch_size=len(PAIRS)) -> SweepResult:
+def run(case: Case, sites, positions="all", direction="both", batch_size: int | None = 4) -> SweepResult:
     inputs = case.ranker.query_inputs(unique([query for query, *_ in PAIRS])[0])
     made = Positions.of(positions)
     return sweep(case.ranker, case.pairs, inputs, sites, direction, batch_size, positions=made)
@@ -303,7 +303,11 @@ def fail(*args, **kwargs):
 @pytest.mark.parametrize("kind", ["bi", "cross"])
 def test_attention_outside_the_interface_is_an_error_that_says_so(kind):
     ranker = CrossEncoder(build("mpnet", True)) if kind == "cross" else BiEncoder(build("mpnet", False))
-    for options in ({"component": "pattern"}, {"component": ["head", "pattern"]}, {"heads": [["L1H0.pattern", "L0H1"]]}):
+    for options in (
+        {"component": "pattern"},
+        {"component": ["head", "pattern"]},
+        {"heads": [["L1H0.pattern", "L0H1"]]},
+    ):
         with pytest.raises(ValueError, match="mpnet computes its attention outside"):
             PatchScorer(ranker, **options)
     with pytest.raises(ValueError, match="mpnet computes its attention outside"):

@@ -104,7 +104,9 @@ class SiteSet(NamedTuple):
         return "+".join(site.name for site in self.parts)
 
 
-_NAME = re.compile(r"L(?P<layer>\d+)(?:H(?P<head>\d+)(?:\.(?P<of_head>[qkv]|pattern))?|N(?P<neuron>\d+)|\.(?P<component>\w+))")
+_NAME = re.compile(
+    r"L(?P<layer>\d+)(?:H(?P<head>\d+)(?:\.(?P<of_head>[qkv]|pattern))?|N(?P<neuron>\d+)|\.(?P<component>\w+))"
+)
 
 
 def parse_site(name: str) -> Site | SiteSet:

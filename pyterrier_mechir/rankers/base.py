@@ -18,7 +18,7 @@ from pyterrier_mechir.patching.sites import COMPONENTS, HOOKS
 from pyterrier_mechir.perturb.alignment import FILL, Alignment, align, keep_edit, token_classes, with_fillers
 from pyterrier_mechir.perturb.fillers import Filler, Fillers, RandomFiller, Vocabulary
 from pyterrier_mechir.rankers.anatomy import Anatomy
-from pyterrier_mechir.rankers.encoding import CLS, SEP, AlignedPair, Encoded, Template, Tokens, tokenise
+from pyterrier_mechir.rankers.encoding import CLS, SEP, SPECIAL, AlignedPair, Encoded, Template, Tokens, tokenise
 
 if TYPE_CHECKING:
     import torch
@@ -264,7 +264,7 @@ class Ranker(ABC):
         for i, (context, alignment) in enumerate(zip(which_context, alignments, strict=True)):
             aligned = align(tokens[which_text[i]], tokens[which_text[n + i]], self.vocabulary.spellings, alignment)
             fixed_room, room = self._rooms(len(fixed_tokens[context]), len(aligned))
-            cut += len(aligned) > room
+            cut += len(aligned) > room and bool(aligned.edit.any())
             kept = keep_edit(aligned, room, from_left=self._cuts_left)
             if kept is None:
                 for of_filler in pairs:
@@ -354,7 +354,6 @@ class Ranker(ABC):
     ) -> AlignedPair:
         """The sequences of an aligned pair, whose fillers are attention-masked where ``masked``."""
         filled = with_fillers(aligned, fillers)
-        of_parts = self._parts(*classes)
         varied = int(self.reads_query and self.varies == "document")
         sides = []
         for ids, before in ((filled.baseline, aligned.baseline), (filled.perturbed, aligned.perturbed)):
@@ -363,11 +362,12 @@ class Ranker(ABC):
             if masked:
                 mask[owners == varied] = before != FILL
             sides.append(Encoded(ids, types, mask))
-        of_positions = np.full(len(owners), SEP)
+        of_positions, words = np.full(len(owners), SEP), np.full(len(owners), SPECIAL)
         of_positions[:1] = CLS
-        for part, classes_of_part in enumerate(of_parts):
-            of_positions[owners == part] = classes_of_part
-        return AlignedPair(sides[0], sides[1], of_positions, number)
+        of_parts = zip(self._parts(*classes), self._parts(fixed.words, aligned.perturbed_words), strict=True)
+        for part, (classes_of_part, words_of_part) in enumerate(of_parts):
+            of_positions[owners == part], words[owners == part] = classes_of_part, words_of_part
+        return AlignedPair(sides[0], sides[1], of_positions, number, owners, words)
 
     def _cut(self, tokens: Tokens, room: int) -> Tokens:
         """The first tokens, or the last where the tokenizer cuts on the left."""

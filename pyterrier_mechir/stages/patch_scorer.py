@@ -46,10 +46,9 @@ class PatchScorer(PairScorer):
 
     The arrays are ``[layer, head]`` for heads and their q, k, v and pattern, ``[layer, neuron]`` for neurons, ``[1]``
     for the embeddings, ``[layer]`` for any other component, ``[site]`` for a list of components or ``block``, with NaN
-    where ``heads`` or ``layers`` leave a site out. Positions other than ``all`` add a last axis, ``[position]`` of the pair's
-    own length, or ``[token class]``, with NaN where the pair has no position of that class. A row without a perturbed
-    text, or whose perturbed text is
-    its text, has NaN throughout.
+    where ``heads`` or ``layers`` leave a site out. Positions other than ``all`` add a last axis, ``[position]`` of the
+    pair's own length, or ``[token class]``, with NaN where the pair has no position of that class. A row without a
+    perturbed text, or whose perturbed text is its text, has NaN throughout.
 
     Args:
         ranker: a ranker, such as :class:`~pyterrier_mechir.BiEncoder`.
