@@ -90,13 +90,20 @@ def test_the_perturbed_side_of_a_pair(architecture, kind, alignment):
     texts = ["bats night", "night", TEXTS[1], None]
     frame = FRAME.iloc[[2, 3, 6, 0]].reset_index(drop=True).assign(text_perturbed=texts, alignment=alignment)
     frame["text"] = ["bats find night", "heat pump night", TEXTS[1] + " night", TEXTS[0]]
-    out = AttentionPatterns(ranker)(frame)
+    out = AttentionPatterns(ranker, features="rarity", idf={"night": 9.0, "the": 1.0})(frame)
     np.testing.assert_allclose(out["score"], ranker.scorer()(frame)["score"], rtol=1e-5, atol=1e-5)
+    assert np.isnan(out["feature_attention"].iloc[3]).all() and out["feature_attention"].iloc[3].shape == (3, 4, 1)
     assert np.isnan(out["attention"].iloc[3]).all() and out["attention"].iloc[3].shape == (3, 4, 8, 8)
     aligned = ranker.align(frame["query"][:3], frame["text"][:3], texts[:3], alignments=[alignment] * 3)
     for row, pair in enumerate(aligned):
-        expected = class_means(eager_attention(ranker, pair.perturbed), pair.classes, pair.perturbed.mask)
-        assert_same(out["attention"].iloc[row], expected)
+        attention = eager_attention(ranker, pair.perturbed)
+        assert_same(out["attention"].iloc[row], class_means(attention, pair.classes, pair.perturbed.mask))
+        if architecture == "bert" and row < 2:
+            tokens = ranker.tokenizer.convert_ids_to_tokens(pair.perturbed.ids)
+            attended = np.flatnonzero(pair.perturbed.mask)
+            mass = {j: attention[:, :, attended, j].sum(-1) for j in attended[1:]}
+            rare = sum(of_j for j, of_j in mass.items() if tokens[j] in ("night", "bats", "heat", "pump", "house"))
+            assert_same(out["feature_attention"].iloc[row][..., 0], rare / sum(mass.values()))
         edit = out["attention"].iloc[row][..., TOKEN_CLASSES.index("EDIT"), :]
         assert np.isnan(edit).all() == (alignment == "mask")
 
@@ -139,18 +146,19 @@ def test_classes_counted_by_hand():
         assert at["CLS"][to[name]] == 0
 
 
+@pytest.mark.parametrize("query", ["bats night", "bats"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_features_counted_by_hand(kind):
+def test_features_counted_by_hand(kind, query):
     """Words in pieces, punctuation, capitals and an unknown word; the words of each position written out."""
     ranker = make("bert", kind)
-    query, text = "bats night", "Bats find insects, and insects find bats \u4e00 \u4e00."
+    text = "Bats find insects, and insects find bats \u4e00 \u4e00."
     pieces = ranker.tokenizer.convert_ids_to_tokens(ranker.tokenizer(text, add_special_tokens=False)["input_ids"])
     assert " ".join(pieces) == "bats find inse ##cts , and inse ##cts find bats [UNK] [UNK] ."
     document = ["bats", "find", *["insects"] * 2, "-", "and", *["insects"] * 2, "find", "bats", "-", "-", "-"]
     number = [0, 1, 2, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10]
     special = [("-", -1, -1)]
     of_document = [(word, i, 1) for word, i in zip(document, number, strict=True)]
-    of_query = [("bats", 100, 0), ("night", 101, 0)]
+    of_query = [(word, 100 + i, 0) for i, word in enumerate(query.split())]
     positions = special + (of_query + special if kind == "cross" else []) + of_document + special
     pair = ranker.align([query], [text], [text], alignments=["fill"])[0]
     assert len(positions) == len(pair.perturbed.ids)

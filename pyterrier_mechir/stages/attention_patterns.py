@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -232,9 +233,12 @@ class _Words:
         """For each position of the perturbed side, the number of its word and of its occurrence; -1 without a word."""
         numbers, occurrences = np.full_like(pair.words, -1), np.full_like(pair.words, -1)
         at = np.flatnonzero(pair.words >= 0)
-        starts = (np.diff(pair.words[at]) != 0) | (np.diff(pair.parts[at]) != 0)
-        for occurrence, span in enumerate(np.split(at, np.flatnonzero(starts) + 1)):
-            numbers[span], occurrences[span] = self._number(tuple(pair.perturbed.ids[span].tolist())), occurrence
+        starts = np.flatnonzero((np.diff(pair.words[at]) != 0) | (np.diff(pair.parts[at]) != 0)) + 1
+        bounds = [0, *starts.tolist(), len(at)]
+        ids = pair.perturbed.ids[at].tolist()
+        of_occurrences = [self._number(tuple(ids[begin:end])) for begin, end in pairwise(bounds)]
+        numbers[at] = np.repeat(of_occurrences, np.diff(bounds))
+        occurrences[at] = np.repeat(np.arange(len(of_occurrences)), np.diff(bounds))
         return numbers, occurrences
 
     def _number(self, ids: tuple[int, ...]) -> int:
