@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -118,7 +119,7 @@ def read_patterns(ranker: Ranker, batch: Batch, layers: Iterable[int]) -> dict[i
     patterns: dict[int, Tensor] = {}
     with ExitStack() as stack:
         for layer in layers:
-            keep: OnPattern = lambda weights, layer=layer: patterns.__setitem__(layer, weights)  # type: ignore[misc] # noqa: E731
+            keep = partial(patterns.__setitem__, layer)
             stack.enter_context(on_pattern(ranker.anatomy.port(layer, "pattern").module, keep))
         ranker.encode(batch)
     return patterns
