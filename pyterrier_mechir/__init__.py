@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.rankers.bi_encoder import BiEncoder
     from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
     from pyterrier_mechir.stages.aggregate import AggregateHeads
+    from pyterrier_mechir.stages.attention_patterns import AttentionPatterns
     from pyterrier_mechir.stages.explode import explode_effects
     from pyterrier_mechir.stages.pair_scorer import PairScorer
     from pyterrier_mechir.stages.patch_scorer import PatchScorer
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AggregateHeads": "stages.aggregate",
+    "AttentionPatterns": "stages.attention_patterns",
     "AxiomAgreement": "measures",
     "BiEncoder": "rankers.bi_encoder",
     "CrossEncoder": "rankers.cross_encoder",
@@ -47,6 +49,7 @@ _HOMES = {
 
 __all__ = [
     "AggregateHeads",
+    "AttentionPatterns",
     "AxiomAgreement",
     "BiEncoder",
     "CrossEncoder",

@@ -6,7 +6,7 @@ where the edit comes after that layer's attention, attention is not computed eit
 norm, the pooler and the head are the model's own code on the patched activations.
 
 Shapes: ``B`` runs in the batch, ``n`` patched copies of each, ``S`` positions, ``D`` features, ``G`` groups of
-features (one per head for z, else 1).
+features (one per head for z, else 1). The features of a pattern are, head by head, what each position attends to.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from pyterrier_mechir.patching.attention import attend, on_pattern, rows_of, weights_of
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.anatomy import Anatomy, Port
@@ -91,6 +93,15 @@ def _restore(module: nn.Module, previous: Callable[..., Any] | None) -> None:
 @contextmanager
 def on_port(port: Port, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     """Call ``function`` with the activation that passes a port; what it returns, unless None, takes its place."""
+    if port.is_pattern:
+
+        def weighed(weights: Tensor) -> Tensor | None:
+            new = function(rows_of(weights))
+            return None if new is None else weights_of(new, weights.shape[1])
+
+        with on_pattern(port.module, weighed):
+            yield
+        return
     stream: list[Tensor] = []
 
     def passed(value: Tensor) -> Tensor | None:
@@ -249,18 +260,18 @@ def _narrow_last_layer(
         query, key, value = maps
         context: list[Tensor] = []
 
-        def attend(hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> tuple[Tensor, None]:
+        def first(hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> tuple[Tensor, None]:
             q, k, v = (
                 module(states).unflatten(-1, (anatomy.n_heads, -1)).transpose(1, 2)
                 for module, states in ((query, hidden_states), (key, context[0]), (value, context[0]))
             )
             mask = None if attention_mask is None else attention_mask[..., :1, :]
-            z = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-            return anatomy.attention_output(last, z.transpose(1, 2).flatten(2))
+            z = attend(anatomy.attention(last), q, k, v, mask)
+            return anatomy.attention_output(last, z.flatten(2))
 
         def keep_context(hidden_states: Tensor) -> None:
             context[:] = [hidden_states]
 
         stack.enter_context(on_port(anatomy.port(last, "resid_pre"), keep_context))
-        forwards.append((anatomy.attention(last), attend))
+        forwards.append((anatomy.attention(last), first))
     stack.enter_context(on_port(anatomy.port(last, "resid_pre"), lambda value: value[:, :1]))

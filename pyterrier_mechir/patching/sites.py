@@ -15,6 +15,7 @@ COMPONENTS: dict[str, str] = {
     "q": "q",
     "k": "k",
     "v": "v",
+    "pattern": "pattern",
     "attn_out": "attn_out",
     "mlp_out": "mlp_out",
     "neuron": "mlp_post",
@@ -27,6 +28,8 @@ COMPONENTS: dict[str, str] = {
 
 - ``head``: z, the output of one attention head before the output projection (``attn.hook_z`` in TransformerLens).
 - ``q``, ``k``, ``v``: a head's queries, keys or values, before rotary positions (``attn.hook_q`` and so on).
+- ``pattern``: a head's attention weights after softmax; the row of each position says where it attends
+  (``attn.hook_pattern``).
 - ``attn_out``, ``mlp_out``: what the attention and the MLP add to the residual stream, before the norm that follows in
   post-norm models (``hook_attn_out``, ``hook_mlp_out``).
 - ``neuron``: one hidden unit of the MLP after its nonlinearity, and after the gate where there is one
@@ -42,6 +45,7 @@ HOOKS = {
     "q": "attn.hook_q",
     "k": "attn.hook_k",
     "v": "attn.hook_v",
+    "pattern": "attn.hook_pattern",
     "attn_out": "hook_attn_out",
     "mlp_out": "hook_mlp_out",
     "neuron": "mlp.hook_post",
@@ -52,7 +56,7 @@ HOOKS = {
 }
 """What TransformerLens calls each component, within a block but for ``hook_embed``."""
 
-PER_HEAD = ("head", "q", "k", "v")
+PER_HEAD = ("head", "q", "k", "v", "pattern")
 """Components of which each layer has one per head."""
 
 DIRECTIONS = ("denoise", "noise", "both")
@@ -100,7 +104,9 @@ class SiteSet(NamedTuple):
         return "+".join(site.name for site in self.parts)
 
 
-_NAME = re.compile(r"L(?P<layer>\d+)(?:H(?P<head>\d+)(?:\.(?P<of_head>[qkv]))?|N(?P<neuron>\d+)|\.(?P<component>\w+))")
+_NAME = re.compile(
+    r"L(?P<layer>\d+)(?:H(?P<head>\d+)(?:\.(?P<of_head>[qkv]|pattern))?|N(?P<neuron>\d+)|\.(?P<component>\w+))"
+)
 
 
 def parse_site(name: str) -> Site | SiteSet:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Patched = np.ndarray | list[np.ndarray]
 """Patched scores: ``[N, site]``, or, where positions are patched apart, ``[site, slot]`` for each pair."""
 
+ROUNDING = 1e-5
+"""Scores that differ by less than this, or by less than this share of them, are the same but for rounding."""
+
 
 @dataclass(frozen=True)
 class SweepResult:
@@ -48,6 +51,19 @@ class SweepResult:
 
         return SweepResult(self.baseline[index], self.perturbed[index], take(self.denoise), take(self.noise))
 
+    @property
+    def touched_nothing(self) -> bool:
+        """Whether no patch moved any score beyond rounding, though the scores of some pair's sides differ."""
+        differs = _differs(self.perturbed, self.baseline)
+        ways = [(self.denoise, self.baseline), (self.noise, self.perturbed)]
+        moved = (
+            _differs(values, target).any()
+            for patched, targets in ways
+            if patched is not None
+            for values, target in zip(patched, targets, strict=True)
+        )
+        return bool(differs.any()) and not any(moved)
+
     def mean_over(self, repeats: int) -> SweepResult:
         """The mean over repeats of the same pairs, given one repeat of all after the other."""
 
@@ -61,6 +77,11 @@ class SweepResult:
             return None if values is None else mean(values)
 
         return SweepResult(mean(self.baseline), mean(self.perturbed), mean_of(self.denoise), mean_of(self.noise))
+
+
+def _differs(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Which scores differ from the target's; missing ones do not."""
+    return np.asarray(np.abs(scores - target) > ROUNDING * np.maximum(1, np.abs(target)))
 
 
 def sweep(

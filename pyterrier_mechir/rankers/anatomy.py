@@ -29,6 +29,8 @@ class Architecture:
             stream is not normed (pre-norm layers).
         plain_attention: whether layers apply ``qkv`` to their input as it is and attend by plain scaled dot products,
             with no norm before and no rotary or relative positions.
+        attention_interface: whether attention goes through transformers' attention interface, where its weights can be
+            read and replaced.
         embeddings: the modules between token ids and the first layer, from the base model; absent ones are skipped.
         layer_returns_tuple: whether a layer returns its hidden states in a tuple.
     """
@@ -40,6 +42,7 @@ class Architecture:
     qkv: tuple[str, ...]
     mid_norm: str = ""
     plain_attention: bool = False
+    attention_interface: bool = True
     embeddings: tuple[str, ...] = ("embeddings",)
     layer_returns_tuple: bool = False
 
@@ -79,6 +82,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         mlp_out="output.dense",
         qkv=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
         mid_norm="attention.LayerNorm",
+        attention_interface=False,
         layer_returns_tuple=True,
     ),
 }
@@ -93,12 +97,14 @@ class Port(NamedTuple):
         is_input: which of the two.
         part: the features that are the activation's; None for all.
         added_to: a module to whose input the value is added; the activation is the sum.
+        is_pattern: whether the activation is the weights of the module, an attention.
     """
 
     module: nn.Module
     is_input: bool
     part: slice | None = None
     added_to: nn.Module | None = None
+    is_pattern: bool = False
 
 
 class Anatomy:
@@ -157,8 +163,28 @@ class Anatomy:
         projects = self.architecture.out_proj.startswith(self.architecture.attention + ".")
         return (self.out_proj(layer)(z) if projects else z), None
 
+    @property
+    def lacks(self) -> dict[str, str]:
+        """The activations that this model does not let one reach, and why."""
+        implementation = self._config._attn_implementation
+        if not self.architecture.attention_interface:
+            reason = f"{self._config.model_type} computes its attention outside transformers' attention interface"
+        elif implementation not in ("eager", "sdpa"):
+            reason = f"{implementation} never forms them; load the model with attn_implementation='sdpa'"
+        else:
+            return {}
+        return {"pattern": f"the attention weights of this model cannot be read or replaced: {reason}."}
+
     def port(self, layer: int, activation: str) -> Port:
-        """Where an activation of a layer passes (see :data:`~pyterrier_mechir.patching.sites.COMPONENTS`)."""
+        """Where an activation of a layer passes (see :data:`~pyterrier_mechir.patching.sites.COMPONENTS`).
+
+        Raises:
+            ValueError: it cannot be reached in this model.
+        """
+        if activation in self.lacks:
+            raise ValueError(self.lacks[activation])
+        if activation == "pattern":
+            return Port(self.attention(layer), is_input=False, is_pattern=True)
         of = self.layers[layer].get_submodule
         table = self.architecture
         if activation in ("resid_pre", "resid_post"):
@@ -181,6 +207,6 @@ class Anatomy:
 
     def groups(self, activation: str) -> int:
         """How many independently patched slices the last axis of an activation has: one per head, neuron, or in all."""
-        if activation in ("z", "q", "k", "v"):
+        if activation in ("z", "q", "k", "v", "pattern"):
             return self.n_heads
         return self.n_neurons if activation == "mlp_post" else 1

@@ -19,7 +19,7 @@ from pyterrier_mechir.patching.sites import COMPONENTS, HOOKS
 from pyterrier_mechir.perturb.alignment import FILL, Alignment, align, keep_edit, token_classes, with_fillers
 from pyterrier_mechir.perturb.fillers import Filler, Fillers, RandomFiller, Vocabulary
 from pyterrier_mechir.rankers.anatomy import Anatomy
-from pyterrier_mechir.rankers.encoding import CLS, SEP, AlignedPair, Encoded, Template, Tokens, tokenise
+from pyterrier_mechir.rankers.encoding import CLS, SEP, SPECIAL, AlignedPair, Encoded, Template, Tokens, tokenise
 
 if TYPE_CHECKING:
     import torch
@@ -153,7 +153,7 @@ class Ranker(ABC):
             (name, layer, self.anatomy.groups(activation), f"blocks.{layer}.{HOOKS[name]}")
             for name, activation in COMPONENTS.items()
             for layer in range(self.n_layers)
-            if name != "embed"
+            if name != "embed" and activation not in self.anatomy.lacks
         ]
         rows.append(("embed", 0, 1, HOOKS["embed"]))
         return pd.DataFrame(rows, columns=["component", "layer", "n_parts", "hook"])
@@ -271,7 +271,7 @@ class Ranker(ABC):
             else:
                 fixed_room, room = self._rooms(len(fixed_tokens[context]), len(aligned))
                 kept = keep_edit(aligned, room, from_left=self._cuts_left)
-                counts["cut" if kept else "lost"] += len(aligned) > room
+                counts["cut" if kept else "lost"] += len(aligned) > room and bool(aligned.edit.any())
             if kept is None:
                 for of_filler in pairs:
                     of_filler.append(None)
@@ -378,7 +378,6 @@ class Ranker(ABC):
     ) -> AlignedPair:
         """The sequences of an aligned pair, whose fillers are attention-masked where ``masked``."""
         filled = with_fillers(aligned, fillers)
-        of_parts = self._parts(*classes)
         varied = int(self.reads_query and self.varies == "document")
         sides = []
         for ids, before in ((filled.baseline, aligned.baseline), (filled.perturbed, aligned.perturbed)):
@@ -387,11 +386,12 @@ class Ranker(ABC):
             if masked:
                 mask[owners == varied] = before != FILL
             sides.append(Encoded(ids, types, mask))
-        of_positions = np.full(len(owners), SEP)
+        of_positions, words = np.full(len(owners), SEP), np.full(len(owners), SPECIAL)
         of_positions[:1] = CLS
-        for part, classes_of_part in enumerate(of_parts):
-            of_positions[owners == part] = classes_of_part
-        return AlignedPair(sides[0], sides[1], of_positions, number)
+        of_parts = zip(self._parts(*classes), self._parts(fixed.words, aligned.perturbed_words), strict=True)
+        for part, (classes_of_part, words_of_part) in enumerate(of_parts):
+            of_positions[owners == part], words[owners == part] = classes_of_part, words_of_part
+        return AlignedPair(sides[0], sides[1], of_positions, number, owners, words)
 
     def _cut(self, tokens: Tokens, room: int) -> Tokens:
         """The first tokens, or the last where the tokenizer cuts on the left."""

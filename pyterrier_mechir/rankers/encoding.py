@@ -65,12 +65,17 @@ class AlignedPair:
         perturbed: the perturbed side, of the same length.
         classes: the token class of each position, an index into :data:`TOKEN_CLASSES`.
         query: the row of the query in the ranker's query inputs.
+        parts: the part that each position belongs to, as :meth:`Template.build` gives it.
+        words: for each position of the perturbed side, the number, within its part, of the word it is a piece of; -1
+            for special tokens and fillers.
     """
 
     baseline: Encoded
     perturbed: Encoded
     classes: np.ndarray
     query: int
+    parts: np.ndarray
+    words: np.ndarray
 
     def key(self) -> tuple[int, bytes]:
         """What two pairs share that nothing tells apart."""

@@ -153,7 +153,8 @@ class PairScorer(Keyed, pt.Transformer):
             ValueError: a query or text that is not a string, or a (qid, docno) that comes twice.
 
         Warns:
-            UserWarning: texts that the perturbation left as they were, and texts longer than the ranker takes.
+            UserWarning: texts that the perturbation left as they were, texts longer than the ranker takes, and patches
+                that move no score.
         """
         check_results(self, inp, self.text_field)
         if not {f"{self.text_field}_perturbed", "query_perturbed"} & set(inp.columns):
@@ -193,6 +194,14 @@ class PairScorer(Keyed, pt.Transformer):
         distinct, which = unique([pairs.key(i) for i in rows])
         if distinct:
             encoded, swept = self._sweep(distinct, pairs.side)
+            if self.sites.swept and swept.touched_nothing:
+                patched = dict.fromkeys(part.component for i in self.sites.swept for part in self.sites.sites[i].parts)
+                warnings.warn(
+                    f"patching {', '.join(patched)} touched nothing: no patched score differs from the unpatched one, "
+                    f"in any of {len(swept.baseline)} pairs, though the two sides' scores do. What is patched is the "
+                    "same on both sides, or the score does not depend on it.",
+                    stacklevel=4,
+                )
             place = dict(zip(encoded, range(len(encoded)), strict=True))
             found = [(row, place[pair]) for row, pair in zip(rows, which, strict=True) if pair in place]
             results.set_sweep([row for row, _ in found], [pair for _, pair in found], swept)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.patching.positions import Positions
-from pyterrier_mechir.patching.sites import DIRECTIONS, Sites, select_sites
+from pyterrier_mechir.patching.sites import COMPONENTS, DIRECTIONS, Sites, select_sites
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.fillers import Filler
 from pyterrier_mechir.rankers.base import Ranker
@@ -44,18 +44,18 @@ class PatchScorer(PairScorer):
 
     - ``tokens``, ``tokens_baseline``, ``token_classes``: of each position of the two sides, unless ``positions="all"``.
 
-    The arrays are ``[layer, head]`` for heads and their q, k and v, ``[layer, neuron]`` for neurons, ``[1]`` for the
-    embeddings, ``[layer]`` for any other component, ``[site]`` for a list of components or ``block``, with NaN where
-    ``heads`` or ``layers`` leave a site out. Positions other than ``all`` add a last axis, ``[position]`` of the pair's
-    own length, or ``[token class]``, with NaN where the pair has no position of that class. A row without a perturbed
-    text, or whose perturbed text is
-    its text, has NaN throughout.
+    The arrays are ``[layer, head]`` for heads and their q, k, v and pattern, ``[layer, neuron]`` for neurons, ``[1]``
+    for the embeddings, ``[layer]`` for any other component, ``[site]`` for a list of components or ``block``, with NaN
+    where ``heads`` or ``layers`` leave a site out. Positions other than ``all`` add a last axis, ``[position]`` of the
+    pair's own length, or ``[token class]``, with NaN where the pair has no position of that class. A row without a
+    perturbed text, or whose perturbed text is its text, has NaN throughout.
 
     Args:
         ranker: a ranker, such as :class:`~pyterrier_mechir.BiEncoder`.
-        component: ``head`` (z), ``q``, ``k``, ``v``, ``attn_out``, ``mlp_out``, ``neuron``, ``resid_pre``,
+        component: ``head`` (z), ``q``, ``k``, ``v``, ``pattern``, ``attn_out``, ``mlp_out``, ``neuron``, ``resid_pre``,
             ``resid_mid``, ``resid_post``, ``embed``, or a list of these; ``block`` is resid_pre, attn_out and mlp_out.
-            What each is, :data:`~pyterrier_mechir.patching.sites.COMPONENTS` says.
+            What each is, :data:`~pyterrier_mechir.patching.sites.COMPONENTS` says. A position of a pattern is where
+            attention comes from: its row.
         positions: ``all``: a site is patched at every position at once; ``each``: at each position by itself;
             ``class``: at the positions of each token class by themselves
             (:data:`~pyterrier_mechir.rankers.encoding.TOKEN_CLASSES`); or a list of positions, each by itself, where
@@ -78,7 +78,7 @@ class PatchScorer(PairScorer):
 
     Raises:
         TypeError: ``ranker`` is no ranker.
-        ValueError: an unknown option, or a layer or head that the ranker does not have.
+        ValueError: an unknown option, or a layer, head or component that the ranker does not have.
     """
 
     schematic: ClassVar = {"label": "PatchScorer"}
@@ -116,7 +116,8 @@ class PatchScorer(PairScorer):
         self.heads = heads
         self.layers = layers
         self.min_delta = min_delta
-        self.sites  # noqa: B018 - an unknown layer or head is an error here, not in the middle of a run
+        for component in {part.component for site in self.sites.sites for part in site.parts}:
+            self.ranker.anatomy.port(0, COMPONENTS[component])
 
     @property
     def sites(self) -> Sites:  # type: ignore[override]
