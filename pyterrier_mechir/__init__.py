@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pyterrier_mechir.measures import AxiomAgreement
+    from pyterrier_mechir.patching.methods import Attribution, IntegratedGradients
     from pyterrier_mechir.plots.heads import plot_heads
     from pyterrier_mechir.rankers.bi_encoder import BiEncoder
     from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AggregateHeads": "stages.aggregate",
+    "Attribution": "patching.methods",
     "AxiomAgreement": "measures",
     "BiEncoder": "rankers.bi_encoder",
     "CrossEncoder": "rankers.cross_encoder",
+    "IntegratedGradients": "patching.methods",
     "PairScorer": "stages.pair_scorer",
     "PatchScorer": "stages.patch_scorer",
     "PerturbDocs": "stages.perturb_docs",
@@ -42,9 +45,11 @@ _HOMES = {
 
 __all__ = [
     "AggregateHeads",
+    "Attribution",
     "AxiomAgreement",
     "BiEncoder",
     "CrossEncoder",
+    "IntegratedGradients",
     "PairScorer",
     "PatchScorer",
     "PerturbDocs",
