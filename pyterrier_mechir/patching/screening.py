@@ -99,7 +99,7 @@ def _effects(result: SweepResult) -> Iterator[np.ndarray]:
     """How far patches move the scores, ``[site, slot]`` for each pair in each direction."""
     for way, scores in ((result.denoise, result.baseline), (result.noise, result.perturbed)):
         for of_pair, score in zip(() if way is None else way, scores, strict=way is not None):
-            yield of_pair.reshape(len(of_pair), -1) - score
+            yield (of_pair if of_pair.ndim == 2 else of_pair[:, None]) - score
 
 
 def _some(result: SweepResult, pairs: np.ndarray, sites: np.ndarray) -> SweepResult:
