@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pyterrier_mechir.circuits import circuit_measures, grow_circuit
     from pyterrier_mechir.measures import AxiomAgreement
+    from pyterrier_mechir.patching.methods import Attribution, IntegratedGradients
     from pyterrier_mechir.plots.circuit import plot_circuit
     from pyterrier_mechir.plots.heads import plot_heads
     from pyterrier_mechir.rankers.bi_encoder import BiEncoder
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "AggregateHeads": "stages.aggregate",
     "AttentionPatterns": "stages.attention_patterns",
+    "Attribution": "patching.methods",
     "AxiomAgreement": "measures",
     "BiEncoder": "rankers.bi_encoder",
     "CrossEncoder": "rankers.cross_encoder",
+    "IntegratedGradients": "patching.methods",
     "PairScorer": "stages.pair_scorer",
     "PatchScorer": "stages.patch_scorer",
     "PerturbDocs": "stages.perturb_docs",
@@ -50,9 +53,11 @@ _HOMES = {
 __all__ = [
     "AggregateHeads",
     "AttentionPatterns",
+    "Attribution",
     "AxiomAgreement",
     "BiEncoder",
     "CrossEncoder",
+    "IntegratedGradients",
     "PairScorer",
     "PatchScorer",
     "PerturbDocs",

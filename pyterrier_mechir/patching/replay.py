@@ -34,13 +34,14 @@ AFTER_ATTENTION = frozenset({"z", "attn_out", "resid_mid", "mlp_post", "mlp_out"
 
 @dataclass(frozen=True)
 class Edit:
-    """Replace an activation where ``mask`` holds.
+    """Replace an activation where ``mask`` holds, or, where it is a number, by so much of the way.
 
     Args:
         layer: the layer.
         activation: its name, as in :data:`~pyterrier_mechir.patching.sites.COMPONENTS`.
         source: the values to take, ``[B, S, D]``.
-        mask: which copies, runs, positions and groups take them, broadcastable to ``[n, B, S, G]``.
+        mask: which copies, runs, positions and groups take them, broadcastable to ``[n, B, S, G]``: bool, or weights
+            between the run's own values (0) and the source's (1).
     """
 
     layer: int
@@ -55,7 +56,12 @@ class Edit:
         source = self.source[:, :length].unflatten(-1, (groups, -1))
         mask = self.mask[:, :, :length] if self.mask.shape[2] > 1 else self.mask
         running = value.unflatten(0, (n, -1)).unflatten(-1, (groups, -1))
-        return torch.where(mask.unsqueeze(-1), source, running).flatten(3).flatten(0, 1)
+        mix = torch.where if mask.dtype == torch.bool else _part_of_the_way
+        return mix(mask.unsqueeze(-1), source, running).flatten(3).flatten(0, 1)
+
+
+def _part_of_the_way(weight: Tensor, source: Tensor, running: Tensor) -> Tensor:
+    return running + weight * (source - running)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from pyterrier_mechir.patching.replay import Batch, Edit, Recording, needed_to_r
 from pyterrier_mechir.patching.sites import COMPONENTS, Site, SiteSet
 
 if TYPE_CHECKING:
+    from pyterrier_mechir.patching.screening import Screening
     from pyterrier_mechir.rankers.base import Ranker
     from pyterrier_mechir.rankers.encoding import AlignedPair
 
@@ -36,12 +37,14 @@ class SweepResult:
         perturbed: ``[N]``, score of each perturbed side.
         denoise: score of the baseline with the site taken from the perturbed run, if swept.
         noise: score of the perturbed side with the site taken from the baseline run, if swept.
+        screening: how good the estimates are, of sweeps that verify the best of them.
     """
 
     baseline: np.ndarray
     perturbed: np.ndarray
     denoise: Patched | None
     noise: Patched | None
+    screening: Screening | None = None
 
     def at(self, index: Sequence[int]) -> SweepResult:
         """The results of some pairs, in another order, or repeated."""
@@ -49,7 +52,8 @@ class SweepResult:
         def take(values: Patched | None) -> Patched | None:
             return [values[i] for i in index] if isinstance(values, list) else None if values is None else values[index]
 
-        return SweepResult(self.baseline[index], self.perturbed[index], take(self.denoise), take(self.noise))
+        scores = self.baseline[index], self.perturbed[index]
+        return SweepResult(*scores, take(self.denoise), take(self.noise), self.screening)
 
     @property
     def touched_nothing(self) -> bool:
@@ -76,7 +80,32 @@ class SweepResult:
                 return [np.asarray(np.stack(values[i::n]).mean(axis=0)) for i in range(n)]
             return None if values is None else mean(values)
 
-        return SweepResult(mean(self.baseline), mean(self.perturbed), mean_of(self.denoise), mean_of(self.noise))
+        means = mean(self.baseline), mean(self.perturbed), mean_of(self.denoise), mean_of(self.noise)
+        return SweepResult(*means, self.screening)
+
+
+class Runs(NamedTuple):
+    """The runs of ``n`` pairs, and which are patched.
+
+    Args:
+        batch: the inputs of all baselines, then of all perturbed sides: ``2n`` runs.
+        target: the ``B`` runs that are patched, an index into these.
+        source: where each takes its activations from.
+        slots: which positions of each target a slot has, broadcastable to ``[slot, B, S]``.
+    """
+
+    batch: Batch
+    target: slice
+    source: slice | torch.Tensor
+    slots: torch.Tensor
+
+    def inputs(self, of: slice | torch.Tensor) -> Batch:
+        """The inputs of some of the runs."""
+        return {name: value[of] for name, value in self.batch.items()}
+
+
+Scorer = Callable[[Runs], tuple[torch.Tensor, torch.Tensor]]
+"""Scores ``[2n]`` of runs, and patched scores ``[B, site, slot]`` of their targets."""
 
 
 def _differs(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -93,6 +122,9 @@ def sweep(
     batch_size: int | None = None,
     progress: Callable[[int], object] | None = None,
     positions: Positions = ALL,
+    *,
+    run: Callable[[Ranker, Batch, Recording, Sequence[Edit]], torch.Tensor] = replay,
+    batch_tokens: int | None = None,
 ) -> SweepResult:
     """Patch each site of each pair, one at a time, exactly.
 
@@ -102,36 +134,105 @@ def sweep(
         query_inputs: what the ranker's forward reads of each query, a row per query, indexed by ``pair.query``.
         sites: the sites, or sets of sites that are patched together.
         direction: ``denoise`` (perturbed activations into the baseline run), ``noise`` (the reverse) or ``both``.
-        batch_size: pairs in a batch; None forms batches by length, for forward passes of ``ranker.batch_tokens``
-            tokens, all patched copies together.
+        batch_size: pairs in a batch; None forms batches by length, for forward passes of ``batch_tokens`` tokens, all
+            patched copies together.
         progress: called with the number of pairs done, as they are done.
         positions: which positions are patched together.
+        run: what gives the scores of patched copies of recorded runs.
+        batch_tokens: tokens in a forward pass; None takes the ranker's.
 
     Returns:
         The scores, in the order of the pairs; missing where a pair has none of the positions.
     """
+    at_once = batch_tokens or ranker.batch_tokens
+    steps = _steps(sites, ranker.n_layers)
+    wanted = sorted({key for step in steps for key in (*needed_to_replay(step.activations), *step.activations)})
+    slots = max((positions.count(pair) for pair in pairs), default=1)
+    ways = 2 if direction == "both" else 1
+    copies = min(at_once, ways * slots * max((len(step.sites) for step in steps), default=1))
+
+    def score(runs: Runs) -> tuple[torch.Tensor, torch.Tensor]:
+        both = record(ranker, runs.batch, wanted)
+        base, source = both.rows(runs.target), both.rows(runs.source)
+        inputs = runs.inputs(runs.target)
+        return both.scores, _sweep_steps(ranker, inputs, base, source, steps, len(sites), runs.slots, run, at_once)
+
+    budget = at_once // copies
+    return in_batches(
+        ranker, pairs, query_inputs, len(sites), score, direction, batch_size, progress, positions, budget
+    )
+
+
+def in_batches(
+    ranker: Ranker,
+    pairs: Sequence[AlignedPair],
+    query_inputs: Batch,
+    n_sites: int,
+    score: Scorer,
+    direction: str,
+    batch_size: int | None,
+    progress: Callable[[int], object] | None,
+    positions: Positions,
+    budget: int,
+) -> SweepResult:
+    """Patch pairs batch by batch.
+
+    Args:
+        ranker: the model.
+        pairs: the aligned pairs.
+        query_inputs: as in :func:`sweep`.
+        n_sites: how many sites are patched.
+        score: gives the scores of a batch; called without gradients.
+        direction: as in :func:`sweep`.
+        batch_size: pairs in a batch; None forms batches by length.
+        progress: as in :func:`sweep`.
+        positions: which positions are patched together.
+        budget: most tokens of one side of the pairs in a batch, where they are formed by length.
+    """
     baseline, perturbed = np.empty(len(pairs), np.float32), np.empty(len(pairs), np.float32)
     swept = ("denoise", "noise") if direction == "both" else (direction,)
     patched: dict[str, list[np.ndarray]] = {way: [np.empty(0)] * len(pairs) for way in swept}
-    steps = _steps(sites, ranker.n_layers)
     lengths = np.array([len(pair.baseline.ids) for pair in pairs], dtype=np.int64)
-    slots = max((positions.count(pair) for pair in pairs), default=1)
-    copies = min(ranker.batch_tokens, len(swept) * slots * max((len(step.sites) for step in steps), default=1))
-    for index in by_length(lengths, ranker.batch_tokens // copies, batch_size):
+    for index in by_length(lengths, budget, batch_size):
         group = [pairs[i] for i in index]
         with torch.no_grad():
-            result = _sweep_group(ranker, group, query_inputs, steps, len(sites), swept, positions)
-        baseline[index], perturbed[index] = result.baseline, result.perturbed
-        for way in swept:
-            for i, values in zip(index, getattr(result, way), strict=True):
-                patched[way][i] = values
+            runs = _runs(ranker, group, query_inputs, swept, positions)
+            scores, values = score(runs)
+        baseline[index], perturbed[index] = scores.cpu().numpy().reshape(2, -1)
+        for way, of_way in zip(swept, values.cpu().split(len(group)), strict=True):
+            for i, pair, value in zip(index, group, of_way.numpy(), strict=True):
+                patched[way][i] = value[:, : positions.count(pair)]
         if progress is not None:
             progress(len(group))
     if positions == ALL:
-        shape = (len(pairs), len(sites))
+        shape = (len(pairs), n_sites)
         dense = {way: np.array([v[:, 0] for v in of], np.float32).reshape(shape) for way, of in patched.items()}
         return SweepResult(baseline, perturbed, dense.get("denoise"), dense.get("noise"))
     return SweepResult(baseline, perturbed, patched.get("denoise"), patched.get("noise"))
+
+
+def _runs(
+    ranker: Ranker, pairs: Sequence[AlignedPair], query_inputs: Batch, swept: Sequence[str], positions: Positions
+) -> Runs:
+    n_pairs = len(pairs)
+    sequences = [pair.baseline for pair in pairs] + [pair.perturbed for pair in pairs]
+    batch = ranker.collate(sequences, query_inputs, [pair.query for pair in pairs] * 2)
+    is_baseline, is_perturbed = slice(0, n_pairs), slice(n_pairs, 2 * n_pairs)
+    sides: dict[tuple[str, ...], tuple[slice, slice | torch.Tensor]] = {
+        ("denoise",): (is_baseline, is_perturbed),
+        ("noise",): (is_perturbed, is_baseline),
+        ("denoise", "noise"): (slice(None), torch.arange(2 * n_pairs, device=ranker.device).roll(n_pairs)),
+    }
+    target, source = sides[tuple(swept)]
+    slots = torch.from_numpy(positions.masks(pairs) & _open(pairs)).to(ranker.device)
+    return Runs(batch, target, source, slots.repeat(1, len(swept), 1) if slots.shape[1] > 1 else slots)
+
+
+def activation_of(site: Site, n_layers: int) -> tuple[int, str]:
+    """The (layer, activation) that is replaced to patch a site; a stream between two layers has one name."""
+    if site.component == "resid_post" and site.layer + 1 < n_layers:
+        return site.layer + 1, "resid_pre"
+    return site.layer, COMPONENTS[site.component]
 
 
 @dataclass(frozen=True)
@@ -158,52 +259,11 @@ def _steps(sites: Sequence[Site | SiteSet], n_layers: int) -> list[_Step]:
     for number, site in enumerate(sites):
         taken: dict[tuple[int, str], list[int]] = {}
         for part in site.parts:
-            key = (part.layer, COMPONENTS[part.component])
-            if part.component == "resid_post" and part.layer + 1 < n_layers:
-                key = (part.layer + 1, "resid_pre")
-            taken.setdefault(key, []).append(part.head or 0)
+            taken.setdefault(activation_of(part, n_layers), []).append(part.head or 0)
         step = steps.setdefault(tuple(needed_to_replay(list(taken))), _Step([], []))
         step.sites.append(number)
         step.heads.append(taken)
     return list(steps.values())
-
-
-def _sweep_group(
-    ranker: Ranker,
-    pairs: Sequence[AlignedPair],
-    query_inputs: Batch,
-    steps: Sequence[_Step],
-    n_sites: int,
-    swept: Sequence[str],
-    positions: Positions,
-) -> SweepResult:
-    n_pairs = len(pairs)
-    sequences = [pair.baseline for pair in pairs] + [pair.perturbed for pair in pairs]
-    batch = ranker.collate(sequences, query_inputs, [pair.query for pair in pairs] * 2)
-    wanted = {key for step in steps for key in (*needed_to_replay(step.activations), *step.activations)}
-    both = record(ranker, batch, sorted(wanted))
-    is_baseline, is_perturbed = slice(0, n_pairs), slice(n_pairs, 2 * n_pairs)
-    target, source = {
-        ("denoise",): (is_baseline, is_perturbed),
-        ("noise",): (is_perturbed, is_baseline),
-        ("denoise", "noise"): (slice(None), torch.arange(2 * n_pairs, device=both.scores.device).roll(n_pairs)),
-    }[tuple(swept)]
-    inputs = {name: value[target] for name, value in batch.items()}
-    slots = torch.from_numpy(positions.masks(pairs) & _open(pairs)).to(both.scores.device)
-    if slots.shape[1] > 1:
-        slots = slots.repeat(1, len(swept), 1)
-    scores = _sweep_steps(ranker, inputs, both.rows(target), both.rows(source), steps, n_sites, slots)
-    parts = dict(zip(swept, scores.split(n_pairs), strict=True))
-
-    def of_pairs(way: str) -> list[np.ndarray]:
-        values = parts[way].cpu().numpy()
-        return [value[:, : positions.count(pair)] for value, pair in zip(values, pairs, strict=True)]
-
-    return SweepResult(
-        both.scores[is_baseline].cpu().numpy(),
-        both.scores[is_perturbed].cpu().numpy(),
-        *(of_pairs(way) if way in parts else None for way in ("denoise", "noise")),
-    )
 
 
 def _open(pairs: Sequence[AlignedPair]) -> np.ndarray:
@@ -226,6 +286,8 @@ def _sweep_steps(
     steps: Sequence[_Step],
     n_sites: int,
     slots: torch.Tensor,
+    run: Callable[[Ranker, Batch, Recording, Sequence[Edit]], torch.Tensor],
+    batch_tokens: int,
 ) -> torch.Tensor:
     """Scores ``[B, site, slot]`` of the base runs with each site taken from the source runs at the slot's positions.
 
@@ -233,7 +295,7 @@ def _sweep_steps(
         slots: which positions of each run a slot has, broadcastable to ``[slot, B, S]``.
     """
     n_runs, length = inputs["input_ids"].shape
-    at_once = max(1, ranker.batch_tokens // (n_runs * length))
+    at_once = max(1, batch_tokens // (n_runs * length))
     scores = base.scores.new_full((n_runs, n_sites, len(slots)), torch.nan)
     present = slots.any(dim=2)
     used = present.any(dim=1).nonzero()[:, 0].tolist()
@@ -252,5 +314,5 @@ def _sweep_steps(
                 if is_head.any():
                     mask = at & torch.from_numpy(is_head).to(scores.device)[:, None, None, :]
                     edits.append(Edit(layer, activation, source[layer, activation], mask))
-            scores[:, of_site, of_slot] = replay(ranker, inputs, base, edits).T
+            scores[:, of_site, of_slot] = run(ranker, inputs, base, edits).T
     return scores.masked_fill(~present.T[:, None, :], torch.nan)

@@ -12,6 +12,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_mechir._options import one_of
+from pyterrier_mechir.patching.methods import Method, sweeper
 from pyterrier_mechir.patching.positions import ALL, Positions
 from pyterrier_mechir.patching.sites import Sites
 from pyterrier_mechir.perturb.alignment import ALIGNMENTS
@@ -26,6 +27,7 @@ from pyterrier_mechir.stages.perturb_docs import PerturbDocs
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from pyterrier_mechir.patching.screening import Screening
     from pyterrier_mechir.patching.sweep import SweepResult
     from pyterrier_mechir.rankers.encoding import AlignedPair
 
@@ -117,6 +119,8 @@ class PairScorer(Keyed, pt.Transformer):
     slots: Positions = ALL
     direction: str = "denoise"
     min_delta: float = 0.0
+    method: Method = "exact"
+    screen: int | None = None
 
     def __init__(
         self,
@@ -164,15 +168,16 @@ class PairScorer(Keyed, pt.Transformer):
         scores = self.ranker.score(
             inp["query"].tolist(), inp[self.text_field].tolist(), batch_size=self.batch_size, verbose=self.verbose
         )
-        out = inp.drop(columns=_ADDED, errors="ignore").assign(score=scores, **self._scored(pairs))
-        out.attrs = inp.attrs | self._metadata()
+        columns, screening = self._scored(pairs)
+        out = inp.drop(columns=_ADDED, errors="ignore").assign(score=scores, **columns)
+        out.attrs = inp.attrs | self._metadata(screening)
         return pt.model.add_ranks(out)
 
-    def _metadata(self) -> dict[str, Any]:
+    def _metadata(self, screening: Screening | None) -> dict[str, Any]:
         return {}
 
-    def _scored(self, pairs: MinimalPairs) -> dict[str, Any]:
-        """The columns that scoring the pairs adds."""
+    def _scored(self, pairs: MinimalPairs) -> tuple[dict[str, Any], Screening | None]:
+        """The columns that scoring the pairs adds, and how good estimates among them are."""
         n = len(pairs.perturbed)
         changed = [i for i, text in enumerate(pairs.perturbed) if text is not None]
         same = [i for i in changed if pairs.perturbed[i] == pairs.baselines[i]]
@@ -192,6 +197,7 @@ class PairScorer(Keyed, pt.Transformer):
                 )
         rows = sorted(set(changed) - set(same) - set(unaligned))
         distinct, which = unique([pairs.key(i) for i in rows])
+        screening = None
         if distinct:
             encoded, swept = self._sweep(distinct, pairs.side)
             if self.sites.swept and swept.touched_nothing:
@@ -202,13 +208,14 @@ class PairScorer(Keyed, pt.Transformer):
                     "same on both sides, or the score does not depend on it.",
                     stacklevel=4,
                 )
+            screening = swept.screening
             place = dict(zip(encoded, range(len(encoded)), strict=True))
             found = [(row, place[pair]) for row, pair in zip(rows, which, strict=True) if pair in place]
             results.set_sweep([row for row, _ in found], [pair for _, pair in found], swept)
             if self.slots != ALL:
                 aligned = list(encoded.values())
                 results.set_tokens({row: aligned[pair] for row, pair in found}, self.ranker.tokenizer)
-        return results.columns(self.min_delta)
+        return results.columns(self.min_delta), screening
 
     def _warn_of_cut(self, pairs: MinimalPairs, rows: list[int]) -> None:
         """Say which of some pairs, scored as they stand, are cut, since their sides may then be equal."""
@@ -231,8 +238,7 @@ class PairScorer(Keyed, pt.Transformer):
 
     def _sweep(self, keys: list[tuple[str, str, str, str]], side: str) -> tuple[dict[int, AlignedPair], SweepResult]:
         """Sweep distinct pairs: those that could be encoded, and their results, averaged over fillers."""
-        from pyterrier_mechir.patching.sweep import sweep
-
+        sweep = sweeper(self.method, self.screen)
         ranker = self.ranker.facing(side)
         contexts, baselines, perturbed, alignments = zip(*keys, strict=True)
         aligned = ranker.align(contexts, baselines, perturbed, alignments=alignments, filler=self.filler)

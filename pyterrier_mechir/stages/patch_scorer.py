@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyterrier_mechir._options import one_of
+from pyterrier_mechir.patching.methods import Method, method_of
 from pyterrier_mechir.patching.positions import Positions
 from pyterrier_mechir.patching.sites import COMPONENTS, DIRECTIONS, Sites, select_sites
 from pyterrier_mechir.perturb.base import Perturbation
@@ -13,8 +15,11 @@ from pyterrier_mechir.perturb.fillers import Filler
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.stages.pair_scorer import PairScorer
 
+if TYPE_CHECKING:
+    from pyterrier_mechir.patching.screening import Screening
+
 METADATA = "mechir"
-"""Key of ``frame.attrs`` under which a result says which sites its arrays hold, and the direction."""
+"""Key of ``frame.attrs`` under which a result says which sites its arrays hold, the direction, and its screening."""
 
 
 class PatchScorer(PairScorer):
@@ -61,7 +66,14 @@ class PatchScorer(PairScorer):
             (:data:`~pyterrier_mechir.rankers.encoding.TOKEN_CLASSES`); or a list of positions, each by itself, where
             negative ones count from the end.
         direction: ``denoise``, ``noise`` or ``both``.
-        method: ``exact``.
+        method: ``exact``, or how patched scores are estimated: ``attribution``, which is
+            :class:`~pyterrier_mechir.Attribution`, ``ig``, which is :class:`~pyterrier_mechir.IntegratedGradients`, or
+            one of these with options. Estimates take the place of the patched scores.
+        screen: with an estimating method, how many sites to verify: all are estimated, and those of greatest estimated
+            effect over the frame are patched exactly, in all its rows. Which they are depends on the frame, so that a
+            frame that comes in batches is screened batch by batch. ``attrs["mechir"]["screen"]`` tells which were
+            verified, and the error of the estimates on a random sample of as many others
+            (:class:`~pyterrier_mechir.patching.screening.Screening`).
         heads: only these (layer, head), or (layer, neuron). An entry may also be the name of a site, ``"L5.mlp_out"``,
             or a list of heads and names, which are patched together; the arrays are then ``[entry]``.
         layers: only these layers.
@@ -78,7 +90,7 @@ class PatchScorer(PairScorer):
 
     Raises:
         TypeError: ``ranker`` is no ranker.
-        ValueError: an unknown option, or a layer, head or component that the ranker does not have.
+        ValueError: an unknown option, or a layer, head, component or method that the ranker does not have.
     """
 
     schematic: ClassVar = {"label": "PatchScorer"}
@@ -90,7 +102,8 @@ class PatchScorer(PairScorer):
         *,
         positions: str | Sequence[int] = "all",
         direction: str = "denoise",
-        method: str = "exact",
+        method: Method = "exact",
+        screen: int | None = None,
         heads: Sequence[Any] | None = None,
         layers: Sequence[int] | None = None,
         perturbation: Perturbation | None = None,
@@ -112,12 +125,20 @@ class PatchScorer(PairScorer):
         self.positions = positions
         self.slots = Positions.of(positions)
         self.direction = one_of("direction", direction, DIRECTIONS)
-        self.method = one_of("method", method, ("exact",))
+        self.method = method_of(method, ranker.anatomy)
+        self.screen = self._checked(screen)
         self.heads = heads
         self.layers = layers
         self.min_delta = min_delta
         for component in {part.component for site in self.sites.sites for part in site.parts}:
             self.ranker.anatomy.port(0, COMPONENTS[component])
+
+    def _checked(self, screen: int | None) -> int | None:
+        if screen is not None and self.method == "exact":
+            raise ValueError(f"screen={screen} verifies estimates; give method='attribution' or 'ig' with it.")
+        if screen is not None and screen < 1:
+            raise ValueError(f"screen is {screen}; verify at least 1 site, or give None to verify none.")
+        return screen
 
     @property
     def sites(self) -> Sites:  # type: ignore[override]
@@ -127,7 +148,11 @@ class PatchScorer(PairScorer):
             self.component, anatomy.n_layers, anatomy.n_heads, self.heads, self.layers, n_neurons=anatomy.n_neurons
         )
 
-    def _metadata(self) -> dict[str, Any]:
+    def _metadata(self, screening: Screening | None) -> dict[str, Any]:
         sites = [site.name for site in self.sites.sites]
-        metadata = {"sites": sites, "direction": self.direction}
-        return {METADATA: metadata if self.slots.labels is None else metadata | {"slots": self.slots.labels}}
+        metadata: dict[str, Any] = {"sites": sites, "direction": self.direction}
+        if self.slots.labels is not None:
+            metadata["slots"] = self.slots.labels
+        if screening is not None:
+            metadata["screen"] = asdict(screening) | {"verified": list(screening.verified)}
+        return {METADATA: metadata}
