@@ -68,8 +68,8 @@ def curve_of(kind: str = "cls dot") -> pd.DataFrame:
         ("bert", "cls dot", "head"),
         ("distilbert", "mean cosine", ["head", "mlp_out"]),
         ("modernbert", "cross", ["mlp_out", "head"]),
-        ("mpnet", "cls dot", ["q", "v"]),
-        ("electra", "cross", "block"),
+        ("bert", "cross", ["q", "v"]),
+        ("bert", "cross", "block"),
     ],
 )
 def test_a_curve_is_that_of_hooks_together(architecture, kind, component, batch_size):
