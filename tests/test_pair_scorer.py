@@ -14,7 +14,7 @@ from models import TEXTS, build
 
 from pyterrier_mechir import BiEncoder, PairScorer, PatchScorer, PerturbDocs, PerturbQueries
 from pyterrier_mechir.measures import axiom_agreement
-from pyterrier_mechir.patching import sweep as sweep_module
+from pyterrier_mechir.stages import pair_scorer
 from pyterrier_mechir.perturb import (
     LNC2,
     STMC1,
@@ -337,8 +337,9 @@ def test_pairs_with_a_baseline_of_their_own_are_scored_against_it(ranker, frame)
 
 def test_equal_pairs_of_several_fillers_are_run_once(bi_encoder, frame, monkeypatch):
     seen = []
-    original = sweep_module.sweep
-    monkeypatch.setattr(sweep_module, "sweep", lambda *args: seen.append(len(args[1])) or original(*args))
+    sweep = pair_scorer.sweeper("exact", None)
+    counting = lambda *args: seen.append(len(args[1])) or sweep(*args)  # noqa: E731
+    monkeypatch.setattr(pair_scorer, "sweeper", lambda *args: counting)
     fillers = ["a", "mask", "heat"]
     swapped, filled = (PerturbDocs(made)(frame) for made in (ShuffleWords(), TFC1()))
     out = PairScorer(bi_encoder, filler=fillers)(swapped)

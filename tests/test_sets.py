@@ -30,7 +30,9 @@ SETS = [
 
 
 def together(reference, target, source, sites: SiteSet, positions: list[int] | None = None) -> float:
-    """The score of a target run with several sites taken from a source run, by as many hooks."""
+    """The score of a target run with several sites taken from a source run, by as many hooks, where neither masks."""
+    are_open = (target["attention_mask"] & source["attention_mask"])[0].bool().tolist()
+    places = [i for i in (range(len(are_open)) if positions is None else positions) if are_open[i]]
     with ExitStack() as stack:
         for site in sites.parts:
             taken = reference.activation(source, site.component, site.layer)
@@ -38,7 +40,7 @@ def together(reference, target, source, sites: SiteSet, positions: list[int] | N
             def replace(value, site=site, taken=taken):
                 mixed = value.clone()
                 part = reference._part(site.component, site.head, value.shape[-1])
-                for place in range(value.shape[1]) if positions is None else positions:
+                for place in places:
                     mixed[:, place, part] = taken[:, place, part]
                 return mixed
 
