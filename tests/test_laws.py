@@ -69,7 +69,8 @@ def patch(
 ) -> SweepResult:
     queries, baselines, perturbed = zip(*texts, strict=True)
     pairs = ranker.align(queries, baselines, perturbed, alignments=["fill"] * len(texts))
-    sites = sites or select_sites(COMPONENTS, ranker.n_layers, ranker.n_heads).sites
+    had = [component for component, activation in COMPONENTS.items() if activation not in ranker.anatomy.lacks]
+    sites = sites or select_sites(had, ranker.n_layers, ranker.n_heads).sites
     return sweep(ranker, pairs, ranker.query_inputs(unique(queries)[0]), sites, "both", batch_size)
 
 
