@@ -110,14 +110,13 @@ def expected_along(case, row: int, noise: bool, sites, slots) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("batch_size", [len(PAIRS), None], ids=["padded", "by length"])
 @pytest.mark.parametrize(("architecture", "kind"), [("bert", "cls dot"), ("modernbert", "mean cosine")])
-def test_each_site_is_integrated_along_its_own_way(architecture, kind, batch_size):
+def test_each_site_is_integrated_along_its_own_way(architecture, kind):
     case = make(architecture, kind)
     method = IntegratedGradients(over="activations", steps=STEPS)
     sites = [*SITES, *SETS]
-    found = run(case, method, sites, batch_size=batch_size)
-    for row in (2, 3):
+    found = run(case, method, sites)
+    for row in (1, 3):
         assert_same(found.denoise[row], expected_along(case, row, False, sites, [None])[:, 0])
         assert_same(found.noise[row], expected_along(case, row, True, sites, [None])[:, 0])
 
@@ -143,12 +142,12 @@ def test_integrating_over_activations_is_complete(architecture, positions):
         return np.concatenate([np.ravel(values) for way in (found.denoise, found.noise) for values in way])
 
     exact = flat("exact")
-    errors = [np.abs(flat(IntegratedGradients("activations", steps)) - exact) for steps in (3, 9, 27)]
+    errors = [np.abs(flat(IntegratedGradients("activations", steps)) - exact) for steps in (3, 27)]
     assert (np.isnan(exact) == np.isnan(errors[0])).all()
     means = [np.nanmean(error) for error in errors]
-    assert means[0] > 2 * means[1] > 4 * means[2]
-    assert np.nanmax(errors[2]) < 2e-2
-    assert means[2] < 1e-3
+    assert means[0] > 3 * means[1]
+    assert np.nanmax(errors[1]) < 2e-2
+    assert means[1] < 1e-3
 
 
 @pytest.mark.parametrize("over", ["inputs", "activations"])
