@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pyterrier_mechir.stages.patch_scorer import PatchScorer
     from pyterrier_mechir.stages.perturb_docs import PerturbDocs
     from pyterrier_mechir.stages.perturb_queries import PerturbQueries
+    from pyterrier_mechir.stages.score_attribution import ScoreAttribution
+    from pyterrier_mechir.stages.score_lens import ScoreLens, lens_agreement
     from pyterrier_mechir.stages.sweep import Sweep
 
 _HOMES = {
@@ -35,8 +37,11 @@ _HOMES = {
     "PatchScorer": "stages.patch_scorer",
     "PerturbDocs": "stages.perturb_docs",
     "PerturbQueries": "stages.perturb_queries",
+    "ScoreAttribution": "stages.score_attribution",
+    "ScoreLens": "stages.score_lens",
     "Sweep": "stages.sweep",
     "explode_effects": "stages.explode",
+    "lens_agreement": "stages.score_lens",
     "plot_heads": "plots.heads",
 }
 
@@ -49,8 +54,11 @@ __all__ = [
     "PatchScorer",
     "PerturbDocs",
     "PerturbQueries",
+    "ScoreAttribution",
+    "ScoreLens",
     "Sweep",
     "explode_effects",
+    "lens_agreement",
     "plot_heads",
 ]
 
