@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pyterrier_mechir.stages.patch_scorer import PatchScorer
     from pyterrier_mechir.stages.perturb_docs import PerturbDocs
     from pyterrier_mechir.stages.perturb_queries import PerturbQueries
+    from pyterrier_mechir.stages.score_attribution import ScoreAttribution
+    from pyterrier_mechir.stages.score_lens import ScoreLens, lens_agreement
     from pyterrier_mechir.stages.sweep import Sweep
 
 _HOMES = {
@@ -42,11 +44,14 @@ _HOMES = {
     "PatchScorer": "stages.patch_scorer",
     "PerturbDocs": "stages.perturb_docs",
     "PerturbQueries": "stages.perturb_queries",
+    "ScoreAttribution": "stages.score_attribution",
+    "ScoreLens": "stages.score_lens",
     "Sweep": "stages.sweep",
     "circuit_measures": "circuits",
     "explode_effects": "stages.explode",
     "grow_circuit": "circuits",
     "plot_circuit": "plots.circuit",
+    "lens_agreement": "stages.score_lens",
     "plot_heads": "plots.heads",
 }
 
@@ -62,10 +67,13 @@ __all__ = [
     "PatchScorer",
     "PerturbDocs",
     "PerturbQueries",
+    "ScoreAttribution",
+    "ScoreLens",
     "Sweep",
     "circuit_measures",
     "explode_effects",
     "grow_circuit",
+    "lens_agreement",
     "plot_circuit",
     "plot_heads",
 ]

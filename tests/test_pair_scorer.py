@@ -14,7 +14,6 @@ from models import TEXTS, build
 
 from pyterrier_mechir import BiEncoder, PairScorer, PatchScorer, PerturbDocs, PerturbQueries
 from pyterrier_mechir.measures import axiom_agreement
-from pyterrier_mechir.stages import pair_scorer
 from pyterrier_mechir.perturb import (
     LNC2,
     STMC1,
@@ -32,6 +31,7 @@ from pyterrier_mechir.perturb import (
     perturbation,
 )
 from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
+from pyterrier_mechir.stages import pair_scorer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -66,7 +66,7 @@ def _part_of_the_way(weight: Tensor, source: Tensor, running: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Recording:
-    """One run of a batch: its scores and the activations asked for."""
+    """One run of a batch: its scores (or what else was read off it) and the activations asked for."""
 
     scores: Tensor
     activations: dict[tuple[int, str], Tensor]
@@ -144,13 +144,17 @@ def on_port(port: Port, function: Callable[[Tensor], Tensor | None]) -> Iterator
         yield
 
 
-def record(ranker: Ranker, batch: Batch, wanted: Iterable[tuple[int, str]]) -> Recording:
+def record(
+    ranker: Ranker, batch: Batch, wanted: Iterable[tuple[int, str]], read: Callable[[Batch], Tensor] | None = None
+) -> Recording:
     """Run a batch and keep the wanted activations.
 
     Args:
         ranker: the model.
         batch: its inputs, for ``B`` runs.
         wanted: (layer, activation) of each activation to keep.
+        read: what runs the model and reads it off, ``ranker.forward`` (which gives scores) or ``ranker.encode``; None
+            is the first.
 
     Returns:
         scores ``[B]`` and activations ``[B, S, D]``.
@@ -163,7 +167,7 @@ def record(ranker: Ranker, batch: Batch, wanted: Iterable[tuple[int, str]]) -> R
     with ExitStack() as stack:
         for key in wanted:
             stack.enter_context(on_port(ranker.anatomy.port(*key), keep(key)))
-        scores = ranker.forward(batch)
+        scores = (read or ranker.forward)(batch)
     return Recording(scores, activations)
 
 
@@ -199,7 +203,13 @@ def needed_to_replay(edits: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
     return start + ([(resumption.layer, "z")] if resumption.attention_is_given else [])
 
 
-def replay(ranker: Ranker, batch: Batch, base: Recording, edits: Sequence[Edit]) -> Tensor:
+def replay(
+    ranker: Ranker,
+    batch: Batch,
+    base: Recording,
+    edits: Sequence[Edit],
+    read: Callable[[Batch], Tensor] | None = None,
+) -> Tensor:
     """Scores of patched copies of recorded runs.
 
     Args:
@@ -207,6 +217,7 @@ def replay(ranker: Ranker, batch: Batch, base: Recording, edits: Sequence[Edit])
         batch: the inputs of the ``B`` runs.
         base: their recording, with what :func:`needed_to_replay` names for the first edited layer.
         edits: the edits; all masks have the same ``n``.
+        read: as in :func:`record`.
 
     Returns:
         ``[n, B]``: the score of each copy of each run.
@@ -237,7 +248,7 @@ def replay(ranker: Ranker, batch: Batch, base: Recording, edits: Sequence[Edit])
             is_given = resumption.layer > last or (resumption.layer == last and resumption.attention_is_given)
             _narrow_last_layer(anatomy, forwards, stack, is_given)
         stack.enter_context(overridden(forwards))
-        scores = ranker.forward({name: copies(value) for name, value in batch.items()})
+        scores = (read or ranker.forward)({name: copies(value) for name, value in batch.items()})
     return scores.unflatten(0, (n, -1))
 
 

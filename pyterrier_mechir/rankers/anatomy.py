@@ -27,6 +27,9 @@ class Architecture:
         qkv: in a layer, the query, key and value maps, or the one map that gives all three after one another.
         mid_norm: in a layer, the norm whose output is the residual stream between attention and MLP; empty where that
             stream is not normed (pre-norm layers).
+        out_norm: in a layer, the norm whose output is the residual stream that leaves the layer; empty as above.
+        final_norm: the norm between the last layer and the model's output, from the base model; empty where the last
+            layer's stream is the output.
         plain_attention: whether layers apply ``qkv`` to their input as it is and attend by plain scaled dot products,
             with no norm before and no rotary or relative positions.
         attention_interface: whether attention goes through transformers' attention interface, where its weights can be
@@ -41,6 +44,8 @@ class Architecture:
     mlp_out: str
     qkv: tuple[str, ...]
     mid_norm: str = ""
+    out_norm: str = ""
+    final_norm: str = ""
     plain_attention: bool = False
     attention_interface: bool = True
     embeddings: tuple[str, ...] = ("embeddings",)
@@ -54,6 +59,7 @@ _BERT = Architecture(
     mlp_out="output.dense",
     qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
     mid_norm="attention.output.LayerNorm",
+    out_norm="output.LayerNorm",
     plain_attention=True,
     embeddings=("embeddings", "embeddings_project"),
 )
@@ -70,10 +76,16 @@ ARCHITECTURES: dict[str, Architecture] = {
         mlp_out="ffn.lin2",
         qkv=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
         mid_norm="sa_layer_norm",
+        out_norm="output_layer_norm",
         plain_attention=True,
     ),
     "modernbert": Architecture(
-        layers="layers", attention="attn", out_proj="attn.Wo", mlp_out="mlp.Wo", qkv=("attn.Wqkv",)
+        layers="layers",
+        attention="attn",
+        out_proj="attn.Wo",
+        mlp_out="mlp.Wo",
+        qkv=("attn.Wqkv",),
+        final_norm="final_norm",
     ),
     "mpnet": Architecture(
         layers="encoder.layer",
@@ -83,6 +95,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         qkv=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
         mid_norm="attention.LayerNorm",
         attention_interface=False,
+        out_norm="output.LayerNorm",
         layer_returns_tuple=True,
     ),
 }
@@ -131,6 +144,7 @@ class Anatomy:
         self.embeddings = [getattr(base, name) for name in self.architecture.embeddings if hasattr(base, name)]
         self.n_layers = len(self.layers)
         self.n_heads: int = model.config.num_attention_heads
+        self._base: nn.Module = base
         self._word_embedding: nn.Module = model.get_input_embeddings()
         self._config = model.config
 
@@ -204,6 +218,30 @@ class Anatomy:
             return Port(of(table.qkv[which]), is_input=False)
         width = self._config.hidden_size
         return Port(of(table.qkv[0]), is_input=False, part=slice(which * width, (which + 1) * width))
+
+    def direct_path(self) -> list[tuple[int, str] | nn.Module]:
+        """What the residual stream is made of: the activations that are added to it (z through ``out_proj``) and the
+        norms that it passes, in their order.
+
+        Raises:
+            ValueError: the architecture's row does not say where the norms are.
+        """
+        table = self.architecture
+        if bool(table.mid_norm) != bool(table.out_norm) or not (table.out_norm or table.final_norm):
+            raise ValueError(
+                f"the row of {self._config.model_type!r} in ARCHITECTURES does not say which norms its residual stream "
+                "passes (mid_norm and out_norm of each layer, or final_norm), so no score can be attributed along it; "
+                "add them, or use ScoreLens or PatchScorer instead."
+            )
+        path: list[tuple[int, str] | nn.Module] = [(0, "resid_pre")]
+        for number, layer in enumerate(self.layers):
+            for activation, norm in (("z", table.mid_norm), ("mlp_out", table.out_norm)):
+                path.append((number, activation))
+                if norm:
+                    path.append(layer.get_submodule(norm))
+        if table.final_norm:
+            path.append(self._base.get_submodule(table.final_norm))
+        return path
 
     def groups(self, activation: str) -> int:
         """How many independently patched slices the last axis of an activation has: one per head, neuron, or in all."""

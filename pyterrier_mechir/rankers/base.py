@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,22 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 _UNLIMITED = 100_000
 """Tokenizers without a length limit of their own report a huge number; models give theirs."""
+
+
+class Part(NamedTuple):
+    """A batch of the distinct sequences of some (query, text) rows, and the rows that it scores.
+
+    Args:
+        batch: the sequences, without query inputs.
+        rows: the rows.
+        places: which sequence of the batch each of them has.
+        inputs: the query inputs of each of them.
+    """
+
+    batch: Batch
+    rows: list[int]
+    places: list[int]
+    inputs: Batch
 
 
 class Ranker(ABC):
@@ -186,6 +202,17 @@ class Ranker(ABC):
         """
         import torch
 
+        scores = np.empty(len(texts), dtype=np.float32)
+        with torch.no_grad():
+            for part in self.parts(queries, texts, batch_size=batch_size, verbose=verbose):
+                encoded = self.encode(part.batch)
+                scores[part.rows] = self.compare(encoded[part.places], part.inputs).cpu().numpy()
+        return scores
+
+    def parts(
+        self, queries: Sequence[str], texts: Sequence[str], *, batch_size: int | None = None, verbose: bool = False
+    ) -> Iterator[Part]:
+        """The batches that :meth:`score`, whose arguments these are, computes; every row is in one."""
         distinct, which_query = unique(queries)
         items, which_item = unique(list(zip(which_query, texts, strict=True)) if self.reads_query else texts)
         of_items = items if self.reads_query else [(0, text) for text in items]
@@ -195,16 +222,12 @@ class Ranker(ABC):
         rows_of_item: list[list[int]] = [[] for _ in items]
         for row, item in enumerate(which_item):
             rows_of_item[item].append(row)
-        scores = np.empty(len(texts), dtype=np.float32)
-        with torch.no_grad():
-            inputs = self.query_inputs(distinct)
-            for index in self._batches([len(s.ids) for s in sequences], batch_size, verbose):
-                encoded = self.encode(self.collate([sequences[i] for i in index], {}, []))
-                rows = [row for i in index for row in rows_of_item[i]]
-                places = [place for place, i in enumerate(index) for _ in rows_of_item[i]]
-                of_rows = {name: value[[which_query[row] for row in rows]] for name, value in inputs.items()}
-                scores[rows] = self.compare(encoded[places], of_rows).cpu().numpy()
-        return scores
+        inputs = self.query_inputs(distinct)
+        for index in self._batches([len(s.ids) for s in sequences], batch_size, verbose):
+            rows = [row for i in index for row in rows_of_item[i]]
+            places = [place for place, i in enumerate(index) for _ in rows_of_item[i]]
+            of_rows = {name: value[[which_query[row] for row in rows]] for name, value in inputs.items()}
+            yield Part(self.collate([sequences[i] for i in index], {}, []), rows, places, of_rows)
 
     def facing(self: Self, side: str) -> Self:
         """This ranker with pairs that vary on one side, the other side being the same for both.

@@ -116,15 +116,25 @@ class BiEncoder(Ranker):
         """Vectors ``[B, d]``, in float32."""
         inputs = {name: value for name, value in batch.items() if name != "query_vector"}
         states = self.model(**inputs).last_hidden_state.float()
-        mask = batch["attention_mask"]
-        if self.pooling == "cls":
-            vectors = states[:, 0]
-        elif self.pooling == "mean":
-            weights = mask.unsqueeze(-1).float()
-            vectors = (states * weights).sum(1) / weights.sum(1).clamp_min(1e-9)
+        weights = self.pooling_weights(batch["attention_mask"])
+        if self.pooling == "mean":
+            vectors = (states * weights.unsqueeze(-1)).sum(1)
         else:
-            last = mask.shape[1] - 1 - mask.flip(1).argmax(1)
-            vectors = states[range(len(states)), last]
+            vectors = states[range(len(states)), weights.argmax(1)]
         if self.similarity == "cosine":
             vectors = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         return vectors
+
+    def pooling_weights(self, mask: torch.Tensor) -> torch.Tensor:
+        """What each position weighs in the pooled vector, float32 ``[B, S]``.
+
+        Args:
+            mask: the attention mask, ``[B, S]``.
+        """
+        import torch
+
+        if self.pooling == "mean":
+            return mask.float() / mask.sum(1, keepdim=True).clamp_min(1)
+        first = torch.zeros_like(mask[:, 0])
+        at = first if self.pooling == "cls" else mask.shape[1] - 1 - mask.flip(1).argmax(1)
+        return torch.nn.functional.one_hot(at, mask.shape[1]).float()

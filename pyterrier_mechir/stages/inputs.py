@@ -8,6 +8,19 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_mechir.rankers.base import Ranker
+
+
+def check_ranker(ranker: Ranker) -> Ranker:
+    """Check a ranker; what it scores is documents.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(ranker, Ranker):
+        raise TypeError(f"ranker should be a ranker such as BiEncoder({ranker!r}), not a {type(ranker).__name__}.")
+    return ranker.facing("document")
+
 
 def check_results(stage: pt.Transformer, frame: pd.DataFrame, text_field: str) -> None:
     """Check that a frame has documents with text.
@@ -83,6 +96,11 @@ def check_batch_size(batch_size: int | None) -> int | None:
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; give at least 1, or None to form batches by length.")
     return batch_size
+
+
+def as_cells(values: Iterable[Any]) -> Any:
+    """The cells of a column, whatever they are."""
+    return pd.Series(list(values), dtype=object).to_numpy()
 
 
 class Keyed:

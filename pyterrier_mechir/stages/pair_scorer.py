@@ -21,7 +21,7 @@ from pyterrier_mechir.perturb.fillers import Filler
 from pyterrier_mechir.perturb.frequency import TFC1
 from pyterrier_mechir.rankers.base import Ranker, unique
 from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
-from pyterrier_mechir.stages.inputs import Keyed, check_batch_size, check_results, check_rows
+from pyterrier_mechir.stages.inputs import Keyed, as_cells, check_batch_size, check_ranker, check_results, check_rows
 from pyterrier_mechir.stages.perturb_docs import PerturbDocs
 
 if TYPE_CHECKING:
@@ -132,9 +132,7 @@ class PairScorer(Keyed, pt.Transformer):
         batch_size: int | None = None,
         verbose: bool = False,
     ):
-        if not isinstance(ranker, Ranker):
-            raise TypeError(f"ranker should be a ranker such as BiEncoder({ranker!r}), not a {type(ranker).__name__}.")
-        self.ranker = ranker.facing("document")
+        self.ranker = check_ranker(ranker)
         self.perturbation = perturbation
         self.filler = filler
         self.text_field = text_field
@@ -309,12 +307,8 @@ class _Columns:
         if self.direction == "both":
             columns["patch_effect_noise"] = self._cells(effects["noise"])
         if self.slots != ALL:
-            columns |= {name: _objects(values) for name, values in self.tokens.items()}
+            columns |= {name: as_cells(values) for name, values in self.tokens.items()}
         return columns
 
     def _cells(self, values: list[np.ndarray]) -> Any:
-        return _objects([value.reshape(*self.sites.shape, *value.shape[1:]) for value in values])
-
-
-def _objects(values: Sequence[Any]) -> Any:
-    return pd.Series(list(values), dtype=object).to_numpy()
+        return as_cells([value.reshape(*self.sites.shape, *value.shape[1:]) for value in values])

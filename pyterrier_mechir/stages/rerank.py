@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_mechir.stages.inputs import Keyed, check_batch_size, check_results, check_rows
-
-if TYPE_CHECKING:
-    from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.stages.inputs import Keyed, check_batch_size, check_ranker, check_results, check_rows
 
 
 class Scorer(Keyed, pt.Transformer):
@@ -31,7 +29,7 @@ class Scorer(Keyed, pt.Transformer):
     def __init__(
         self, ranker: Ranker, *, text_field: str = "text", batch_size: int | None = None, verbose: bool = False
     ):
-        self.ranker = ranker
+        self.ranker = check_ranker(ranker)
         self.text_field = text_field
         self.batch_size = check_batch_size(batch_size)
         self.verbose = verbose
@@ -45,7 +43,15 @@ class Scorer(Keyed, pt.Transformer):
         """
         check_results(self, inp, self.text_field)
         check_rows(inp, ["query", self.text_field])
-        scores = self.ranker.score(
-            inp["query"].tolist(), inp[self.text_field].tolist(), batch_size=self.batch_size, verbose=self.verbose
-        )
-        return pt.model.add_ranks(inp.drop(columns=["score", "rank"], errors="ignore").assign(score=scores))
+        added = self._scored(inp["query"].tolist(), inp[self.text_field].tolist())
+        out = inp.drop(columns=[*added, "rank"], errors="ignore").assign(**added)
+        out.attrs = inp.attrs | self._metadata(inp)
+        return pt.model.add_ranks(out)
+
+    def _scored(self, queries: list[str], texts: list[str]) -> dict[str, Any]:
+        """The columns that are added, ``score`` among them."""
+        return {"score": self.ranker.score(queries, texts, batch_size=self.batch_size, verbose=self.verbose)}
+
+    def _metadata(self, inp: pd.DataFrame) -> dict[str, Any]:
+        """What is added to the attributes of the frame."""
+        return {}
