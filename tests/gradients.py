@@ -78,6 +78,12 @@ def run(
     return function(case.ranker, pairs, inputs, chosen, direction, batch_size, positions=Positions.of(positions))
 
 
+def open_slots(pair: AlignedPair, slots: list[list[int] | None] | None) -> list[list[int]]:
+    """The slots, where None stands for all positions that are attended to on both sides."""
+    everywhere = np.flatnonzero(pair.is_open).tolist()
+    return [everywhere if slot is None else slot for slot in slots or [None]]
+
+
 Estimate = Callable[[Reference, Inputs, Inputs, Site, list[int] | None], float]
 """How far the score of a target moves, by an estimate, if a site at some positions (or all) is that of a source."""
 
@@ -93,7 +99,7 @@ def expected(
         [
             [
                 np.nan if slot == [] else score + sum(estimate(reference, target, source, p, slot) for p in site.parts)
-                for slot in slots or [None]
+                for slot in open_slots(case.pairs[row], slots)
             ]
             for site in (all_sites(case.ranker) if sites is None else sites)
         ]
