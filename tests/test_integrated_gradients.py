@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -167,7 +168,7 @@ def test_other_batches_and_single_directions_give_the_same(over, monkeypatch):
 @pytest.mark.parametrize("over", ["inputs", "activations"])
 def test_identical_sides_have_no_effect(over):
     case = make("bert", "cross")
-    same = [pair.__class__(pair.baseline, pair.baseline, pair.classes, pair.query) for pair in case.pairs]
+    same = [replace(pair, perturbed=pair.baseline) for pair in case.pairs]
     found = run(case._replace(pairs=same), IntegratedGradients(over, 2), direction="denoise")
     np.testing.assert_allclose(found.denoise, np.broadcast_to(found.baseline[:, None], found.denoise.shape), atol=1e-6)
 

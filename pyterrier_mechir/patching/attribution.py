@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 EMBED: Key = (0, "embed")
 
+Parts = dict[Key, tuple[list[int], list[int]]]
+"""For each activation, the numbers of the sites that have a part in it, and the head or neuron that is the part."""
+
 
 def attribute(
     ranker: Ranker,
@@ -72,18 +75,14 @@ def attribute(
     )
 
 
-def _parts(sites: Sequence[Site | SiteSet], n_layers: int) -> dict[Key, tuple[list[int], list[int]]]:
-    """For each activation, the numbers of the sites that have a part in it, and the head or neuron that is the part."""
-    parts: dict[Key, tuple[list[int], list[int]]] = {}
+def _parts(sites: Sequence[Site | SiteSet], n_layers: int) -> Parts:
+    parts: Parts = {}
     for number, site in enumerate(sites):
         for key, head in dict.fromkeys((activation_of(part, n_layers), part.head or 0) for part in site.parts):
             numbers, heads = parts.setdefault(key, ([], []))
             numbers.append(number)
             heads.append(head)
     return parts
-
-
-Parts = dict[Key, tuple[list[int], list[int]]]
 
 
 def _attributed(
