@@ -307,7 +307,7 @@ def test_effects_that_cancel_hide_from_the_gradient_but_not_from_grad_drop():
     def moved(scale: float, method) -> float:
         with torch.no_grad():
             weight.copy_(scale * whole)
-        found = run(case, method, [Site("head", 0, 1)], "denoise", rows=[1])
+        found = run(case, method, [Site("head", 0, 0)], "denoise", rows=[1])
         return float(found.denoise[0, 0] - found.baseline[0])
 
     scales = np.arange(0.5, 12, 0.5)
