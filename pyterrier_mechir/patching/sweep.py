@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from pyterrier_mechir.patching.batching import by_length
+from pyterrier_mechir.patching.paths import needed_to_patch, patched_scores
 from pyterrier_mechir.patching.positions import ALL, Positions
-from pyterrier_mechir.patching.replay import Batch, Edit, Recording, needed_to_replay, record, replay
+from pyterrier_mechir.patching.replay import Batch, Edit, Recording, record
 from pyterrier_mechir.patching.sites import COMPONENTS, Site, SiteSet
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def sweep(
     batch_size: int | None = None,
     progress: Callable[[int], object] | None = None,
     positions: Positions = ALL,
+    receivers: Sequence[Site] = (),
 ) -> SweepResult:
     """Patch each site of each pair, one at a time, exactly.
 
@@ -76,6 +78,8 @@ def sweep(
             tokens, all patched copies together.
         progress: called with the number of pairs done, as they are done.
         positions: which positions are patched together.
+        receivers: only what each site does to these, directly or through MLPs, is patched in (see
+            :mod:`~pyterrier_mechir.patching.paths`); each site must be upstream of one. Without any, all it does.
 
     Returns:
         The scores, in the order of the pairs; missing where a pair has none of the positions.
@@ -90,7 +94,7 @@ def sweep(
     for index in by_length(lengths, ranker.batch_tokens // copies, batch_size):
         group = [pairs[i] for i in index]
         with torch.no_grad():
-            result = _sweep_group(ranker, group, query_inputs, steps, len(sites), swept, positions)
+            result = _sweep_group(ranker, group, query_inputs, steps, len(sites), swept, positions, receivers)
         baseline[index], perturbed[index] = result.baseline, result.perturbed
         for way in swept:
             for i, values in zip(index, getattr(result, way), strict=True):
@@ -143,11 +147,12 @@ def _sweep_group(
     n_sites: int,
     swept: Sequence[str],
     positions: Positions,
+    receivers: Sequence[Site],
 ) -> SweepResult:
     n_pairs = len(pairs)
     sequences = [pair.baseline for pair in pairs] + [pair.perturbed for pair in pairs]
     batch = ranker.collate(sequences, query_inputs, [pair.query for pair in pairs] * 2)
-    wanted = {key for step in steps for key in (*needed_to_replay(step.activations), *step.activations)}
+    wanted = {key for step in steps for key in (*needed_to_patch(step.activations, receivers), *step.activations)}
     both = record(ranker, batch, sorted(wanted))
     is_baseline, is_perturbed = slice(0, n_pairs), slice(n_pairs, 2 * n_pairs)
     target, source = {
@@ -159,7 +164,7 @@ def _sweep_group(
     slots = torch.from_numpy(positions.masks(pairs)).to(both.scores.device)
     if slots.shape[1] > 1:
         slots = slots.repeat(1, len(swept), 1)
-    scores = _sweep_steps(ranker, inputs, both.rows(target), both.rows(source), steps, n_sites, slots)
+    scores = _sweep_steps(ranker, inputs, both.rows(target), both.rows(source), steps, n_sites, slots, receivers)
     parts = dict(zip(swept, scores.split(n_pairs), strict=True))
 
     def of_pairs(way: str) -> list[np.ndarray]:
@@ -181,6 +186,7 @@ def _sweep_steps(
     steps: Sequence[_Step],
     n_sites: int,
     slots: torch.Tensor,
+    receivers: Sequence[Site],
 ) -> torch.Tensor:
     """Scores ``[B, site, slot]`` of the base runs with each site taken from the source runs at the slot's positions.
 
@@ -206,5 +212,5 @@ def _sweep_steps(
                     is_head[copy, heads[number]] = True
                 mask = at & is_head.to(scores.device)[:, None, None, :]
                 edits.append(Edit(layer, activation, source[layer, activation], mask))
-            scores[:, of_site, of_slot] = replay(ranker, inputs, base, edits).T
+            scores[:, of_site, of_slot] = patched_scores(ranker, inputs, base, edits, receivers).T
     return scores.masked_fill(~present.T[:, None, :], torch.nan)

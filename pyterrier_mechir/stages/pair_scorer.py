@@ -13,7 +13,7 @@ import pyterrier as pt
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.patching.positions import ALL, Positions
-from pyterrier_mechir.patching.sites import Sites
+from pyterrier_mechir.patching.sites import Site, Sites
 from pyterrier_mechir.perturb.alignment import ALIGNMENTS
 from pyterrier_mechir.perturb.base import Perturbation, as_perturbation
 from pyterrier_mechir.perturb.fillers import Filler
@@ -115,6 +115,7 @@ class PairScorer(Keyed, pt.Transformer):
 
     sites: Sites = Sites((), (0,), ())
     slots: Positions = ALL
+    paths_to: tuple[Site, ...] = ()
     direction: str = "denoise"
     min_delta: float = 0.0
 
@@ -217,8 +218,10 @@ class PairScorer(Keyed, pt.Transformer):
         pairs = [pair for pair in aligned if pair is not None]
         inputs = ranker.query_inputs(unique(contexts)[0])
         with pt.tqdm(total=len(pairs), desc=repr(self.ranker), unit="pair", disable=not self.verbose) as bar:
-            swept = [self.sites.sites[i] for i in self.sites.swept]
-            result = sweep(ranker, pairs, inputs, swept, self.direction, self.batch_size, bar.update, self.slots)
+            sites = self.sites
+            swept = [sites.sites[i] for i in sites.swept]
+            options = (self.direction, self.batch_size, bar.update, self.slots, self.paths_to)
+            result = sweep(ranker, pairs, inputs, swept, *options)
         return encoded, result.mean_over(len(aligned) // len(keys))
 
 
