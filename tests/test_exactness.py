@@ -73,8 +73,8 @@ class Case(NamedTuple):
 
 
 @cache
-def make(architecture: str, kind: str) -> Case:
-    """A ranker, encoded pairs, and the reference's scores of all sites of all components, in order."""
+def prepare(architecture: str, kind: str) -> tuple[Ranker, list[AlignedPair], list[PairReference]]:
+    """A ranker, encoded pairs, and the reference for each."""
     changes = {"classifier_pooling": "mean"} if kind == "cross mean" else {}
     model, tokenizer = build(architecture, kind.startswith("cross"), **changes)
     if kind.endswith("eager"):
@@ -87,15 +87,24 @@ def make(architecture: str, kind: str) -> Case:
     queries, baselines, perturbed, alignments = zip(*PAIRS, strict=True)
     pairs = ranker.align(queries, baselines, perturbed, alignments=alignments)
     assert [0 in pair.baseline.mask for pair in pairs] == [alignment == "mask" for alignment in alignments]
-    expected, references = [], []
-    for query, pair in zip(queries, pairs, strict=True):
+    references = []
+    for query in queries:
         if isinstance(ranker, CrossEncoder):
             reference = Reference.cross_encoder(model)
         else:
             encoded = dict(tokenizer(query, return_tensors="pt"))
             reference = Reference.bi_encoder(model, encoded, ranker.pooling, ranker.similarity)
         references.append(PairReference(reference, tokenizer, {}))
-        x_b, x_p = references[-1].runs(pair)
+    return ranker, pairs, references
+
+
+@cache
+def make(architecture: str, kind: str) -> Case:
+    """A ranker, encoded pairs, and the reference's scores of all sites of all components, in order."""
+    ranker, pairs, references = prepare(architecture, kind)
+    expected = []
+    for pair, of_pair in zip(pairs, references, strict=True):
+        reference, (x_b, x_p) = of_pair.reference, of_pair.runs(pair)
         sites = [(component, *site) for component in COMPONENTS for site in reference.sites(component)]
         denoise = [reference.patched(x_b, x_p, *site) for site in sites]
         noise = [reference.patched(x_p, x_b, *site) for site in sites]

@@ -48,5 +48,7 @@ def _encoded(ranker: Ranker, batch: Batch) -> list[torch.Tensor]:
     streams = [(layer, "resid_pre") for layer in range(ranker.n_layers)]
     run = record(ranker, batch, [*streams, last], ranker.encode)
     everywhere = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=run[last].device)
-    taps = [replay(ranker, batch, run, [Edit(*last, run[stream], everywhere)], ranker.encode)[0] for stream in streams]
+    taps = [
+        replay(ranker, batch, run, [Edit(*last, run[stream], everywhere)], read=ranker.encode)[0] for stream in streams
+    ]
     return [*taps, run.scores]

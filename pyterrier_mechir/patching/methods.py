@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pyterrier_mechir._options import one_of
 
 if TYPE_CHECKING:
+    from pyterrier_mechir.patching.sites import Site
     from pyterrier_mechir.patching.sweep import SweepResult
     from pyterrier_mechir.rankers.anatomy import Anatomy
 
@@ -110,12 +111,13 @@ def method_of(value: Method, anatomy: Anatomy) -> Method:
     return value
 
 
-def sweeper(method: Method, screen: int | None = None) -> Callable[..., SweepResult]:
+def sweeper(method: Method, screen: int | None = None, receivers: Sequence[Site] = ()) -> Callable[..., SweepResult]:
     """The function that computes patched scores by a method, to be called as :func:`.sweep.sweep` is.
 
     Args:
         method: from :func:`method_of`.
         screen: how many sites to verify exactly; None for none.
+        receivers: where patched paths end; none patches all, as methods other than ``exact`` do.
     """
     from pyterrier_mechir.patching.attribution import attribute
     from pyterrier_mechir.patching.integration import integrate
@@ -123,7 +125,7 @@ def sweeper(method: Method, screen: int | None = None) -> Callable[..., SweepRes
     from pyterrier_mechir.patching.sweep import sweep
 
     if isinstance(method, str):
-        return sweep
+        return partial(sweep, receivers=receivers)
     if isinstance(method, IntegratedGradients) and method.over == "activations":
         estimate: Callable[..., SweepResult] = partial(integrate, steps=method.steps)
     else:

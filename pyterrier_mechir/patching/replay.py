@@ -3,7 +3,8 @@
 The model is never rewritten: its own ``forward`` runs every time. What a patch cannot change is not computed again:
 embeddings and layers before the first edit are skipped, the first edited layer starts from its recorded input, and
 where the edit comes after that layer's attention, attention is not computed either. Layers after the edit, the final
-norm, the pooler and the head are the model's own code on the patched activations.
+norm, the pooler and the head are the model's own code on the patched activations. Heads may be frozen: their recorded
+outputs then take the place of attention in the layers after the edit too.
 
 Shapes: ``B`` runs in the batch, ``n`` patched copies of each, ``S`` positions, ``D`` features, ``G`` groups of
 features (one per head for z, else 1). The features of a pattern are, head by head, what each position attends to.
@@ -12,7 +13,7 @@ features (one per head for z, else 1). The features of a pattern are, head by he
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,9 @@ Batch = dict[str, Tensor]
 AFTER_ATTENTION = frozenset({"z", "attn_out", "resid_mid", "mlp_post", "mlp_out"})
 """Activations whose replacement leaves the attention weights of their own layer unchanged."""
 
+INPUTS_OF_HEADS = frozenset({"q", "k", "v", "pattern"})
+"""Activations whose replacement changes only what attention gives for their own head."""
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -39,7 +43,7 @@ class Edit:
     Args:
         layer: the layer.
         activation: its name, as in :data:`~pyterrier_mechir.patching.sites.COMPONENTS`.
-        source: the values to take, ``[B, S, D]``.
+        source: the values to take, ``[B, S, D]``, or ``[n, B, S, D]`` where the copies take different ones.
         mask: which copies, runs, positions and groups take them, broadcastable to ``[n, B, S, G]``: bool, or weights
             between the run's own values (0) and the source's (1).
     """
@@ -53,7 +57,7 @@ class Edit:
         """Apply to a running activation ``[n * B, S, D]``; a sequence cut to its first positions is edited there."""
         n, groups = self.mask.shape[0], self.mask.shape[3]
         length = value.shape[1]
-        source = self.source[:, :length].unflatten(-1, (groups, -1))
+        source = self.source[..., :length, :].unflatten(-1, (groups, -1))
         mask = self.mask[:, :, :length] if self.mask.shape[2] > 1 else self.mask
         running = value.unflatten(0, (n, -1)).unflatten(-1, (groups, -1))
         mix = torch.where if mask.dtype == torch.bool else _part_of_the_way
@@ -178,29 +182,39 @@ class _Resumption:
     Args:
         layer: the first layer that is computed, in full or in part; the number of layers where none is.
         start: the recorded activation that enters it; None where the run starts at the tokens.
-        attention_is_given: whether the attention of that layer is not computed either.
+        given: the layers whose attention is not computed either.
     """
 
     layer: int
     start: tuple[int, str] | None
-    attention_is_given: bool
+    given: frozenset[int]
 
     @classmethod
-    def at(cls, edits: Sequence[tuple[int, str]]) -> _Resumption:
-        """Before the first of some edited activations."""
+    def at(cls, edits: Sequence[tuple[int, str]], frozen: int = 0) -> _Resumption:
+        """Before the first of some edited activations, with the heads of all layers before ``frozen`` frozen."""
         if any(activation == "embed" for _, activation in edits):
-            return cls(0, None, False)
-        layer = min(layer + (activation == "resid_post") for layer, activation in edits)
-        of_layer = [activation for edited, activation in edits if edited == layer]
-        start = (layer, "resid_pre") if of_layer else (layer - 1, "resid_post")
-        return cls(layer, start, bool(of_layer) and AFTER_ATTENTION.issuperset(of_layer))
+            layer, start, of_layer = 0, None, []
+        else:
+            layer = min(layer + (activation == "resid_post") for layer, activation in edits)
+            of_layer = [activation for edited, activation in edits if edited == layer]
+            start = (layer, "resid_pre") if of_layer else (layer - 1, "resid_post")
+        moving = {layer for layer, activation in edits if activation in INPUTS_OF_HEADS}
+        given = set(range(layer, frozen)) - moving
+        if of_layer and AFTER_ATTENTION.issuperset(of_layer):
+            given.add(layer)
+        return cls(layer, start, frozenset(given))
 
 
-def needed_to_replay(edits: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
-    """What must be recorded of a run to resume it before the first of some edited (layer, activation)."""
-    resumption = _Resumption.at(edits)
+def needed_to_replay(edits: Sequence[tuple[int, str]], frozen: int = 0) -> list[tuple[int, str]]:
+    """What must be recorded of a run to resume it before the first of some edited (layer, activation).
+
+    Args:
+        edits: these.
+        frozen: in how many of the first layers heads are frozen.
+    """
+    resumption = _Resumption.at(edits, frozen)
     start = [] if resumption.start is None else [resumption.start]
-    return start + ([(resumption.layer, "z")] if resumption.attention_is_given else [])
+    return start + [(layer, "z") for layer in sorted(resumption.given.union(range(resumption.layer, frozen)))]
 
 
 def replay(
@@ -208,6 +222,8 @@ def replay(
     batch: Batch,
     base: Recording,
     edits: Sequence[Edit],
+    frozen: int = 0,
+    *,
     read: Callable[[Batch], Tensor] | None = None,
 ) -> Tensor:
     """Scores of patched copies of recorded runs.
@@ -217,67 +233,153 @@ def replay(
         batch: the inputs of the ``B`` runs.
         base: their recording, with what :func:`needed_to_replay` names for the first edited layer.
         edits: the edits; all masks have the same ``n``.
+        frozen: in so many of the first layers, heads keep their recorded outputs z, but for those whose z, q, k, v or
+            pattern is edited.
         read: as in :func:`record`.
 
     Returns:
         ``[n, B]``: the score of each copy of each run.
     """
-    anatomy = ranker.anatomy
-    resumption = _Resumption.at([(edit.layer, edit.activation) for edit in edits])
     n = edits[0].mask.shape[0]
+    with _resumed(ranker, base, edits, frozen):
+        scores = ranker.forward({name: _copies(value, n) for name, value in batch.items()})
+    return scores.unflatten(0, (n, -1))
 
-    def copies(value: Tensor) -> Tensor:
-        return value.expand(n, *value.shape).flatten(0, 1)
 
+class _AllRead(Exception):
+    """Ends a run of which nothing more is wanted."""
+
+
+def read(
+    ranker: Ranker, batch: Batch, base: Recording, edits: Sequence[Edit], wanted: Sequence[tuple[int, str]]
+) -> dict[tuple[int, str], Tensor]:
+    """Queries, keys and values in patched copies of recorded runs with frozen heads; what follows is not computed.
+
+    Args:
+        ranker: the model.
+        batch: the inputs of the ``B`` runs.
+        base: their recording, as for :func:`replay` with the layers up to the last wanted one frozen.
+        edits: the edits; all masks have the same ``n``.
+        wanted: (layer, activation) of each, downstream of the first edit.
+
+    Returns:
+        ``[n, B, S, D]`` of each, before any edit of itself.
+    """
+    n = edits[0].mask.shape[0]
+    found: dict[tuple[int, str], Tensor] = {}
+
+    def keep(key: tuple[int, str]) -> Callable[[Tensor], None]:
+        def function(value: Tensor) -> None:
+            found[key] = value.unflatten(0, (n, -1))
+            if len(found) == len(wanted):
+                raise _AllRead
+
+        return function
+
+    with ExitStack() as stack:
+        for key in wanted:
+            stack.enter_context(on_port(ranker.anatomy.port(*key), keep(key)))
+        stack.enter_context(_resumed(ranker, base, edits, 1 + max(layer for layer, _ in wanted), wanted))
+        stack.enter_context(suppress(_AllRead))
+        ranker.forward({name: _copies(value, n) for name, value in batch.items()})
+    return found
+
+
+def _copies(value: Tensor, n: int) -> Tensor:
+    return value.expand(n, *value.shape).flatten(0, 1)
+
+
+@contextmanager
+def _resumed(
+    ranker: Ranker, base: Recording, edits: Sequence[Edit], frozen: int, wanted: Sequence[tuple[int, str]] = ()
+) -> Iterator[None]:
+    """Have the ranker's forward take up recorded runs before the first edit and apply the edits.
+
+    Args:
+        ranker: the model.
+        base: the recording of the runs.
+        edits: the edits.
+        frozen: in how many of the first layers heads are frozen.
+        wanted: (layer, activation) of queries, keys and values that are read, though attention is not computed; without
+            them the score is.
+    """
+    anatomy = ranker.anatomy
+    n = edits[0].mask.shape[0]
+    resumption = _Resumption.at([(edit.layer, edit.activation) for edit in edits], frozen)
     forwards: list[tuple[nn.Module, Callable[..., Any]]] = []
     with ExitStack() as stack:
         if resumption.start is not None:
-            start = copies(base[resumption.start])
+            start = _copies(base[resumption.start], n)
             nothing = start.new_zeros(()).expand(start.shape)
             forwards += [(module, lambda *args, **kwargs: nothing) for module in anatomy.embeddings]
             forwards += [(layer, anatomy.skip) for layer in anatomy.layers[: resumption.layer]]
             entry = min(resumption.layer, anatomy.n_layers - 1)
             stack.enter_context(on_port(anatomy.port(entry, "resid_pre"), lambda value: start))
-        if resumption.attention_is_given:
-            given = _given_z(anatomy, resumption.layer, copies(base[resumption.layer, "z"]))
-            forwards.append((anatomy.attention(resumption.layer), given))
-        for edit in edits:
+        for layer in resumption.given:
+            maps = {anatomy.port(*key).module for key in wanted if key[0] == layer}
+            forwards.append((anatomy.attention(layer), _given(anatomy, layer, base[layer, "z"], n, maps)))
+        for edit in (*_frozen_beside(edits, base, frozen), *edits):
             stack.enter_context(on_port(anatomy.port(edit.layer, edit.activation), edit))
-        if ranker.reads_first_token:
-            last = anatomy.n_layers - 1
-            is_given = resumption.layer > last or (resumption.layer == last and resumption.attention_is_given)
-            _narrow_last_layer(anatomy, forwards, stack, is_given)
+        if ranker.reads_first_token and not wanted:
+            _narrow(anatomy, resumption, forwards, stack)
         stack.enter_context(overridden(forwards))
-        scores = (read or ranker.forward)({name: copies(value) for name, value in batch.items()})
-    return scores.unflatten(0, (n, -1))
+        yield
 
 
-def _given_z(anatomy: Anatomy, layer: int, z: Tensor) -> Callable[..., Any]:
-    """An attention that returns known head outputs, for as many positions as the layer was called with."""
+def _frozen_beside(edits: Sequence[Edit], base: Recording, frozen: int) -> Iterator[Edit]:
+    """Where attention is computed because what it reads, or its weights, are edited: the other heads' outputs, kept."""
+    moving: dict[int, Tensor] = {}
+    for edit in edits:
+        if edit.activation in INPUTS_OF_HEADS and edit.layer < frozen:
+            heads = edit.mask.flatten(1, 2).any(dim=1)[:, None, None]
+            moving[edit.layer] = moving.get(edit.layer, heads) | heads
+    for layer, heads in moving.items():
+        yield Edit(layer, "z", base[layer, "z"], ~heads)
+
+
+def _given(anatomy: Anatomy, layer: int, z: Tensor, n: int, maps: Iterable[nn.Module]) -> Callable[..., Any]:
+    """An attention that returns known head outputs, for as many positions as the layer was called with.
+
+    Args:
+        anatomy: of the model.
+        layer: the layer.
+        z: the outputs, ``[B, S, D]``.
+        n: how many copies.
+        maps: of queries, keys or values; called, so that what they give can be read.
+    """
 
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-        return anatomy.attention_output(layer, z[:, : hidden_states.shape[1]])
+        for module in maps:
+            module(hidden_states)
+        return anatomy.attention_output(layer, _copies(z[:, : hidden_states.shape[1]], n))
 
     return forward
 
 
-def _narrow_last_layer(
-    anatomy: Anatomy, forwards: list[tuple[nn.Module, Callable[..., Any]]], stack: ExitStack, attention_is_given: bool
+def _narrow(
+    anatomy: Anatomy,
+    resumption: _Resumption,
+    forwards: list[tuple[nn.Module, Callable[..., Any]]],
+    stack: ExitStack,
 ) -> None:
-    """Compute only the first position in the last layer, for rankers whose score reads no other.
+    """Compute only the first position where nothing reads any other, for rankers whose score reads no other.
 
-    Keys and values still come from all positions. Layers whose attention the table does not describe by plain
-    query, key and value maps are left as they are.
+    That is from the layer on from which all attention is given, or else in the last layer, whose keys and values still
+    come from all positions. Layers whose attention is neither given nor described by the table as plain query, key and
+    value maps are left as they are.
     """
     last = anatomy.n_layers - 1
-    if not attention_is_given:
+    first = anatomy.n_layers
+    while first > resumption.layer and first - 1 in resumption.given:
+        first -= 1
+    if resumption.layer < first == anatomy.n_layers:
         maps = anatomy.plain_qkv(last)
         if not maps:
             return
         query, key, value = maps
         context: list[Tensor] = []
 
-        def first(hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> tuple[Tensor, None]:
+        def narrowed(hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> tuple[Tensor, None]:
             q, k, v = (
                 module(states).unflatten(-1, (anatomy.n_heads, -1)).transpose(1, 2)
                 for module, states in ((query, hidden_states), (key, context[0]), (value, context[0]))
@@ -290,5 +392,5 @@ def _narrow_last_layer(
             context[:] = [hidden_states]
 
         stack.enter_context(on_port(anatomy.port(last, "resid_pre"), keep_context))
-        forwards.append((anatomy.attention(last), first))
-    stack.enter_context(on_port(anatomy.port(last, "resid_pre"), lambda value: value[:, :1]))
+        forwards.append((anatomy.attention(last), narrowed))
+    stack.enter_context(on_port(anatomy.port(min(first, last), "resid_pre"), lambda value: value[:, :1]))

@@ -173,7 +173,7 @@ def _site_or_set(entry: Any, component: str) -> Site | SiteSet:
     return found
 
 
-def _check_site(site: Site, n_layers: int, parts: dict[str, int]) -> None:
+def check_site(site: Site, n_layers: int, parts: dict[str, int]) -> None:
     """Check that a model has a site.
 
     Raises:
@@ -233,7 +233,7 @@ def select_sites(
     if heads is not None:
         entries = [_site_or_set(entry, names[0]) for entry in heads]
         for site in (part for entry in entries for part in entry.parts):
-            _check_site(site, n_layers, parts)
+            check_site(site, n_layers, parts)
         if any(isinstance(entry, str) or not isinstance(entry[0], (int, np.integer)) for entry in heads):
             return Sites(tuple(entries), (len(entries),), tuple(range(len(entries))))
         chosen = [part for entry in entries for part in entry.parts]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from pyterrier_mechir.patching.batching import by_length
+from pyterrier_mechir.patching.paths import needed_to_patch, patched_scores
 from pyterrier_mechir.patching.positions import ALL, Positions
-from pyterrier_mechir.patching.replay import Batch, Edit, Recording, needed_to_replay, record, replay
+from pyterrier_mechir.patching.replay import Batch, Edit, Recording, record
 from pyterrier_mechir.patching.sites import COMPONENTS, Site, SiteSet
 
 if TYPE_CHECKING:
@@ -104,6 +105,9 @@ class Runs(NamedTuple):
         return {name: value[of] for name, value in self.batch.items()}
 
 
+Run = Callable[["Ranker", Batch, Recording, Sequence[Edit]], torch.Tensor]
+"""Scores ``[n, B]`` of patched copies of recorded runs, as :func:`.replay.replay` gives them."""
+
 Scorer = Callable[[Runs], tuple[torch.Tensor, torch.Tensor]]
 """Scores ``[2n]`` of runs, and patched scores ``[B, site, slot]`` of their targets."""
 
@@ -122,8 +126,9 @@ def sweep(
     batch_size: int | None = None,
     progress: Callable[[int], object] | None = None,
     positions: Positions = ALL,
+    receivers: Sequence[Site] = (),
     *,
-    run: Callable[[Ranker, Batch, Recording, Sequence[Edit]], torch.Tensor] = replay,
+    run: Run | None = None,
     batch_tokens: int | None = None,
 ) -> SweepResult:
     """Patch each site of each pair, one at a time, exactly.
@@ -138,24 +143,27 @@ def sweep(
             patched copies together.
         progress: called with the number of pairs done, as they are done.
         positions: which positions are patched together.
-        run: what gives the scores of patched copies of recorded runs.
+        receivers: only what each site does to these, directly or through MLPs, is patched in (see
+            :mod:`~pyterrier_mechir.patching.paths`); each site must be upstream of one. Without any, all it does.
+        run: what gives the scores of patched copies of recorded runs; None patches them, with receivers their paths.
         batch_tokens: tokens in a forward pass; None takes the ranker's.
 
     Returns:
         The scores, in the order of the pairs; missing where a pair has none of the positions.
     """
     at_once = batch_tokens or ranker.batch_tokens
-    steps = _steps(sites, ranker.n_layers)
-    wanted = sorted({key for step in steps for key in (*needed_to_replay(step.activations), *step.activations)})
+    steps = _steps(sites, ranker.n_layers, receivers)
+    wanted = {key for step in steps for key in (*needed_to_patch(step.activations, receivers), *step.activations)}
+    patch = run or partial(patched_scores, receivers=receivers)
     slots = max((positions.count(pair) for pair in pairs), default=1)
     ways = 2 if direction == "both" else 1
     copies = min(at_once, ways * slots * max((len(step.sites) for step in steps), default=1))
 
     def score(runs: Runs) -> tuple[torch.Tensor, torch.Tensor]:
-        both = record(ranker, runs.batch, wanted)
+        both = record(ranker, runs.batch, sorted(wanted))
         base, source = both.rows(runs.target), both.rows(runs.source)
         inputs = runs.inputs(runs.target)
-        return both.scores, _sweep_steps(ranker, inputs, base, source, steps, len(sites), runs.slots, run, at_once)
+        return both.scores, _sweep_steps(ranker, inputs, base, source, steps, len(sites), runs.slots, patch, at_once)
 
     budget = at_once // copies
     return in_batches(
@@ -254,13 +262,13 @@ class _Step:
         return sorted({key for taken in self.heads for key in taken})
 
 
-def _steps(sites: Sequence[Site | SiteSet], n_layers: int) -> list[_Step]:
+def _steps(sites: Sequence[Site | SiteSet], n_layers: int, receivers: Sequence[Site]) -> list[_Step]:
     steps: dict[tuple[tuple[int, str], ...], _Step] = {}
     for number, site in enumerate(sites):
         taken: dict[tuple[int, str], list[int]] = {}
         for part in site.parts:
             taken.setdefault(activation_of(part, n_layers), []).append(part.head or 0)
-        step = steps.setdefault(tuple(needed_to_replay(list(taken))), _Step([], []))
+        step = steps.setdefault(tuple(needed_to_patch(list(taken), receivers)), _Step([], []))
         step.sites.append(number)
         step.heads.append(taken)
     return list(steps.values())
@@ -286,7 +294,7 @@ def _sweep_steps(
     steps: Sequence[_Step],
     n_sites: int,
     slots: torch.Tensor,
-    run: Callable[[Ranker, Batch, Recording, Sequence[Edit]], torch.Tensor],
+    run: Run,
     batch_tokens: int,
 ) -> torch.Tensor:
     """Scores ``[B, site, slot]`` of the base runs with each site taken from the source runs at the slot's positions.

@@ -14,7 +14,7 @@ import pyterrier as pt
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.patching.methods import Method, sweeper
 from pyterrier_mechir.patching.positions import ALL, Positions
-from pyterrier_mechir.patching.sites import Sites
+from pyterrier_mechir.patching.sites import Site, Sites
 from pyterrier_mechir.perturb.alignment import ALIGNMENTS
 from pyterrier_mechir.perturb.base import Perturbation, as_perturbation
 from pyterrier_mechir.perturb.fillers import Filler
@@ -117,6 +117,7 @@ class PairScorer(Keyed, pt.Transformer):
 
     sites: Sites = Sites((), (0,), ())
     slots: Positions = ALL
+    paths_to: tuple[Site, ...] = ()
     direction: str = "denoise"
     min_delta: float = 0.0
     method: Method = "exact"
@@ -236,7 +237,7 @@ class PairScorer(Keyed, pt.Transformer):
 
     def _sweep(self, keys: list[tuple[str, str, str, str]], side: str) -> tuple[dict[int, AlignedPair], SweepResult]:
         """Sweep distinct pairs: those that could be encoded, and their results, averaged over fillers."""
-        sweep = sweeper(self.method, self.screen)
+        sweep = sweeper(self.method, self.screen, self.paths_to)
         ranker = self.ranker.facing(side)
         contexts, baselines, perturbed, alignments = zip(*keys, strict=True)
         aligned = ranker.align(contexts, baselines, perturbed, alignments=alignments, filler=self.filler)

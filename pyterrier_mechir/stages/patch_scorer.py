@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.patching.methods import Method, method_of
 from pyterrier_mechir.patching.positions import Positions
+from pyterrier_mechir.patching.receivers import FINAL, parse_receivers, upstream
 from pyterrier_mechir.patching.sites import COMPONENTS, DIRECTIONS, Sites, select_sites
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.fillers import Filler
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from pyterrier_mechir.patching.screening import Screening
 
 METADATA = "mechir"
-"""Key of ``frame.attrs`` under which a result says which sites its arrays hold, the direction, and its screening."""
+"""Key of ``frame.attrs`` under which a result says which sites its arrays hold, the direction, the receivers of paths,
+and its screening."""
 
 
 class PatchScorer(PairScorer):
@@ -32,6 +34,13 @@ class PatchScorer(PairScorer):
 
     e = 1 where the site alone carries the whole difference, 0 where it carries none. The patched scores are those that
     hooks on the unmodified model give. See Chen et al. (SIGIR 2024) and Parry et al. (ECIR 2025).
+
+    With ``receivers``, only the paths from a site to these are patched (path patching: Wang et al., ICLR 2023, appendix
+    B; for rankers Lu, Chen and Eickhoff, EMNLP 2025). First the site alone is patched, while every other attention head
+    keeps the output z that it has in the run being patched; MLPs, norms and embeddings are computed. Then that run is
+    repeated with nothing patched but the receivers' activations, at all positions, as they were in the first. The
+    patched score is that of this second run, and the effect is normalised as above. For ``final`` it is that of the
+    first.
 
     Expected input columns: ``qid, query, docno, text``, and ``text_perturbed`` or ``query_perturbed`` (without them
     ``perturbation`` is applied first) with, optionally, ``alignment`` and ``text_baseline`` or ``query_baseline``. With
@@ -51,9 +60,9 @@ class PatchScorer(PairScorer):
 
     The arrays are ``[layer, head]`` for heads and their q, k, v and pattern, ``[layer, neuron]`` for neurons, ``[1]``
     for the embeddings, ``[layer]`` for any other component, ``[site]`` for a list of components or ``block``, with NaN
-    where ``heads`` or ``layers`` leave a site out. Positions other than ``all`` add a last axis, ``[position]`` of the
-    pair's own length, or ``[token class]``, with NaN where the pair has no position of that class. A row without a
-    perturbed text, or whose perturbed text is its text, has NaN throughout.
+    where ``heads``, ``layers`` or ``receivers`` leave a site out. Positions other than ``all`` add a last axis,
+    ``[position]`` of the pair's own length, or ``[token class]``, with NaN where the pair has none of that class. A row
+    without a perturbed text, or whose perturbed text is its text, has NaN throughout.
 
     Args:
         ranker: a ranker, such as :class:`~pyterrier_mechir.BiEncoder`.
@@ -77,6 +86,10 @@ class PatchScorer(PairScorer):
         heads: only these (layer, head), or (layer, neuron). An entry may also be the name of a site, ``"L5.mlp_out"``,
             or a list of heads and names, which are patched together; the arrays are then ``[entry]``.
         layers: only these layers.
+        receivers: where paths end: ``final`` (the last layer's ``resid_post``), or the name or names of heads' queries,
+            keys and values, ``"L5H8.q"``, which are all patched together. A site that is upstream of none of them is
+            left out. Heads read the stream that enters their layer, so nothing of their own layer but its ``resid_pre``
+            is upstream. A receiver that a site is not upstream of keeps its value. None patches all paths.
         perturbation: applied where the input has no ``text_perturbed``; :class:`~pyterrier_mechir.perturb.TFC1` by
             default.
         filler: what stands in the baseline where the perturbed side has an insertion: ``"a"`` (published practice),
@@ -90,7 +103,8 @@ class PatchScorer(PairScorer):
 
     Raises:
         TypeError: ``ranker`` is no ranker.
-        ValueError: an unknown option, or a layer, head, component or method that the ranker does not have.
+        ValueError: an unknown option, a layer, head, component, method or receiver that the ranker does not have, no
+            site upstream of a receiver, or receivers with a method other than ``exact``.
     """
 
     schematic: ClassVar = {"label": "PatchScorer"}
@@ -106,6 +120,7 @@ class PatchScorer(PairScorer):
         screen: int | None = None,
         heads: Sequence[Any] | None = None,
         layers: Sequence[int] | None = None,
+        receivers: str | Sequence[str] | None = None,
         perturbation: Perturbation | None = None,
         filler: Filler | Sequence[Filler] = "a",
         min_delta: float = 1e-3,
@@ -126,9 +141,11 @@ class PatchScorer(PairScorer):
         self.slots = Positions.of(positions)
         self.direction = one_of("direction", direction, DIRECTIONS)
         self.method = method_of(method, ranker.anatomy)
-        self.screen = self._checked(screen)
         self.heads = heads
         self.layers = layers
+        self.receivers = receivers
+        self.screen = self._checked(screen)
+        self.paths_to = parse_receivers(receivers, ranker.n_layers, ranker.n_heads)
         self.min_delta = min_delta
         for component in {part.component for site in self.sites.sites for part in site.parts}:
             self.ranker.anatomy.port(0, COMPONENTS[component])
@@ -136,6 +153,8 @@ class PatchScorer(PairScorer):
     def _checked(self, screen: int | None) -> int | None:
         if screen is not None and self.method == "exact":
             raise ValueError(f"screen={screen} verifies estimates; give method='attribution' or 'ig' with it.")
+        if self.receivers is not None and self.method != "exact":
+            raise ValueError("paths to receivers are patched exactly; leave method out, or receivers.")
         if screen is not None and screen < 1:
             raise ValueError(f"screen is {screen}; verify at least 1 site, or give None to verify none.")
         return screen
@@ -144,9 +163,10 @@ class PatchScorer(PairScorer):
     def sites(self) -> Sites:  # type: ignore[override]
         """The sites that are patched, and the shape of the arrays."""
         anatomy = self.ranker.anatomy
-        return select_sites(
+        sites = select_sites(
             self.component, anatomy.n_layers, anatomy.n_heads, self.heads, self.layers, n_neurons=anatomy.n_neurons
         )
+        return upstream(sites, self.paths_to)
 
     def _metadata(self, screening: Screening | None) -> dict[str, Any]:
         sites = [site.name for site in self.sites.sites]
@@ -155,4 +175,6 @@ class PatchScorer(PairScorer):
             metadata["slots"] = self.slots.labels
         if screening is not None:
             metadata["screen"] = asdict(screening) | {"verified": list(screening.verified)}
+        if self.receivers is not None:
+            metadata["receivers"] = [FINAL] if FINAL in self.receivers else [site.name for site in self.paths_to]
         return {METADATA: metadata}
