@@ -49,6 +49,7 @@ def _encoded(ranker: Ranker, batch: Batch) -> list[torch.Tensor]:
     run = record(ranker, batch, [*streams, last], ranker.encode)
     everywhere = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=run[last].device)
     taps = [
-        replay(ranker, batch, run, [Edit(*last, run[stream], everywhere)], read=ranker.encode)[0] for stream in streams
+        replay(ranker, batch, run, [Edit(*last, run[stream], everywhere)], forward=ranker.encode)[0]
+        for stream in streams
     ]
     return [*taps, run.scores]

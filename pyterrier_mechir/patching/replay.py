@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 Batch = dict[str, Tensor]
 """The inputs of a ranker's forward; every tensor has the runs on its first axis."""
 
+Forward = Callable[[Batch], Tensor]
+"""Runs the model; what it returns has the runs on its first axis."""
+
 AFTER_ATTENTION = frozenset({"z", "attn_out", "resid_mid", "mlp_post", "mlp_out"})
 """Activations whose replacement leaves the attention weights of their own layer unchanged."""
 
@@ -149,7 +152,7 @@ def on_port(port: Port, function: Callable[[Tensor], Tensor | None]) -> Iterator
 
 
 def record(
-    ranker: Ranker, batch: Batch, wanted: Iterable[tuple[int, str]], read: Callable[[Batch], Tensor] | None = None
+    ranker: Ranker, batch: Batch, wanted: Iterable[tuple[int, str]], forward: Forward | None = None
 ) -> Recording:
     """Run a batch and keep the wanted activations.
 
@@ -157,7 +160,7 @@ def record(
         ranker: the model.
         batch: its inputs, for ``B`` runs.
         wanted: (layer, activation) of each activation to keep.
-        read: what runs the model and reads it off, ``ranker.forward`` (which gives scores) or ``ranker.encode``; None
+        forward: what runs the model, ``ranker.forward`` (which gives scores) or ``ranker.encode``; None
             is the first.
 
     Returns:
@@ -171,7 +174,7 @@ def record(
     with ExitStack() as stack:
         for key in wanted:
             stack.enter_context(on_port(ranker.anatomy.port(*key), keep(key)))
-        scores = (read or ranker.forward)(batch)
+        scores = (forward or ranker.forward)(batch)
     return Recording(scores, activations)
 
 
@@ -224,7 +227,7 @@ def replay(
     edits: Sequence[Edit],
     frozen: int = 0,
     *,
-    read: Callable[[Batch], Tensor] | None = None,
+    forward: Forward | None = None,
 ) -> Tensor:
     """Scores of patched copies of recorded runs.
 
@@ -235,14 +238,14 @@ def replay(
         edits: the edits; all masks have the same ``n``.
         frozen: in so many of the first layers, heads keep their recorded outputs z, but for those whose z, q, k, v or
             pattern is edited.
-        read: as in :func:`record`.
+        forward: as in :func:`record`.
 
     Returns:
         ``[n, B]``: the score of each copy of each run.
     """
     n = edits[0].mask.shape[0]
     with _resumed(ranker, base, edits, frozen):
-        scores = ranker.forward({name: _copies(value, n) for name, value in batch.items()})
+        scores = (forward or ranker.forward)({name: _copies(value, n) for name, value in batch.items()})
     return scores.unflatten(0, (n, -1))
 
 
