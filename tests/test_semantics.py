@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import build
 
-from pyterrier_mechir import BiEncoder, CrossEncoder, PatchScorer
+from pyterrier_mechir import BiEncoder, CrossEncoder, PatchScorer, PerturbDocs
 from pyterrier_mechir.perturb import DIV, STMC1, STMC2, STMC3, Synonym, WordNet
 from pyterrier_mechir.perturb.similarity import Similar
 
@@ -79,8 +79,14 @@ def test_a_query_is_its_own_text():
 
 @pytest.mark.parametrize("made", EACH)
 def test_every_use_says_that_no_similar_words_are_known(made):
-    with pytest.raises(ValueError, match=r"similar=ranker .*, a mapping .*, or WordNet\(\)"):
-        made()("the tides", "neap tides")
+    name = made.__name__
+    message = rf"{name}\(\) has no similar words: write {name}\(similar=ranker\) .*, or .* a mapping .*, or WordNet\(\)"
+    for unbound in (made(), pickle.loads(pickle.dumps(made(seed=2)))):
+        with pytest.raises(ValueError, match=message):
+            unbound("the tides", "neap tides")
+    frame = pd.DataFrame([{"qid": "1", "query": "neap tides", "docno": "d", "text": "The tides."}])
+    with pytest.raises(ValueError, match=message):
+        PerturbDocs(made())(frame)
 
 
 @pytest.mark.parametrize("source", [3, "tides", object(), ["tides"]])

@@ -39,8 +39,9 @@ class STMC1(_OfSimilar, Insertion):
 
     Args:
         similar: similar words of a term: a mapping, a function, a ranker (its embedding table's neighbours) or
-            :class:`~pyterrier_mechir.perturb.similarity.WordNet`. None takes the ranker that ``PatchScorer`` applies
-            the perturbation to.
+            :class:`~pyterrier_mechir.perturb.similarity.WordNet`. None takes the ranker of the ``PatchScorer`` or
+            ``PairScorer`` that is given the perturbation; elsewhere it has to be named, as in
+            ``PerturbDocs(STMC1(similar=ranker))``.
         position: as in :class:`TFC1`, but not ``beside``.
         n: how many times, one after the other.
         seed: of the random choices.
@@ -58,7 +59,7 @@ class STMC1(_OfSimilar, Insertion):
 
     def __init__(self, similar: Any = None, position: str | int = "end", n: int = 1, seed: int = 0):
         super().__init__(check_position(position, beside=False), n, seed)
-        self.similar = Similar.of(similar)
+        self.similar = Similar.of(similar, self.name)
 
     def _term(self, text: str, query: str) -> str | None:
         found = _similar_to(self.similar, list(distinct_terms(query)), text, query)
@@ -84,6 +85,9 @@ class STMC2(_OfSimilar):
         seed: of the choice of the term and of a random position.
 
     Does not apply where no query term has a similar word outside the query and the text.
+
+    Raises:
+        ValueError: as :class:`STMC1`.
     """
 
     alignment = "swap"
@@ -94,7 +98,7 @@ class STMC2(_OfSimilar):
     source = FANG_2006
 
     def __init__(self, similar: Any = None, n: int = 1, position: str | int = "end", seed: int = 0):
-        self.similar, self.n, self.seed = Similar.of(similar), check_count("n", n), seed
+        self.similar, self.n, self.seed = Similar.of(similar, self.name), check_count("n", n), seed
         self.position = check_position(position, beside=False)
 
     def __call__(self, text: str, query: str) -> tuple[str, str] | None:
@@ -131,6 +135,9 @@ class STMC3(_OfSimilar):
         seed: of the random choices.
 
     Does not apply unless the text has one of the query's terms and lacks another that has a similar word.
+
+    Raises:
+        ValueError: as :class:`STMC1`.
     """
 
     alignment = "swap"
@@ -141,7 +148,7 @@ class STMC3(_OfSimilar):
     source = FANG_2006
 
     def __init__(self, similar: Any = None, position: str | int = "end", seed: int = 0):
-        self.similar, self.seed = Similar.of(similar), seed
+        self.similar, self.seed = Similar.of(similar, self.name), seed
         self.position = check_position(position, beside=False)
 
     def __call__(self, text: str, query: str) -> tuple[str, str] | None:
@@ -177,6 +184,9 @@ class Synonym(_OfSimilar):
         seed: of the choice of the term.
 
     Does not apply where no query term occurs that has a similar word outside the query and the text.
+
+    Raises:
+        ValueError: as :class:`STMC1`.
     """
 
     alignment = "swap"
@@ -186,7 +196,7 @@ class Synonym(_OfSimilar):
     source = "Penha, Câmara and Hauff, ECIR 2022"
 
     def __init__(self, similar: Any = None, seed: int = 0):
-        self.similar, self.seed = Similar.of(similar), seed
+        self.similar, self.seed = Similar.of(similar, self.name), seed
 
     def __call__(self, text: str, query: str) -> str | None:
         seen, _ = split_terms(text, query)
@@ -214,8 +224,8 @@ class Synonym(_OfSimilar):
 class DIV(Synonym):
     """A query term gives way to a new word on the topic, so that the text's vocabulary overlaps less with the query's.
 
-    The pair is that of :class:`Synonym`; the expectation is the axiom's. Rankers that match terms go against it, so
-    that it is a control for them.
+    The pair and the options are those of :class:`Synonym`; the expectation is the axiom's. Rankers that match terms go
+    against it, so that it is a control for them.
     """
 
     sign = "+"

@@ -54,13 +54,14 @@ class Similar(ABC):
         return hash(type(self))
 
     @staticmethod
-    def of(source: Any) -> Similar:
+    def of(source: Any, wanted_by: str = "STMC1") -> Similar:
         """Read similar words from a source.
 
         Args:
             source: a mapping of lower-cased terms to a similar word or several, the most similar first; a function of
                 a term; a ranker, whose embedding table's neighbours are taken; a ``Similar``; or None, which is to be
                 bound to a ranker.
+            wanted_by: the name of the perturbation, for the error that looking a word up in None is.
 
         Raises:
             TypeError: the source is none of these.
@@ -70,7 +71,7 @@ class Similar(ABC):
         if isinstance(source, Similar):
             return source
         if source is None:
-            return _Unknown()
+            return _Unknown(wanted_by)
         if isinstance(source, Ranker):
             return Neighbours(source)
         if isinstance(source, Mapping):
@@ -83,10 +84,13 @@ class Similar(ABC):
 class _Unknown(Similar):
     known = False
 
+    def __init__(self, wanted_by: str):
+        self.wanted_by = wanted_by
+
     def __call__(self, term: str) -> Sequence[str]:
         raise ValueError(
-            "no similar words are known: give similar=ranker (neighbours in its embedding table), a mapping of terms "
-            "to words, or WordNet()."
+            f"{self.wanted_by}() has no similar words: write {self.wanted_by}(similar=ranker) for the neighbours in "
+            "a ranker's embedding table, or give a mapping of terms to words, or WordNet()."
         )
 
     def _key(self) -> Any:

@@ -244,11 +244,11 @@ def _other_number(number: str, taken: set[str], rng: Random) -> str:
     return new
 
 
-_TO_BE = ("is", "are", "was", "were", "am")
-_MODAL = ("can", "could", "will", "would", "shall", "should", "may", "might", "must")
-_AUXILIARIES = frozenset([*_TO_BE, *_MODAL, "do", "does", "did", "has", "have", "had"])
-
-_DETERMINERS = frozenset(["a", "an", "the", "this", "that", "my", "your", "his", "her", "its", "our", "their"])
+_PERHAPS_NOUNS = frozenset({"can", "will", "may", "might", "must"})
+_AUXILIARIES = _PERHAPS_NOUNS.union(
+    {"is", "are", "was", "were", "am", "do", "does", "did", "has", "have", "had", "could", "would", "shall", "should"}
+)
+_DETERMINERS = frozenset({"a", "an", "the", "this", "that", "my", "your", "his", "her", "its", "our", "their"})
 
 
 class Negate(OfOutcomes):
@@ -274,18 +274,24 @@ class Negate(OfOutcomes):
 
     def _outcomes(self, text: str) -> list[str]:
         words = Words(text)
-        following = [*words.keys[1:], ""]
-        negations = [place for place in words.places("not") if following[place] not in ("only", "just")]
+        negations = [place for place in words.places("not") if _next_key(words, place) not in ("only", "just")]
         if negations:
             return [str(words.without({place})) for place in negations]
-        verbs = [place for place in words.places(_AUXILIARIES) if self._is_verb(words, place)]
-        return [str(words.replaced({place: f"{words[place]} not"})) for place in verbs]
-
-    @staticmethod
-    def _is_verb(words: Words, place: int) -> bool:
-        starts = not place or bool(_SENTENCE_END.search(words.gaps[place]))
-        is_month = words[place] == "May" and not starts
-        return not is_month and (starts or words.keys[place - 1] not in _DETERMINERS)
+        verbs = [place for place in words.places(_AUXILIARIES) if not _is_noun(words, place)]
+        return [
+            str(words.replaced({place: f"{words[place]} not"})) for place in verbs if _next_key(words, place) != "not"
+        ]
 
 
-_SENTENCE_END = re.compile(r"[.!?]")
+def _next_key(words: Words, place: int) -> str | None:
+    """The key of the next word, where nothing but space is in between."""
+    joined = place + 1 < len(words) and words.gaps[place + 1].isspace()
+    return words.keys[place + 1] if joined else None
+
+
+def _is_noun(words: Words, place: int) -> bool:
+    """Whether an auxiliary is a noun: right after a determiner, or capitalised within a sentence."""
+    before = words.gaps[place]
+    after_determiner = place > 0 and words.keys[place - 1] in _DETERMINERS and before.isspace()
+    is_name = words[place].istitle() and place > 0 and not any(mark in before for mark in ".!?\n")
+    return words.keys[place] in _PERHAPS_NOUNS and (after_determiner or is_name)
