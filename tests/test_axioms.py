@@ -203,6 +203,19 @@ def test_an_idf_keeps_the_analysis_that_made_it(axiom):
         axiom(Idf.of(IDF), analyse=str.split)
 
 
+@pytest.mark.parametrize("axiom", [TDC, TFC3, MTDC])
+def test_other_settings_keep_the_analysis(axiom):
+    made = axiom({"ti": 1.0, "oc": 2.0}, analyse=first_two)
+    assert made.idf.analyse is first_two
+    assert made.analyse is None and "analyse" not in repr(made)
+    assert made.with_settings() == made and hash(made.with_settings()) == hash(made)
+    assert made.with_settings(idf={"mo": 1.0}, analyse=first_two).idf("moons") == 1.0
+
+
+def first_two(text: str) -> list[str]:
+    return [word[:2] for word in text.lower().split()]
+
+
 @pytest.mark.parametrize(
     ("axiom", "text"), [(lambda *idf: TDC(*idf, reading="swap"), "moon"), (MTDC, "moon moon NASA"), (TFC3, "moon moon")]
 )

@@ -60,6 +60,15 @@ def test_it_applies_to_its_example(entry):
 
 
 @each_entry
+def test_every_setting_is_an_attribute(entry):
+    made = entry.perturbation
+    parameters = inspect.signature(type(made).__init__).parameters.values()
+    named = [p.name for p in list(parameters)[1:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    assert [name for name in named if not hasattr(made, name)] == []
+    assert made.with_settings(**{name: getattr(made, name) for name in named}) == made
+
+
+@each_entry
 def test_it_says_what_it_is(entry):
     made = entry.perturbation
     assert re.fullmatch(r"[A-Z][^\n|]+[.)]", made.statement)

@@ -27,7 +27,8 @@ class TDC(Insertion):
             iterable of documents (see :meth:`pyterrier_mechir.perturb.idf.Idf.of`).
         position: as in :class:`TFC1`; of ``append`` only.
         seed: of a random position, and of the occurrence that is swapped.
-        analyse: for a mapping or documents, text to terms; lower-cased words by default.
+        analyse: for a mapping or documents, text to terms; lower-cased words by default. ``idf`` keeps it, so that the
+            attribute is None.
         reading: ``append`` or ``swap``.
         n: how many occurrences are appended.
 
@@ -43,6 +44,7 @@ class TDC(Insertion):
     statement = "A further occurrence of the rarest query term raises the score (as published under this name)."
     change = "filler → rarest query term"
     source = "Parry, Chen, Eickhoff and MacAvaney, ECIR 2025"
+    analyse: Analysis | None = None
 
     def __init__(
         self,
@@ -111,7 +113,8 @@ class MTDC(Perturbation):
 
     Args:
         idf: where document frequencies come from (see :meth:`pyterrier_mechir.perturb.idf.Idf.of`).
-        analyse: for a mapping or documents, text to terms; lower-cased words by default.
+        analyse: for a mapping or documents, text to terms; lower-cased words by default. ``idf`` keeps it, so that the
+            attribute is None.
 
     Does not apply unless the text has some query term more often than a rarer query term. Of several such pairs of
     terms, the one whose idf differs most changes places.
@@ -122,6 +125,7 @@ class MTDC(Perturbation):
     statement = "With as many query term occurrences, the text where the rarer term has the higher count scores higher."
     change = "occurrences of a common query term ↔ those of a rarer one"
     source = "Shi et al., 2005, as listed by ir_axioms (Bondarenko et al., SIGIR 2022)"
+    analyse: Analysis | None = None
 
     def __init__(self, idf: Any, analyse: Analysis | None = None):
         self.idf = Idf.of(idf, analyse)

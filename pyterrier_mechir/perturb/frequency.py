@@ -177,7 +177,8 @@ class TFC3(Perturbation):
         idf: where document frequencies come from (see :meth:`pyterrier_mechir.perturb.idf.Idf.of`).
         tolerance: how much the idf of the two terms may differ, as a share of the greater.
         seed: of the choice of the terms and the place.
-        analyse: for a mapping or documents, text to terms; lower-cased words by default.
+        analyse: for a mapping or documents, text to terms; lower-cased words by default. ``idf`` keeps it, so that the
+            attribute is None.
 
     Does not apply unless the text has one query term twice and lacks another that is as rare.
     """
@@ -187,6 +188,7 @@ class TFC3(Perturbation):
     statement = "Of two equally rare query terms, having both beats having one of them twice."
     change = "repeated query term → missing query term of equal idf"
     source = "Fang, Tao and Zhai, TOIS 2011"
+    analyse: Analysis | None = None
 
     def __init__(self, idf: Any, tolerance: float = BAND, seed: int = 0, analyse: Analysis | None = None):
         if not tolerance >= 0:
