@@ -300,6 +300,32 @@ def test_reg_gives_an_extra_term_to_the_least_covered_aspect(axiom, text, query,
     assert results(lambda seed: axiom(seed=seed), text, query) == expected
 
 
+@pytest.mark.parametrize(
+    ("axiom", "text", "query"),
+    [
+        (LB1, "Ocean rises", "ocean {}"),
+        (AND, "ocean ocean {}", "ocean {}"),
+        (REG, "ocean, Ocean", "ocean {}"),
+        (ANTI_REG, "ocean, Ocean", "ocean {}"),
+    ],
+)
+def test_with_an_idf_only_terms_as_rare_are_exchanged(axiom, text, query):
+    def pair(term: str, **settings: object):
+        return axiom(**settings).pair(text.format(term), query.format(term))
+
+    assert pair("neap", idf=IDF) is None
+    assert pair("zebra", idf=IDF) is None
+    for term, settings in (("spring", {"idf": IDF}), ("neap", {})):
+        made = pair(term, **settings)
+        assert made.by.holds(*made[:2], query.format(term))
+        assert axiom(idf=IDF).holds(*made[:2], query.format(term)) == (term == "spring")
+
+
+def test_reg_compares_the_rarity_of_the_word_that_is_spared():
+    made = [REG({"ocean": ["sea"]}, seed, {"ocean": 9.0, "sea": 3.0, "neap": 3.1}) for seed in range(9)]
+    assert {one("ocean sea ocean", "ocean neap") for one in made} == {"ocean neap ocean"}
+
+
 def test_reg_does_not_let_two_aspects_trade_places():
     assert REG()("tides tides neap", "tides neap") is None
 

@@ -129,6 +129,8 @@ class STMC2(_OfSimilar):
 class STMC3(_OfSimilar):
     """A further occurrence of a query term that the text has gives way to a word similar to one that it lacks.
 
+    The two words may differ in rarity too.
+
     Args:
         similar: as in :class:`STMC1`.
         position: where the word is added, as in :class:`TFC1`, but not ``beside``.
