@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from pyterrier_mechir import Sweep
 from pyterrier_mechir.perturb import (
     AND,
     ANTI_REG,
@@ -123,6 +125,16 @@ def test_pairs_of_a_given_term_hold(term, n):
 )
 def test_tfc2_goes_from_k_to_one_more(made, expected):
     assert made("It rises.", "the tides") == expected
+
+
+def test_sweeping_tfc2_shows_whether_the_gain_diminishes():
+    frame = pd.DataFrame([{"qid": "1", "query": "tides", "docno": "d", "text": "It rises."}])
+    made = [stage(frame).iloc[0] for stage in Sweep(TFC2, k=range(5), k_max=4).values()]
+    sides = [(row["text_baseline"], row["text_perturbed"]) for row in made]
+    assert {tuple(len(side.split()) for side in pair) for pair in sides} == {(6, 7)}
+    assert [tuple(side.split().count("tides") for side in pair) for pair in sides] == [(k, k + 1) for k in range(5)]
+    assert all(TFC2(k, 4).holds(*pair, "tides") for k, pair in enumerate(sides))
+    assert {row["expected_sign"] for row in made} == {"+"}
 
 
 def test_tfc2_does_not_apply_to_a_query_without_words():

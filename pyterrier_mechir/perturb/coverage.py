@@ -38,8 +38,8 @@ class LB1(Perturbation):
         idf: where document frequencies come from (see :meth:`pyterrier_mechir.perturb.idf.Idf.of`), so that the two
             terms are as rare as each other. None takes any two, and then the sides differ in rarity too.
 
-    Does not apply unless the text has one of the query's terms and lacks another, as rare where ``idf`` is given, and as
-    many words as the index.
+    Does not apply unless the text has one of the query's terms and lacks another, as rare where ``idf`` is given, and
+    as many words as the index.
 
     Raises:
         TypeError: ``idf`` is of another kind.
