@@ -112,8 +112,8 @@ class TFC2(Perturbation):
     """From K to K+1 added occurrences of a query term, at constant length.
 
     The baseline is the text with K occurrences more, the perturbed side has K+1. A ranker that satisfies the axiom
-    gains by each occurrence, and less by each further one. A pair shows, and the sign claims, the gain alone; whether it
-    diminishes is seen by sweeping ``k``, with ``k_max`` at one length: ``Sweep(TFC2, k=range(5), k_max=4)``.
+    gains by each occurrence, and less by each further one. A pair shows, and the sign claims, the gain alone; whether
+    it diminishes is seen by sweeping ``k``, with ``k_max`` at one length: ``Sweep(TFC2, k=range(5), k_max=4)``.
 
     Args:
         k: how many occurrences both sides get.
