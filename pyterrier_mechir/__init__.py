@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.circuits import circuit_measures, grow_circuit
     from pyterrier_mechir.measures import AxiomAgreement
     from pyterrier_mechir.patching.methods import Attribution, IntegratedGradients
+    from pyterrier_mechir.patching.metrics import AttentionTo
     from pyterrier_mechir.plots.circuit import plot_circuit
     from pyterrier_mechir.plots.heads import plot_heads
     from pyterrier_mechir.rankers.bi_encoder import BiEncoder
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AggregateHeads": "stages.aggregate",
     "AttentionPatterns": "stages.attention_patterns",
+    "AttentionTo": "patching.metrics",
     "Attribution": "patching.methods",
     "AxiomAgreement": "measures",
     "BiEncoder": "rankers.bi_encoder",
@@ -58,6 +60,7 @@ _HOMES = {
 __all__ = [
     "AggregateHeads",
     "AttentionPatterns",
+    "AttentionTo",
     "Attribution",
     "AxiomAgreement",
     "BiEncoder",

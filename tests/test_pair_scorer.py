@@ -374,3 +374,12 @@ def test_a_text_that_does_not_fit_twice_has_no_pair(frame):
     with pytest.warns(UserWarning, match="cannot be cut without losing the perturbation"):
         out = (PerturbDocs(LNC2()) >> PairScorer(ranker))(frame)
     assert out["score_perturbed"].isna().any()
+
+
+def test_attention_weights_of_masked_pairs_are_an_error(bi_encoder, frame):
+    with pytest.raises(ValueError, match="attention weights cannot be patched in pairs of alignment 'mask'"):
+        (PerturbDocs(TFLNC()) >> PatchScorer(bi_encoder, "pattern"))(frame)
+    with pytest.raises(ValueError, match="'free' has sides that do not correspond"):
+        PatchScorer(bi_encoder, positions="each", perturbation=perturbation(alignment="free")(lambda text: "heat"))(
+            frame
+        )

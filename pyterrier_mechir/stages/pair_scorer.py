@@ -27,6 +27,7 @@ from pyterrier_mechir.stages.perturb_docs import PerturbDocs
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from pyterrier_mechir.patching.metrics import AttentionTo
     from pyterrier_mechir.patching.screening import Screening
     from pyterrier_mechir.patching.sweep import SweepResult
     from pyterrier_mechir.rankers.encoding import AlignedPair
@@ -122,6 +123,7 @@ class PairScorer(Keyed, pt.Transformer):
     min_delta: float = 0.0
     method: Method = "exact"
     screen: int | None = None
+    metric: AttentionTo | None = None
 
     def __init__(
         self,
@@ -164,6 +166,7 @@ class PairScorer(Keyed, pt.Transformer):
             perturb = PerturbDocs(self.perturbation or TFC1(), text_field=self.text_field, ranker=self.ranker)
             inp = perturb.transform(inp)
         pairs = MinimalPairs.of(inp, self.text_field)
+        self._check_alignments(pairs)
         scores = self.ranker.score(
             inp["query"].tolist(), inp[self.text_field].tolist(), batch_size=self.batch_size, verbose=self.verbose
         )
@@ -216,6 +219,14 @@ class PairScorer(Keyed, pt.Transformer):
                 results.set_tokens({row: aligned[pair] for row, pair in found}, self.ranker.tokenizer)
         return results.columns(self.min_delta), screening
 
+    def _check_alignments(self, pairs: MinimalPairs) -> None:
+        patched = {part.component for i in self.sites.swept for part in self.sites.sites[i].parts}
+        if "pattern" in patched and "mask" in pairs.alignments:
+            raise ValueError(
+                "attention weights cannot be patched in pairs of alignment 'mask': one side attends to positions that "
+                "the other masks; patch heads' q, k, v or z, or use another perturbation."
+            )
+
     def _warn_of_cut(self, pairs: MinimalPairs, rows: list[int]) -> None:
         """Say which of some pairs, scored as they stand, are cut, since their sides may then be equal."""
         texts = [[str(side[i]) for i in rows] for side in (pairs.baselines, pairs.perturbed)]
@@ -245,7 +256,10 @@ class PairScorer(Keyed, pt.Transformer):
         keyed = {pair.key(): pair for pair in aligned if pair is not None}
         places = dict(zip(keyed, range(len(keyed)), strict=True))
         pairs = list(keyed.values())
-        inputs = ranker.query_inputs(unique(contexts)[0])
+        if self.metric is None:
+            inputs = ranker.query_inputs(unique(contexts)[0])
+        else:
+            ranker, pairs, inputs = self.metric.observed(ranker, pairs)
         with pt.tqdm(total=len(pairs), desc=repr(self.ranker), unit="pair", disable=not self.verbose) as bar:
             sites = self.sites
             swept = [sites.sites[i] for i in sites.swept]

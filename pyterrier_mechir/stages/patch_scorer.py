@@ -17,6 +17,7 @@ from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.stages.pair_scorer import PairScorer
 
 if TYPE_CHECKING:
+    from pyterrier_mechir.patching.metrics import AttentionTo
     from pyterrier_mechir.patching.screening import Screening
 
 METADATA = "mechir"
@@ -90,6 +91,9 @@ class PatchScorer(PairScorer):
             keys and values, ``"L5H8.q"``, which are all patched together. A site that is upstream of none of them is
             left out. Heads read the stream that enters their layer, so nothing of their own layer but its ``resid_pre``
             is upstream. A receiver that a site is not upstream of keeps its value. None patches all paths.
+        metric: what is measured in place of the score: an :class:`~pyterrier_mechir.AttentionTo`, whose values
+            ``score_baseline``, ``score_perturbed`` and ``patch_scores`` then are. ``score`` and ``rank`` stay the
+            ranker's. Sites that do not come before it are left out. None measures the score.
         perturbation: applied where the input has no ``text_perturbed``; :class:`~pyterrier_mechir.perturb.TFC1` by
             default.
         filler: what stands in the baseline where the perturbed side has an insertion: ``"a"`` (published practice),
@@ -121,6 +125,7 @@ class PatchScorer(PairScorer):
         heads: Sequence[Any] | None = None,
         layers: Sequence[int] | None = None,
         receivers: str | Sequence[str] | None = None,
+        metric: AttentionTo | None = None,
         perturbation: Perturbation | None = None,
         filler: Filler | Sequence[Filler] = "a",
         min_delta: float = 1e-3,
@@ -146,6 +151,11 @@ class PatchScorer(PairScorer):
         self.receivers = receivers
         self.screen = self._checked(screen)
         self.paths_to = parse_receivers(receivers, ranker.n_layers, ranker.n_heads)
+        self.metric = metric
+        if metric is not None:
+            metric.check(ranker.anatomy)
+        if metric is not None and receivers == FINAL:
+            raise ValueError("the final stream comes after all attention; name heads' q, k or v as receivers instead.")
         self.min_delta = min_delta
         for component in {part.component for site in self.sites.sites for part in site.parts}:
             self.ranker.anatomy.port(0, COMPONENTS[component])
@@ -166,7 +176,8 @@ class PatchScorer(PairScorer):
         sites = select_sites(
             self.component, anatomy.n_layers, anatomy.n_heads, self.heads, self.layers, n_neurons=anatomy.n_neurons
         )
-        return upstream(sites, self.paths_to)
+        sites = upstream(sites, self.paths_to)
+        return sites if self.metric is None else self.metric.upstream(sites)
 
     def _metadata(self, screening: Screening | None) -> dict[str, Any]:
         sites = [site.name for site in self.sites.sites]
@@ -177,4 +188,6 @@ class PatchScorer(PairScorer):
             metadata["screen"] = asdict(screening) | {"verified": list(screening.verified)}
         if self.receivers is not None:
             metadata["receivers"] = [FINAL] if FINAL in self.receivers else [site.name for site in self.paths_to]
+        if self.metric is not None:
+            metadata["metric"] = repr(self.metric)
         return {METADATA: metadata}

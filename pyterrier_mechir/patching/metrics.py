@@ -1,0 +1,141 @@
+"""Metrics: what else than its score a patch may move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyterrier_mechir._options import one_of
+from pyterrier_mechir.patching.sites import COMPONENTS, Sites
+from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
+
+if TYPE_CHECKING:
+    import torch
+
+    from pyterrier_mechir.patching.replay import Batch
+    from pyterrier_mechir.rankers.anatomy import Anatomy
+    from pyterrier_mechir.rankers.base import Ranker
+    from pyterrier_mechir.rankers.encoding import AlignedPair
+
+_BEFORE_ATTENTION = frozenset({"embed", "resid_pre", "q", "k", "v", "pattern"})
+"""Activations of a layer that its attention weights come after, or are."""
+
+
+@dataclass(frozen=True)
+class AttentionTo:
+    """The attention of one head, from the positions of a token class to those of another.
+
+    The mean, over the positions of the one class, of the attention that goes to all positions of the other. As
+    ``PatchScorer(metric=...)`` it says which components make a head look where it looks (Lu, Chen and Eickhoff, EMNLP
+    2025).
+
+    Args:
+        head: (layer, head).
+        of: the token class that attends, one of :data:`~pyterrier_mechir.rankers.encoding.TOKEN_CLASSES`.
+        to: the token class that is attended to.
+
+    Raises:
+        ValueError: an unknown token class.
+    """
+
+    head: tuple[int, int]
+    of: str
+    to: str
+
+    def __post_init__(self) -> None:
+        one_of("token class", self.of, TOKEN_CLASSES)
+        one_of("token class", self.to, TOKEN_CLASSES)
+
+    def check(self, anatomy: Anatomy) -> None:
+        """Check that a model has the head.
+
+        Raises:
+            ValueError: it does not, or its attention cannot be read.
+        """
+        layer, head = self.head
+        if layer not in range(anatomy.n_layers) or head not in range(anatomy.n_heads):
+            raise ValueError(
+                f"no head {self.head} to look at: the model has layers 0 to {anatomy.n_layers - 1} of heads 0 to "
+                f"{anatomy.n_heads - 1}."
+            )
+        anatomy.port(layer, "pattern")
+
+    def upstream(self, sites: Sites) -> Sites:
+        """The sites, of which only those that the head's attention comes after, or sets with such a site, are swept.
+
+        Raises:
+            ValueError: none is.
+        """
+        swept = tuple(
+            number
+            for number in sites.swept
+            if any(self._comes_after(part.layer, COMPONENTS[part.component]) for part in sites.sites[number].parts)
+        )
+        if not swept:
+            raise ValueError(
+                f"no component to patch lies before the attention of head {self.head}; choose components of earlier "
+                "layers, or a later head."
+            )
+        return sites._replace(swept=swept)
+
+    def _comes_after(self, layer: int, activation: str) -> bool:
+        return layer < self.head[0] or (layer == self.head[0] and activation in _BEFORE_ATTENTION)
+
+    def observed(self, ranker: Ranker, pairs: Sequence[AlignedPair]) -> tuple[Ranker, list[AlignedPair], Batch]:
+        """A ranker whose score is the metric.
+
+        Args:
+            ranker: the ranker.
+            pairs: the aligned pairs.
+
+        Returns:
+            The ranker, the pairs, and the query inputs to sweep with; each pair has a row of its own in these.
+        """
+        import torch
+
+        width = max((len(pair.classes) for pair in pairs), default=0)
+        masks = {name: np.zeros((len(pairs), width), dtype=np.float32) for name in ("of", "to")}
+        for row, pair in enumerate(pairs):
+            for name, kind in (("of", self.of), ("to", self.to)):
+                masks[name][row, : len(pair.classes)] = (pair.classes == TOKEN_CLASSES.index(kind)) & pair.is_open
+        made = copy(ranker)
+        made.reads_first_token = False
+        made.forward = lambda batch: self._mass(ranker, batch)  # type: ignore[method-assign]
+        inputs = {name: torch.from_numpy(mask).to(ranker.device) for name, mask in masks.items()}
+        return made, [replace(pair, query=row) for row, pair in enumerate(pairs)], inputs
+
+    def _mass(self, ranker: Ranker, batch: Batch) -> torch.Tensor:
+        from pyterrier_mechir.patching.attention import on_pattern
+        from pyterrier_mechir.patching.replay import on_port
+
+        layer, head = self.head
+        length = batch["input_ids"].shape[1]
+        of, to = (batch[name][:, :length] for name in ("of", "to"))
+        read: list[torch.Tensor] = []
+
+        def keep(weights: torch.Tensor) -> None:
+            of_head = weights[:, head].float()
+            mass = (of_head * of[:, :, None] * to[:, None, :]).sum((1, 2))
+            is_there = (of.sum(1) > 0) & (to.sum(1) > 0)
+            read.append((mass / of.sum(1).clamp_min(1)).masked_fill(~is_there, float("nan")))
+
+        def stop(stream: torch.Tensor) -> None:
+            raise _IsRead
+
+        port = ranker.anatomy.port
+        with (
+            suppress(_IsRead),
+            on_pattern(port(layer, "pattern").module, keep),
+            on_port(port(layer, "resid_post"), stop),
+        ):
+            ranker.encode({name: value for name, value in batch.items() if name not in ("of", "to")})
+        return read[0]
+
+
+class _IsRead(Exception):
+    """Ends a run of which nothing more is wanted."""
