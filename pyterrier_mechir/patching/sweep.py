@@ -199,18 +199,19 @@ def _sweep_steps(
     present = slots.any(dim=2)
     used = present.any(dim=1).nonzero()[:, 0].tolist()
     for step in steps:
-        patches = [(site, heads, slot) for site, heads in zip(step.sites, step.heads, strict=True) for slot in used]
+        heads = dict(zip(step.sites, step.heads, strict=True))
+        patches = [(site, slot) for site in step.sites for slot in used]
         for begin in range(0, len(patches), at_once):
-            of_site, of_heads, of_slot = (
-                list(column) for column in zip(*patches[begin : begin + at_once], strict=True)
-            )
-            at = slots[of_slot][..., None]
+            of_site, of_slot = (list(column) for column in zip(*patches[begin : begin + at_once], strict=True))
+            senders = {site: number for number, site in enumerate(dict.fromkeys(of_site))}
             edits = []
             for number, (layer, activation) in enumerate(step.activations):
-                is_head = torch.zeros((len(of_heads), ranker.anatomy.groups(activation)), dtype=torch.bool)
-                for copy, heads in enumerate(of_heads):
-                    is_head[copy, heads[number]] = True
-                mask = at & is_head.to(scores.device)[:, None, None, :]
+                is_head = torch.zeros((len(senders), ranker.anatomy.groups(activation)), dtype=torch.bool)
+                for site, sender in senders.items():
+                    is_head[sender, heads[site][number]] = True
+                mask = is_head.to(scores.device)[:, None, None, :]
                 edits.append(Edit(layer, activation, source[layer, activation], mask))
-            scores[:, of_site, of_slot] = patched_scores(ranker, inputs, base, edits, receivers).T
+            which = [senders[site] for site in of_site]
+            patched = patched_scores(ranker, inputs, base, edits, which, slots[of_slot], receivers)
+            scores[:, of_site, of_slot] = patched.T
     return scores.masked_fill(~present.T[:, None, :], torch.nan)
