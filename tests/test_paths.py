@@ -26,7 +26,16 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 Hook = Callable[[torch.Tensor], "torch.Tensor | None"]
 
-SENDERS = ["L0H1", "L1H2", "L0.mlp_out", "L1.resid_pre", "L1H3.k", "embed", "L0H0+L1H0.q+L1H2+L0.attn_out"]
+SENDERS = [
+    "L0H1",
+    "L1H2",
+    "L0.mlp_out",
+    "L1.resid_pre",
+    "L1H3.k",
+    "embed",
+    "L0H0+L1H0.q+L1H2+L0.attn_out",
+    "L0H2+L1H0.k",
+]
 
 RECEIVERS = {
     "final": ["final"],
@@ -244,6 +253,17 @@ def test_nothing_is_computed_that_a_path_does_not_pass():
         "q 1": [n, n],
         "q 2": [n, 1],
     }
+
+
+@pytest.mark.parametrize(("sender", "runs"), [("L0H2", "one"), ("L0.mlp_out", "one"), ("L0H2.k", "each")])
+@pytest.mark.parametrize("receivers", ["final", "L1H0.k"])
+def test_one_run_serves_all_positions_of_a_sender_that_keeps_to_them(sender, runs, receivers, monkeypatch):
+    ranker, pairs, _ = prepare("modernbert", "cross mean")
+    monkeypatch.setattr(ranker, "batch_tokens", 10**6)
+    n_slots, rows = int(pairs[2].is_open.sum()), []
+    with ranker.anatomy.port(0, "mlp_out").module.register_forward_hook(lambda *args: rows.append(len(args[1][0]))):
+        patch(ranker, pairs[2:3], [sender], [receivers], positions=Positions.of("each"))
+    assert rows == [2, n_slots if runs == "each" else 1]
 
 
 @pytest.fixture(scope="module")

@@ -5,36 +5,53 @@ run, while every other head keeps the output z that it has there; MLPs, norms an
 receivers' activations are read. They are patched, at all positions, into a target run that is otherwise untouched. So
 the paths from sender to receiver are the direct one and those through MLPs, never those through another head.
 
-The final residual stream is a receiver whose patched run is the first one.
+With heads frozen no position reads another, so that one run serves all positions at which a sender is patched apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pyterrier_mechir.patching.receivers import reaches
-from pyterrier_mechir.patching.replay import Batch, Edit, Recording, needed_to_replay, read, replay
+from pyterrier_mechir.patching.replay import (
+    INPUTS_OF_HEADS,
+    Batch,
+    Edit,
+    Recording,
+    Run,
+    needed_to_replay,
+    read,
+    replay,
+)
 from pyterrier_mechir.patching.sites import COMPONENTS, Site
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
 
 
-def needed_to_patch(edits: Sequence[tuple[int, str]], receivers: Sequence[Site]) -> list[tuple[int, str]]:
+def needed_to_patch(senders: Sequence[tuple[int, str]], receivers: Sequence[Site]) -> list[tuple[int, str]]:
     """What must be recorded of a run to patch some (layer, activation), on all paths or on those to receivers."""
     if not receivers:
-        return needed_to_replay(edits)
-    heads = _reached(edits, receivers)
-    needed = needed_to_replay(edits, _n_frozen(heads))
-    return needed if _is_final(receivers) else needed + needed_to_replay(list(heads))
+        return needed_to_replay(senders)
+    reached = list(_reached(senders, receivers))
+    n_frozen = 1 + max(layer for layer, _ in reached)
+    return [*needed_to_replay(senders, n_frozen), *reached, *needed_to_replay(reached)]
 
 
 def patched_scores(
-    ranker: Ranker, batch: Batch, base: Recording, edits: Sequence[Edit], receivers: Sequence[Site]
+    ranker: Ranker,
+    batch: Batch,
+    base: Recording,
+    senders: Sequence[Edit],
+    which: Sequence[int],
+    at: Tensor,
+    receivers: Sequence[Site] = (),
+    run: Run = replay,
 ) -> Tensor:
     """Scores of copies of recorded runs, patched on all paths or on those to receivers.
 
@@ -42,39 +59,39 @@ def patched_scores(
         ranker: the model.
         batch: the inputs of the ``B`` runs.
         base: their recording, with what :func:`needed_to_patch` names.
-        edits: the senders; all masks have the same ``n``.
+        senders: the edits, at all positions, of each sender.
+        which: the sender of each copy.
+        at: at which positions each copy is patched, broadcastable to ``[n, B, S]``.
         receivers: none, the final stream, or queries, keys and values of heads; those that no sender is upstream of
             keep their values.
+        run: what gives the scores of patched copies of recorded runs, without receivers.
 
     Returns:
         ``[n, B]``: the score of each copy of each run.
     """
     if not receivers:
-        return replay(ranker, batch, base, edits)
-    heads = _reached([(edit.layer, edit.activation) for edit in edits], receivers)
-    if _is_final(receivers):
-        return replay(ranker, batch, base, edits, _n_frozen(heads))
-    received = []
-    for (layer, activation), values in read(ranker, batch, base, edits, list(heads)).items():
-        mask = torch.zeros((len(values), 1, 1, ranker.n_heads), dtype=torch.bool, device=values.device)
-        mask[..., heads[layer, activation]] = True
-        received.append(Edit(layer, activation, values, mask))
-    return replay(ranker, batch, base, received)
+        return run(ranker, batch, base, _at_positions(senders, which, at))
+    if not INPUTS_OF_HEADS.isdisjoint(edit.activation for edit in senders):
+        senders, which, at = _at_positions(senders, which, at), range(len(which)), at.new_ones(1, 1, 1)
+    reached = _reached([(edit.layer, edit.activation) for edit in senders], receivers)
+    edits = []
+    for (layer, activation), values in read(ranker, batch, base, senders, list(reached)).items():
+        length = values.shape[2]
+        received = torch.where(at[..., :length, None], values[list(which)], base[layer, activation][:, :length])
+        mask = at.new_zeros((len(received), 1, 1, ranker.anatomy.groups(activation)))
+        mask[..., reached[layer, activation]] = True
+        edits.append(Edit(layer, activation, received, mask))
+    return replay(ranker, batch, base, edits)
 
 
-def _is_final(receivers: Sequence[Site]) -> bool:
-    return receivers[0].component == "resid_post"
+def _at_positions(edits: Sequence[Edit], which: Sequence[int], at: Tensor) -> list[Edit]:
+    return [replace(edit, mask=edit.mask[list(which)] & at[..., None]) for edit in edits]
 
 
-def _n_frozen(heads: dict[tuple[int, str], list[int]]) -> int:
-    """In how many of the first layers heads are frozen: as many as lead to the last receiver."""
-    return 1 + max(layer for layer, _ in heads)
-
-
-def _reached(edits: Sequence[tuple[int, str]], receivers: Sequence[Site]) -> dict[tuple[int, str], list[int]]:
-    """The heads of each (layer, activation) that receive what some edits change."""
+def _reached(senders: Sequence[tuple[int, str]], receivers: Sequence[Site]) -> dict[tuple[int, str], list[int]]:
+    """The heads of each (layer, activation) that receive what some activations change."""
     heads: dict[tuple[int, str], list[int]] = {}
     for receiver in receivers:
-        if any(reaches(*edit, receiver) for edit in edits):
+        if any(reaches(*sender, receiver) for sender in senders):
             heads.setdefault((receiver.layer, COMPONENTS[receiver.component]), []).append(receiver.head or 0)
     return heads

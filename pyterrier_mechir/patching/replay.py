@@ -221,13 +221,7 @@ def needed_to_replay(edits: Sequence[tuple[int, str]], frozen: int = 0) -> list[
 
 
 def replay(
-    ranker: Ranker,
-    batch: Batch,
-    base: Recording,
-    edits: Sequence[Edit],
-    frozen: int = 0,
-    *,
-    forward: Forward | None = None,
+    ranker: Ranker, batch: Batch, base: Recording, edits: Sequence[Edit], *, forward: Forward | None = None
 ) -> Tensor:
     """Scores of patched copies of recorded runs.
 
@@ -236,17 +230,19 @@ def replay(
         batch: the inputs of the ``B`` runs.
         base: their recording, with what :func:`needed_to_replay` names for the first edited layer.
         edits: the edits; all masks have the same ``n``.
-        frozen: in so many of the first layers, heads keep their recorded outputs z, but for those whose z, q, k, v or
-            pattern is edited.
         forward: as in :func:`record`.
 
     Returns:
         ``[n, B]``: the score of each copy of each run.
     """
     n = edits[0].mask.shape[0]
-    with _resumed(ranker, base, edits, frozen):
+    with _resumed(ranker, base, edits):
         scores = (forward or ranker.forward)({name: _copies(value, n) for name, value in batch.items()})
     return scores.unflatten(0, (n, -1))
+
+
+Run = Callable[["Ranker", Batch, Recording, Sequence[Edit]], Tensor]
+"""Gives the scores ``[n, B]`` of patched copies of recorded runs, as :func:`replay` does."""
 
 
 class _AllRead(Exception):
@@ -256,17 +252,20 @@ class _AllRead(Exception):
 def read(
     ranker: Ranker, batch: Batch, base: Recording, edits: Sequence[Edit], wanted: Sequence[tuple[int, str]]
 ) -> dict[tuple[int, str], Tensor]:
-    """Queries, keys and values in patched copies of recorded runs with frozen heads; what follows is not computed.
+    """Activations in patched copies of recorded runs whose heads are frozen; what follows them is not computed.
+
+    All heads keep their recorded outputs z, but for those whose z, q, k or v is edited.
 
     Args:
         ranker: the model.
         batch: the inputs of the ``B`` runs.
-        base: their recording, as for :func:`replay` with the layers up to the last wanted one frozen.
+        base: their recording, with what :func:`needed_to_replay` names, heads frozen up to the last wanted layer.
         edits: the edits; all masks have the same ``n``.
-        wanted: (layer, activation) of each, downstream of the first edit.
+        wanted: (layer, activation) of each, downstream of an edit: queries, keys and values, as they are before an edit
+            of their own, or else the last layer's ``resid_post``.
 
     Returns:
-        ``[n, B, S, D]`` of each, before any edit of itself.
+        ``[n, B, S, D]`` of each; of ``resid_post`` at the first position only, where the score reads no other.
     """
     n = edits[0].mask.shape[0]
     found: dict[tuple[int, str], Tensor] = {}
@@ -279,10 +278,13 @@ def read(
 
         return function
 
+    heads = [key for key in wanted if key[1] in INPUTS_OF_HEADS]
     with ExitStack() as stack:
-        for key in wanted:
+        for key in heads:
             stack.enter_context(on_port(ranker.anatomy.port(*key), keep(key)))
-        stack.enter_context(_resumed(ranker, base, edits, 1 + max(layer for layer, _ in wanted), wanted))
+        stack.enter_context(_resumed(ranker, base, edits, 1 + max(layer for layer, _ in wanted), heads))
+        for key in set(wanted).difference(heads):
+            stack.enter_context(on_port(ranker.anatomy.port(*key), keep(key)))
         stack.enter_context(suppress(_AllRead))
         ranker.forward({name: _copies(value, n) for name, value in batch.items()})
     return found
@@ -294,7 +296,7 @@ def _copies(value: Tensor, n: int) -> Tensor:
 
 @contextmanager
 def _resumed(
-    ranker: Ranker, base: Recording, edits: Sequence[Edit], frozen: int, wanted: Sequence[tuple[int, str]] = ()
+    ranker: Ranker, base: Recording, edits: Sequence[Edit], frozen: int = 0, heads: Sequence[tuple[int, str]] = ()
 ) -> Iterator[None]:
     """Have the ranker's forward take up recorded runs before the first edit and apply the edits.
 
@@ -303,8 +305,8 @@ def _resumed(
         base: the recording of the runs.
         edits: the edits.
         frozen: in how many of the first layers heads are frozen.
-        wanted: (layer, activation) of queries, keys and values that are read, though attention is not computed; without
-            them the score is.
+        heads: (layer, activation) of queries, keys and values that are read, though attention is not computed; without
+            them, what is read is the score or the stream that it is made of.
     """
     anatomy = ranker.anatomy
     n = edits[0].mask.shape[0]
@@ -319,11 +321,11 @@ def _resumed(
             entry = min(resumption.layer, anatomy.n_layers - 1)
             stack.enter_context(on_port(anatomy.port(entry, "resid_pre"), lambda value: start))
         for layer in resumption.given:
-            maps = {anatomy.port(*key).module for key in wanted if key[0] == layer}
+            maps = {anatomy.port(*key).module for key in heads if key[0] == layer}
             forwards.append((anatomy.attention(layer), _given(anatomy, layer, base[layer, "z"], n, maps)))
         for edit in (*_frozen_beside(edits, base, frozen), *edits):
             stack.enter_context(on_port(anatomy.port(edit.layer, edit.activation), edit))
-        if ranker.reads_first_token and not wanted:
+        if ranker.reads_first_token and not heads:
             _narrow(anatomy, resumption, forwards, stack)
         stack.enter_context(overridden(forwards))
         yield

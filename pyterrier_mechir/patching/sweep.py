@@ -13,7 +13,7 @@ import torch
 from pyterrier_mechir.patching.batching import by_length
 from pyterrier_mechir.patching.paths import needed_to_patch, patched_scores
 from pyterrier_mechir.patching.positions import ALL, Positions
-from pyterrier_mechir.patching.replay import Batch, Edit, Recording, record
+from pyterrier_mechir.patching.replay import Batch, Edit, Recording, Run, record, replay
 from pyterrier_mechir.patching.sites import COMPONENTS, Site, SiteSet
 
 if TYPE_CHECKING:
@@ -105,9 +105,6 @@ class Runs(NamedTuple):
         return {name: value[of] for name, value in self.batch.items()}
 
 
-Run = Callable[["Ranker", Batch, Recording, Sequence[Edit]], torch.Tensor]
-"""Scores ``[n, B]`` of patched copies of recorded runs, as :func:`.replay.replay` gives them."""
-
 Scorer = Callable[[Runs], tuple[torch.Tensor, torch.Tensor]]
 """Scores ``[2n]`` of runs, and patched scores ``[B, site, slot]`` of their targets."""
 
@@ -128,7 +125,7 @@ def sweep(
     positions: Positions = ALL,
     receivers: Sequence[Site] = (),
     *,
-    run: Run | None = None,
+    run: Run = replay,
     batch_tokens: int | None = None,
 ) -> SweepResult:
     """Patch each site of each pair, one at a time, exactly.
@@ -145,7 +142,7 @@ def sweep(
         positions: which positions are patched together.
         receivers: only what each site does to these, directly or through MLPs, is patched in (see
             :mod:`~pyterrier_mechir.patching.paths`); each site must be upstream of one. Without any, all it does.
-        run: what gives the scores of patched copies of recorded runs; None patches them, with receivers their paths.
+        run: what gives the scores of patched copies of recorded runs, without receivers.
         batch_tokens: tokens in a forward pass; None takes the ranker's.
 
     Returns:
@@ -154,7 +151,7 @@ def sweep(
     at_once = batch_tokens or ranker.batch_tokens
     steps = _steps(sites, ranker.n_layers, receivers)
     wanted = {key for step in steps for key in (*needed_to_patch(step.activations, receivers), *step.activations)}
-    patch = run or partial(patched_scores, receivers=receivers)
+    patch = partial(patched_scores, receivers=receivers, run=run)
     slots = max((positions.count(pair) for pair in pairs), default=1)
     ways = 2 if direction == "both" else 1
     copies = min(at_once, ways * slots * max((len(step.sites) for step in steps), default=1))
@@ -294,7 +291,7 @@ def _sweep_steps(
     steps: Sequence[_Step],
     n_sites: int,
     slots: torch.Tensor,
-    run: Run,
+    patch: Callable[..., torch.Tensor],
     batch_tokens: int,
 ) -> torch.Tensor:
     """Scores ``[B, site, slot]`` of the base runs with each site taken from the source runs at the slot's positions.
@@ -308,19 +305,19 @@ def _sweep_steps(
     present = slots.any(dim=2)
     used = present.any(dim=1).nonzero()[:, 0].tolist()
     for step in steps:
-        patches = [(site, heads, slot) for site, heads in zip(step.sites, step.heads, strict=True) for slot in used]
+        heads = dict(zip(step.sites, step.heads, strict=True))
+        patches = [(site, slot) for site in step.sites for slot in used]
         for begin in range(0, len(patches), at_once):
-            of_site, of_heads, of_slot = (
-                list(column) for column in zip(*patches[begin : begin + at_once], strict=True)
-            )
-            at = slots[of_slot][..., None]
+            of_site, of_slot = (list(column) for column in zip(*patches[begin : begin + at_once], strict=True))
+            senders = {site: number for number, site in enumerate(dict.fromkeys(of_site))}
             edits = []
             for layer, activation in step.activations:
-                is_head = np.zeros((len(of_heads), ranker.anatomy.groups(activation)), dtype=bool)
-                for copy, heads in enumerate(of_heads):
-                    is_head[copy, heads.get((layer, activation), [])] = True
+                is_head = np.zeros((len(senders), ranker.anatomy.groups(activation)), dtype=bool)
+                for site, sender in senders.items():
+                    is_head[sender, heads[site].get((layer, activation), [])] = True
                 if is_head.any():
-                    mask = at & torch.from_numpy(is_head).to(scores.device)[:, None, None, :]
+                    mask = torch.from_numpy(is_head).to(scores.device)[:, None, None, :]
                     edits.append(Edit(layer, activation, source[layer, activation], mask))
-            scores[:, of_site, of_slot] = run(ranker, inputs, base, edits).T
+            which = [senders[site] for site in of_site]
+            scores[:, of_site, of_slot] = patch(ranker, inputs, base, edits, which, slots[of_slot]).T
     return scores.masked_fill(~present.T[:, None, :], torch.nan)
