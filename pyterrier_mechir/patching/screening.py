@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from pyterrier_mechir.patching.positions import ALL, Positions
 from pyterrier_mechir.patching.replay import Batch
@@ -125,13 +126,6 @@ def _errors(estimated: SweepResult, exact: SweepResult, is_signed: bool) -> tupl
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's rank correlation; NaN where either is constant."""
-    first, second = _ranks(a), _ranks(b)
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
-    return float(np.corrcoef(first, second)[0, 1])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks, the mean of theirs for ties."""
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[which])
+    return float(spearmanr(a, b).statistic)
