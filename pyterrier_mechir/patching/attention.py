@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 if TYPE_CHECKING:
-    from pyterrier_mechir.patching.replay import Batch
+    from pyterrier_mechir.patching.recording import Batch
     from pyterrier_mechir.rankers.base import Ranker
 
 OnPattern = Callable[[Tensor], Tensor | None]

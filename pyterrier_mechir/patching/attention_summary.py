@@ -20,7 +20,7 @@ from pyterrier_mechir.patching.batching import by_length
 from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
 
 if TYPE_CHECKING:
-    from pyterrier_mechir.patching.replay import Batch
+    from pyterrier_mechir.patching.recording import Batch
     from pyterrier_mechir.rankers.base import Ranker
     from pyterrier_mechir.rankers.encoding import AlignedPair
 

@@ -25,7 +25,7 @@ from pyterrier_mechir.patching.gradients import (
 )
 from pyterrier_mechir.patching.methods import Attribution, IntegratedGradients
 from pyterrier_mechir.patching.positions import ALL, Positions
-from pyterrier_mechir.patching.replay import Batch, Recording, record
+from pyterrier_mechir.patching.recording import Batch, Recording, record
 from pyterrier_mechir.patching.sites import Site, SiteSet
 from pyterrier_mechir.patching.sweep import Runs, SweepResult, activation_of, in_batches, sweep
 

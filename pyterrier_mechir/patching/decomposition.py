@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyterrier_mechir.patching.replay import Recording, record
+from pyterrier_mechir.patching.recording import Recording, record
 from pyterrier_mechir.patching.sites import Site
 from pyterrier_mechir.rankers.bi_encoder import BiEncoder
 

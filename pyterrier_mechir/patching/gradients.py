@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pyterrier_mechir.patching.replay import Batch, Recording, on_port
+from pyterrier_mechir.patching.hooks import on_port
+from pyterrier_mechir.patching.recording import Batch, Recording
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pyterrier_mechir.patching.gradients import SHARE, differentiable
-from pyterrier_mechir.patching.replay import Batch, Edit, Recording, replay
+from pyterrier_mechir.patching.recording import Batch, Recording
+from pyterrier_mechir.patching.replay import Edit, replay
 from pyterrier_mechir.patching.sweep import SweepResult, sweep
 
 if TYPE_CHECKING:

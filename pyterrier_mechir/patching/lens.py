@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pyterrier_mechir.patching.replay import Batch, Edit, record, replay
+from pyterrier_mechir.patching.recording import Batch, record
+from pyterrier_mechir.patching.replay import Edit, replay
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker

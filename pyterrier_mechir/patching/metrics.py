@@ -17,7 +17,7 @@ from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
 if TYPE_CHECKING:
     import torch
 
-    from pyterrier_mechir.patching.replay import Batch
+    from pyterrier_mechir.patching.recording import Batch
     from pyterrier_mechir.rankers.anatomy import Anatomy
     from pyterrier_mechir.rankers.base import Ranker
     from pyterrier_mechir.rankers.encoding import AlignedPair
@@ -111,7 +111,7 @@ class AttentionTo:
 
     def _mass(self, ranker: Ranker, batch: Batch) -> torch.Tensor:
         from pyterrier_mechir.patching.attention import on_pattern
-        from pyterrier_mechir.patching.replay import on_port
+        from pyterrier_mechir.patching.hooks import on_port
 
         layer, head = self.head
         length = batch["input_ids"].shape[1]

@@ -18,16 +18,8 @@ import torch
 from torch import Tensor
 
 from pyterrier_mechir.patching.receivers import reaches
-from pyterrier_mechir.patching.replay import (
-    INPUTS_OF_HEADS,
-    Batch,
-    Edit,
-    Recording,
-    Run,
-    needed_to_replay,
-    read,
-    replay,
-)
+from pyterrier_mechir.patching.recording import Batch, Recording
+from pyterrier_mechir.patching.replay import INPUTS_OF_HEADS, Edit, Run, needed_to_replay, read, replay
 from pyterrier_mechir.patching.sites import COMPONENTS, Site
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Recording a model's run, and running it again from any layer with activations replaced.
+"""Running a recorded run again from any layer with activations replaced.
 
 The model is never rewritten: its own ``forward`` runs every time. What a patch cannot change is not computed again:
 embeddings and layers before the first edit are skipped, the first edited layer starts from its recorded input, and
@@ -20,17 +20,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pyterrier_mechir.patching.attention import attend, on_pattern, rows_of, weights_of
+from pyterrier_mechir.patching.attention import attend
+from pyterrier_mechir.patching.hooks import on_port, overridden
+from pyterrier_mechir.patching.recording import Batch, Forward, Recording
 
 if TYPE_CHECKING:
-    from pyterrier_mechir.rankers.anatomy import Anatomy, Port
+    from pyterrier_mechir.rankers.anatomy import Anatomy
     from pyterrier_mechir.rankers.base import Ranker
-
-Batch = dict[str, Tensor]
-"""The inputs of a ranker's forward; every tensor has the runs on its first axis."""
-
-Forward = Callable[[Batch], Tensor]
-"""Runs the model; what it returns has the runs on its first axis."""
 
 AFTER_ATTENTION = frozenset({"z", "attn_out", "resid_mid", "mlp_post", "mlp_out"})
 """Activations whose replacement leaves the attention weights of their own layer unchanged."""
@@ -69,113 +65,6 @@ class Edit:
 
 def _part_of_the_way(weight: Tensor, source: Tensor, running: Tensor) -> Tensor:
     return running + weight * (source - running)
-
-
-@dataclass(frozen=True)
-class Recording:
-    """One run of a batch: its scores (or what else was read off it) and the activations asked for."""
-
-    scores: Tensor
-    activations: dict[tuple[int, str], Tensor]
-
-    def __getitem__(self, key: tuple[int, str]) -> Tensor:
-        return self.activations[key]
-
-    def rows(self, index: Any) -> Recording:
-        """The recording of some of the runs."""
-        return Recording(self.scores[index], {key: value[index] for key, value in self.activations.items()})
-
-
-@contextmanager
-def overridden(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
-    """Replace the ``forward`` of modules, and put back what was there, whatever happens inside."""
-    with ExitStack() as stack:
-        for module, forward in forwards:
-            stack.callback(_restore, module, module.__dict__.get("forward"))
-            module.__dict__["forward"] = forward
-        yield
-
-
-def _restore(module: nn.Module, previous: Callable[..., Any] | None) -> None:
-    if previous is None:
-        del module.__dict__["forward"]
-    else:
-        module.__dict__["forward"] = previous
-
-
-@contextmanager
-def on_port(port: Port, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """Call ``function`` with the activation that passes a port; what it returns, unless None, takes its place."""
-    if port.is_pattern:
-
-        def weighed(weights: Tensor) -> Tensor | None:
-            new = function(rows_of(weights))
-            return None if new is None else weights_of(new, weights.shape[1])
-
-        with on_pattern(port.module, weighed):
-            yield
-        return
-    stream: list[Tensor] = []
-
-    def passed(value: Tensor) -> Tensor | None:
-        added = stream[0][:, : value.shape[1]] if stream else None
-        activation = value if port.part is None else value[..., port.part]
-        new = function(activation if added is None else activation + added)
-        if new is None:
-            return None
-        new = new if added is None else new - added
-        if port.part is None:
-            return new
-        return torch.cat([value[..., : port.part.start], new, value[..., port.part.stop :]], dim=-1)
-
-    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        value = passed(args[0])
-        return None if value is None else (value, *args[1:])
-
-    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not isinstance(output, tuple):
-            return passed(output)
-        value = passed(output[0])
-        return None if value is None else (value, *output[1:])
-
-    def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
-        stream[:] = args[:1]
-
-    with ExitStack() as stack:
-        if port.added_to is not None:
-            stack.enter_context(port.added_to.register_forward_pre_hook(keep))
-        if port.is_input:
-            stack.enter_context(port.module.register_forward_pre_hook(before))
-        else:
-            stack.enter_context(port.module.register_forward_hook(after))
-        yield
-
-
-def record(
-    ranker: Ranker, batch: Batch, wanted: Iterable[tuple[int, str]], forward: Forward | None = None
-) -> Recording:
-    """Run a batch and keep the wanted activations.
-
-    Args:
-        ranker: the model.
-        batch: its inputs, for ``B`` runs.
-        wanted: (layer, activation) of each activation to keep.
-        forward: what runs the model, ``ranker.forward`` (which gives scores) or ``ranker.encode``; None
-            is the first.
-
-    Returns:
-        scores ``[B]`` and activations ``[B, S, D]``.
-    """
-    activations: dict[tuple[int, str], Tensor] = {}
-
-    def keep(key: tuple[int, str]) -> Callable[[Tensor], None]:
-        return lambda value: activations.__setitem__(key, value)
-
-    with ExitStack() as stack:
-        for key in wanted:
-            stack.enter_context(on_port(ranker.anatomy.port(*key), keep(key)))
-        scores = (forward or ranker.forward)(batch)
-    return Recording(scores, activations)
 
 
 @dataclass(frozen=True)

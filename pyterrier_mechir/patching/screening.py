@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from pyterrier_mechir.patching.positions import ALL, Positions
-from pyterrier_mechir.patching.replay import Batch
+from pyterrier_mechir.patching.recording import Batch
 from pyterrier_mechir.patching.sites import Site, SiteSet
 from pyterrier_mechir.patching.sweep import Patched, SweepResult, sweep
 

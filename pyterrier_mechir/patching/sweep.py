@@ -13,7 +13,8 @@ import torch
 from pyterrier_mechir.patching.batching import by_length
 from pyterrier_mechir.patching.paths import needed_to_patch, patched_scores
 from pyterrier_mechir.patching.positions import ALL, Positions
-from pyterrier_mechir.patching.replay import Batch, Edit, Recording, Run, record, replay
+from pyterrier_mechir.patching.recording import Batch, Recording, record
+from pyterrier_mechir.patching.replay import Edit, Run, replay
 from pyterrier_mechir.patching.sites import COMPONENTS, Site, SiteSet
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from pyterrier_mechir.patching.replay import Batch
+    from pyterrier_mechir.patching.recording import Batch
     from pyterrier_mechir.stages.rerank import Scorer
 
 Self = TypeVar("Self", bound="Ranker")

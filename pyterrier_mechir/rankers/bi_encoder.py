@@ -15,7 +15,7 @@ from pyterrier_mechir.rankers.encoding import Encoded, Template, Tokens, tokenis
 if TYPE_CHECKING:
     import torch
 
-    from pyterrier_mechir.patching.replay import Batch
+    from pyterrier_mechir.patching.recording import Batch
 
 POOLINGS = ("cls", "mean", "last")
 SIMILARITIES = ("dot", "cosine")

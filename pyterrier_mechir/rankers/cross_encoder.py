@@ -12,7 +12,7 @@ from pyterrier_mechir.rankers.base import Ranker
 if TYPE_CHECKING:
     import torch
 
-    from pyterrier_mechir.patching.replay import Batch
+    from pyterrier_mechir.patching.recording import Batch
 
 SCORES = ("margin", "logit")
 
