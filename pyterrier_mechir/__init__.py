@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pyterrier_mechir.circuits import circuit_measures, grow_circuit
-    from pyterrier_mechir.measures import AxiomAgreement
+    from pyterrier_mechir.measures import AxiomAgreement, EffectConcentration, PatchEffect, RankShift, ScoreShift
     from pyterrier_mechir.patching.methods import Attribution, IntegratedGradients
     from pyterrier_mechir.patching.metrics import AttentionTo
     from pyterrier_mechir.plots.circuit import plot_circuit
@@ -41,19 +41,23 @@ _HOMES = {
     "AxiomAgreement": "measures",
     "BiEncoder": "rankers.bi_encoder",
     "CrossEncoder": "rankers.cross_encoder",
+    "EffectConcentration": "measures",
     "IntegratedGradients": "patching.methods",
     "PairScorer": "stages.pair_scorer",
+    "PatchEffect": "measures",
     "PatchScorer": "stages.patch_scorer",
     "PerturbDocs": "stages.perturb_docs",
     "PerturbQueries": "stages.perturb_queries",
+    "RankShift": "measures",
     "ScoreAttribution": "stages.score_attribution",
     "ScoreLens": "stages.score_lens",
+    "ScoreShift": "measures",
     "Sweep": "stages.sweep",
     "circuit_measures": "circuits",
     "explode_effects": "stages.explode",
     "grow_circuit": "circuits",
-    "plot_circuit": "plots.circuit",
     "lens_agreement": "stages.score_lens",
+    "plot_circuit": "plots.circuit",
     "plot_heads": "plots.heads",
 }
 
@@ -65,13 +69,17 @@ __all__ = [
     "AxiomAgreement",
     "BiEncoder",
     "CrossEncoder",
+    "EffectConcentration",
     "IntegratedGradients",
     "PairScorer",
+    "PatchEffect",
     "PatchScorer",
     "PerturbDocs",
     "PerturbQueries",
+    "RankShift",
     "ScoreAttribution",
     "ScoreLens",
+    "ScoreShift",
     "Sweep",
     "circuit_measures",
     "explode_effects",

@@ -11,6 +11,7 @@ import pyterrier as pt
 from ir_measures import Measure, Metric
 from ir_measures.measures import ParamInfo
 from ir_measures.measures.base import MeanAgg
+from scipy.stats import entropy
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.perturb.base import NO_SIGN, SIGNS
@@ -81,32 +82,27 @@ class _MeanOfDefined(MeanAgg):
             super().add(value)
 
 
-class _AxiomAgreement(Measure):
-    """Share of a query's pairs on which the ranker's score changes as the axiom expects.
+_PARAMETERS = {
+    "cutoff": ParamInfo(dtype=int, required=False, desc="ranking cutoff threshold"),
+    "missing": ParamInfo(dtype=(int, float), required=False, desc="value of a query without pairs"),
+}
 
-    Needs ``score_baseline`` and ``score_perturbed``, as ``PairScorer`` and ``PatchScorer`` add them, and
-    ``expected_sign`` unless it is ``+`` throughout. ``AxiomAgreement @ 10`` looks at the ten best documents.
 
-    Parameters: ``band``, the neutral band in score units; ``sign``, the expectation, in place of the frame's; and
-    ``missing``, the value of a query none of whose pairs counts, NaN unless given. ``ir_measures`` takes the mean over
-    the queries that have a value; ``pt.Experiment`` adds all queries up, so that there the mean is NaN where one has
-    none, unless ``missing`` is given. A run without pairs, such as a plain retriever's beside one with pairs, has the
-    value of ``missing`` throughout.
+class _OfPairs(Measure):
+    """A measure of a query's minimal pairs.
+
+    ``@ k`` looks at the k best documents. Only judged queries count, as for other measures. A query without pairs has
+    the value of ``missing``, NaN unless given. ``ir_measures`` takes the mean over the queries that have a value;
+    ``pt.Experiment`` adds all queries up, so that there the mean is NaN where one has none, unless ``missing`` is
+    given. A run without the columns that are needed, such as a plain retriever's beside one with pairs, has the value
+    of ``missing`` throughout.
     """
 
-    NAME = "AxiomAgreement"
-    __name__ = "AxiomAgreement"
     DEFAULT = float("nan")
-    PRETTY_NAME = "Axiom agreement"
-    SHORT_DESC = "Share of pairs on which the score changes as the axiom expects."
-    SUPPORTED_PARAMS: dict[str, ParamInfo] = {  # noqa: RUF012 - as declared by ir_measures
-        "cutoff": ParamInfo(dtype=int, required=False, desc="ranking cutoff threshold"),
-        "band": ParamInfo(dtype=(int, float), required=False, default=NEUTRAL_BAND, desc="neutral band"),
-        "sign": ParamInfo(dtype=str, required=False, choices=SIGNS, desc="expected sign of the change"),
-        "missing": ParamInfo(dtype=(int, float), required=False, desc="value of a query without pairs"),
-    }
+    SUPPORTED_PARAMS: dict[str, ParamInfo] = _PARAMETERS
     RUN_INPUTS: ClassVar = ["query_id", "doc_id", "score"]
     QREL_INPUTS: ClassVar = ["query_id"]
+    NEEDED: ClassVar[tuple[str, ...]] = ("score_baseline", "score_perturbed")
 
     def __init__(self, **params: Any):
         super().__init__(**params)
@@ -119,15 +115,159 @@ class _AxiomAgreement(Measure):
     def runtime_impl(self, qrels: pd.DataFrame, run: pd.DataFrame) -> Iterator[Metric]:
         """Values of the queries that the judgments have."""
         run = run[run["query_id"].isin(set(qrels["query_id"]))].rename(columns={"query_id": "qid"})
-        if not len(run) or not {"score_baseline", "score_perturbed"} <= set(run.columns):
-            return
+        has_pairs = set(self.NEEDED) <= set(run.columns)
         cutoff = self.params.get("cutoff")
-        if cutoff is not None:
-            run = run.groupby("qid", sort=False).head(cutoff)
-        found = axiom_agreement(run, self.params.get("band", NEUTRAL_BAND), self.params.get("sign"))
-        for qid, agreement in zip(found["qid"], found["agreement"], strict=True):
-            yield Metric(qid, self, self.DEFAULT if np.isnan(agreement) else agreement)
+        for qid, pairs in run.groupby("qid", sort=False):
+            value = self._of_query(pairs, len(pairs) if cutoff is None else cutoff) if has_pairs else self.DEFAULT
+            yield Metric(str(qid), self, self.DEFAULT if np.isnan(value) else value)
+
+    def _of_query(self, pairs: pd.DataFrame, n: int) -> float:
+        """The value of the first ``n`` of a query's pairs, best first; NaN where none counts."""
+        raise NotImplementedError
+
+
+class _AxiomAgreement(_OfPairs):
+    """Share of a query's pairs on which the ranker's score changes as the axiom expects.
+
+    Needs ``score_baseline`` and ``score_perturbed``, as ``PairScorer`` and ``PatchScorer`` add them, and
+    ``expected_sign`` unless it is ``+`` throughout. Parameters: ``band``, the neutral band in score units; ``sign``,
+    the expectation, in place of the frame's; ``missing``, as for all measures of pairs (:class:`_OfPairs`).
+    """
+
+    NAME = "AxiomAgreement"
+    __name__ = "AxiomAgreement"
+    PRETTY_NAME = "Axiom agreement"
+    SHORT_DESC = "Share of pairs on which the score changes as the axiom expects."
+    SUPPORTED_PARAMS: dict[str, ParamInfo] = {  # noqa: RUF012 - as declared by ir_measures
+        **_PARAMETERS,
+        "band": ParamInfo(dtype=(int, float), required=False, default=NEUTRAL_BAND, desc="neutral band"),
+        "sign": ParamInfo(dtype=str, required=False, choices=SIGNS, desc="expected sign of the change"),
+    }
+
+    def _of_query(self, pairs: pd.DataFrame, n: int) -> float:
+        agrees = _agrees(pairs.head(n), self.params.get("band", NEUTRAL_BAND), self.params.get("sign"))
+        return float(agrees.mean())
+
+
+class _ScoreShift(_OfPairs):
+    """Mean change of a query's scores, s_p - s_b, in score units.
+
+    Needs ``score_baseline`` and ``score_perturbed``. For ``missing`` see :class:`_OfPairs`.
+    """
+
+    NAME = "ScoreShift"
+    __name__ = "ScoreShift"
+    PRETTY_NAME = "Score shift"
+    SHORT_DESC = "Mean change of the score, in score units."
+
+    def _of_query(self, pairs: pd.DataFrame, n: int) -> float:
+        return float(_delta(pairs.head(n)).mean())
+
+
+class _RankShift(_OfPairs):
+    """Mean number of ranks that a document gains when it alone is perturbed.
+
+    A document's rank is one more than the number of the query's other documents, all that were retrieved, whose
+    ``score`` is greater. What it gains is its rank by ``score_baseline`` less that by ``score_perturbed``, the others
+    staying as they are. For ``missing`` see :class:`_OfPairs`.
+    """
+
+    NAME = "RankShift"
+    __name__ = "RankShift"
+    PRETTY_NAME = "Rank shift"
+    SHORT_DESC = "Mean number of ranks gained by a document when it alone is perturbed."
+
+    def _of_query(self, pairs: pd.DataFrame, n: int) -> float:
+        scores = pairs["score"].to_numpy(np.float64)
+        ordered = np.sort(scores)
+        better = {}
+        for side in ("score_baseline", "score_perturbed"):
+            its = pairs[side].to_numpy(np.float64)
+            better[side] = len(scores) - np.searchsorted(ordered, its, side="right") - (scores > its)
+        gained = pd.Series(better["score_baseline"] - better["score_perturbed"], dtype=np.float64)
+        return float(gained.where(np.isfinite(_delta(pairs)).to_numpy()).head(n).mean())
+
+
+class _PatchEffect(_OfPairs):
+    """Patching effect of a component over a query's pairs: mean moved score / mean of s_p - s_b.
+
+    ``PatchEffect(layer=5, head=8)``; without ``head``, of a component that a layer has one of. Needs
+    ``score_baseline``, ``score_perturbed`` and ``patch_scores`` of all positions, in the denoise direction. For
+    ``missing`` see :class:`_OfPairs`.
+    """
+
+    NAME = "PatchEffect"
+    __name__ = "PatchEffect"
+    PRETTY_NAME = "Patching effect"
+    SHORT_DESC = "Share of the score change that a component carries."
+    SUPPORTED_PARAMS: dict[str, ParamInfo] = {  # noqa: RUF012 - as declared by ir_measures
+        **_PARAMETERS,
+        "layer": ParamInfo(dtype=int, required=True, desc="layer"),
+        "head": ParamInfo(dtype=int, required=False, desc="head"),
+    }
+    NEEDED = ("score_baseline", "score_perturbed", "patch_scores")
+
+    def _of_query(self, pairs: pd.DataFrame, n: int) -> float:
+        effects = _effects(pairs.head(n))
+        place = tuple(self.params[name] for name in ("layer", "head") if name in self.params)
+        if len(place) != effects.ndim or any(
+            i not in range(size) for i, size in zip(place, effects.shape, strict=True)
+        ):
+            raise ValueError(f"{self!r} names no component: the effects are of shape {effects.shape}.")
+        return float(effects[place])
+
+
+class _EffectConcentration(_OfPairs):
+    """How few components carry the effect of a query's pairs: 0 where all carry as much, 1 where one carries all.
+
+    1 - H / log n, where H is the entropy of the positive effects' shares in their sum and n the number of components
+    that were patched. Effects are those of :class:`_PatchEffect`; so is what is needed.
+    """
+
+    NAME = "EffectConcentration"
+    __name__ = "EffectConcentration"
+    PRETTY_NAME = "Effect concentration"
+    SHORT_DESC = "1 less the normalised entropy of the positive patching effects."
+    NEEDED = ("score_baseline", "score_perturbed", "patch_scores")
+
+    def _of_query(self, pairs: pd.DataFrame, n: int) -> float:
+        effects = _effects(pairs.head(n)).ravel()
+        effects = effects[np.isfinite(effects)]
+        positive = effects[effects > 0]
+        if len(effects) < 2 or not len(positive):
+            return float("nan")
+        return float(1 - entropy(positive) / np.log(len(effects)))
+
+
+def _delta(pairs: pd.DataFrame) -> pd.Series:
+    """s_p - s_b, missing where the perturbation did not apply."""
+    return pairs["score_perturbed"].astype(np.float64) - pairs["score_baseline"].astype(np.float64)
+
+
+def _effects(pairs: pd.DataFrame) -> np.ndarray:
+    """The effect of each component over some pairs, as a ratio of means; missing where no pair has it."""
+    arrays = list(pairs["patch_scores"])
+    if len({np.shape(array) for array in arrays}) > 1:
+        raise ValueError("patch_scores has arrays of several shapes; measure one scorer's at a time, of all positions.")
+    patched = np.stack(arrays).astype(np.float64)
+    base = pairs["score_baseline"].to_numpy(np.float64).reshape(-1, *[1] * (patched.ndim - 1))
+    delta = _delta(pairs).to_numpy().reshape(base.shape)
+    used = np.isfinite(patched) & np.isfinite(delta)
+    moved, apart = (np.where(used, values, 0).sum(axis=0) for values in (patched - base, delta))
+    return np.divide(moved, apart, out=np.full(moved.shape, np.nan), where=apart != 0)
 
 
 AxiomAgreement = _AxiomAgreement()
 """Share of a query's pairs on which the ranker's score changes as the axiom expects (see :class:`_AxiomAgreement`)."""
+
+ScoreShift = _ScoreShift()
+"""Mean change of a query's scores (see :class:`_ScoreShift`)."""
+
+RankShift = _RankShift()
+"""Mean number of ranks that a document gains when it alone is perturbed (see :class:`_RankShift`)."""
+
+PatchEffect = _PatchEffect()
+"""Patching effect of a component over a query's pairs (see :class:`_PatchEffect`)."""
+
+EffectConcentration = _EffectConcentration()
+"""How few components carry the effect of a query's pairs (see :class:`_EffectConcentration`)."""
