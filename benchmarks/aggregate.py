@@ -1,8 +1,8 @@
 """How long intervals and p-values of many components over many pairs take, and how much memory.
 
-``python benchmarks/aggregate.py`` makes 100,000 pairs of 1,000 queries with the effects of 12 x 12 heads, aggregates them
-with 1,000 resamples, and prints the seconds of :class:`~pyterrier_mechir.AggregateHeads` with resampling and without,
-and the process's peak memory. The target is 60 s and 4 GB on two cores.
+``python benchmarks/aggregate.py`` makes 100,000 pairs of 1,000 queries with the effects of 12 x 12 heads, aggregates
+them without resamples and with 1,000, and prints the seconds that either takes and the process's peak memory. The
+target is 60 s and 4 GB on two cores.
 """
 
 from __future__ import annotations

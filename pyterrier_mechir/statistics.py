@@ -20,6 +20,9 @@ Estimator = Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]
 _CELLS = 2**22
 """Cells of the largest array made while resampling: 32 MiB of float64."""
 
+_CACHED = 2**17
+"""Cells of arrays that are gone through several times, to stay in the processor's cache."""
+
 _ENUMERATED = 2**12
 """Sign flips that are enumerated even if fewer are asked for: those of 13 clusters."""
 
@@ -71,15 +74,15 @@ def median(values: np.ndarray, clusters: np.ndarray) -> Estimator:
             column = values[:, component]
             order = np.argsort(column, kind="stable")[: np.isfinite(column).sum()]
             ordered.append((column[order], clusters[order]))
-        rows = max(1, _CELLS // max(1, len(values)))
+        rows = max(1, _CACHED // max(1, len(values)))
 
         def estimate(drawn: np.ndarray) -> np.ndarray:
-            out = np.full((len(drawn), len(ordered)), np.nan)
+            out, drawn = np.full((len(drawn), len(ordered)), np.nan), drawn.astype(np.int32)
             for start in range(0, len(drawn), rows):
                 some = drawn[start : start + rows]
                 for number, (column, of_pair) in enumerate(ordered):
                     if len(column):
-                        out[start : start + rows, number] = _repeated_median(column, some[:, of_pair])
+                        out[start : start + rows, number] = _repeated_median(column, some.take(of_pair, axis=1))
             return out
 
         return estimate
@@ -89,9 +92,9 @@ def median(values: np.ndarray, clusters: np.ndarray) -> Estimator:
 
 def _repeated_median(ordered: np.ndarray, repeats: np.ndarray) -> np.ndarray:
     """The median of rising values ``[pair]``, each repeated some times, ``[resample, pair]``."""
-    reached = repeats.cumsum(axis=1)
-    half = reached[:, -1:] / 2
-    below, above = (reached >= half).argmax(axis=1), (reached > half).argmax(axis=1)
+    reached = repeats.cumsum(axis=1, dtype=repeats.dtype)
+    total = reached[:, -1:]
+    below, above = (2 * reached >= total).argmax(axis=1), (2 * reached > total).argmax(axis=1)
     return (ordered[below] + ordered[above]) / 2
 
 

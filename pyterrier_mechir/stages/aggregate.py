@@ -146,7 +146,8 @@ class AggregateHeads(Keyed, pt.Transformer):
         ci: coverage of the intervals, between 0 and 1.
         n_boot: number of resamples, and of random flips; 0 leaves intervals and p-values missing.
         seed: of the resampling. Each group is resampled by itself, whatever the others.
-        weights: a column of weights of pairs in all means (not the median's), such as a grade or 1 / rank.
+        weights: a column of weights of pairs in all means (not the median's), such as a grade or 1 / rank; pairs of
+            weight 0 are left out.
 
     Raises:
         ValueError: an unknown estimator, or none; weights of a median; ``ci`` or ``n_boot`` out of range.
