@@ -97,7 +97,7 @@ def grow_circuit(
     if not {"text_perturbed", "query_perturbed"} & set(pairs.columns):
         raise ValueError("the pairs have no text_perturbed or query_perturbed; PerturbDocs and PerturbQueries add it.")
     if order is None:
-        order = AggregateHeads(by=None).transform(single.transform(pairs)) if growth == "top_k" else universe
+        order = AggregateHeads(by=None, n_boot=0).transform(single.transform(pairs)) if growth == "top_k" else universe
     ordered = _places(order, universe)
     steps, longest = _sizes(sizes, len(ordered), len(universe))
     scores = partial(_scores, scorer, pairs, universe)

@@ -80,7 +80,7 @@ def _matrix(effects: Any) -> np.ndarray:
     if isinstance(effects, pd.DataFrame) and "patch_effect" in effects.columns:
         from pyterrier_mechir.stages.aggregate import AggregateHeads
 
-        effects = AggregateHeads(by=None)(effects)
+        effects = AggregateHeads(by=None, n_boot=0)(effects)
     if isinstance(effects, pd.DataFrame):
         if not {"layer", "head", "score"} <= set(effects.columns):
             raise ValueError(

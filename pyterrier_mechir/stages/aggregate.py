@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from pyterrier_mechir._options import one_of
 from pyterrier_mechir.patching.sites import Site, SiteSet, parse_site
 from pyterrier_mechir.stages.inputs import Keyed
 from pyterrier_mechir.stages.patch_scorer import METADATA
+from pyterrier_mechir.statistics import adjusted, bootstrap, cluster_sums, median, over, ratio, sign_flips
 
 _COLUMNS = [
     *("qid", "docno", "score", "rank", "component", "layer", "head", "n_pairs", "n_skipped", "mean_delta"),
@@ -25,26 +26,30 @@ _NEEDED = ["score_baseline", "score_perturbed", "patch_scores", "patch_effect"]
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Pairs as arrays: normalised effects and moved scores ``[pair, site]``, and s_p - s_b ``[pair]``."""
+    """Pairs as arrays: normalised effects and moved scores ``[pair, site]``; s_p - s_b, queries, weights ``[pair]``."""
 
     effects: np.ndarray
     moved: np.ndarray
     delta: np.ndarray
+    queries: np.ndarray
+    weights: np.ndarray
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, direction: str | None) -> _Pairs:
+    def of(cls, frame: pd.DataFrame, direction: str | None, weights: np.ndarray) -> _Pairs:
         effects, patched = (_stack(frame[column]) for column in ("patch_effect", "patch_scores"))
         baseline, perturbed = (frame[f"score_{side}"].to_numpy(np.float64) for side in ("baseline", "perturbed"))
         delta = perturbed - baseline
         denoised, noised = patched - baseline[:, None], perturbed[:, None] - patched
         direction = direction or _direction(effects * delta[:, None], denoised, noised)
-        return cls(effects, noised if direction == "noise" else denoised, delta)
+        queries = np.unique(frame["qid"].astype(str).to_numpy(np.object_), return_inverse=True)[1]
+        return cls(effects, noised if direction == "noise" else denoised, delta, queries, weights)
 
     def rows(self, index: Any) -> _Pairs:
-        return _Pairs(self.effects[index], self.moved[index], self.delta[index])
+        queries = np.unique(self.queries[index], return_inverse=True)[1]
+        return _Pairs(self.effects[index], self.moved[index], self.delta[index], queries, self.weights[index])
 
     def at_sites(self, index: np.ndarray) -> _Pairs:
-        return _Pairs(self.effects[:, index], self.moved[:, index], self.delta)
+        return replace(self, effects=self.effects[:, index], moved=self.moved[:, index])
 
 
 def _direction(moved: np.ndarray, denoised: np.ndarray, noised: np.ndarray) -> str:
@@ -57,44 +62,51 @@ def _stack(arrays: pd.Series) -> np.ndarray:
     return np.stack([np.asarray(array, dtype=np.float64).ravel() for array in arrays])
 
 
-def _ratio_of_means(pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
-    used = np.isfinite(pairs.moved)
-    return _over(_mean(pairs.moved, used), _mean(pairs.delta[:, None], used)), used
+ESTIMATORS = ("ratio_of_means", "mean_of_ratios", "median", "difference")
 
 
-def _difference(pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
-    used = np.isfinite(pairs.moved)
-    return _mean(pairs.moved, used), used
+def _weights(frame: pd.DataFrame, column: str | None) -> np.ndarray:
+    if column is None:
+        return np.ones(len(frame))
+    weights = pd.to_numeric(frame[column], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(f"column {column!r} is not a number of 0 or more in every row; weights have to be.")
+    return weights
 
 
-def _mean_of_ratios(pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
-    used = np.isfinite(pairs.effects)
-    return _mean(pairs.effects, used), used
+def _estimated(pairs: _Pairs, estimator: str, ci: float, n_boot: int, seed: int) -> dict[str, np.ndarray]:
+    """The columns of an estimate that are numbers, ``[site]`` each."""
+    values = pairs.moved if estimator in ("ratio_of_means", "difference") else pairs.effects
+    used = np.isfinite(values) & (np.isfinite(pairs.delta) & (pairs.weights > 0))[:, None]
+    values = np.where(used, values, 0)
+    sums_of = partial(cluster_sums, clusters=pairs.queries, n_clusters=int(pairs.queries.max()) + 1)
+    weights, deltas = sums_of(used, factors=pairs.weights), sums_of(used, factors=pairs.weights * _known(pairs.delta))
+    if estimator == "median":
+        sums = sums_of(np.sign(values), factors=pairs.weights)
+        estimate = median(np.where(used, values, np.nan), pairs.queries)
+    else:
+        sums = sums_of(values, factors=pairs.weights)
+        estimate = ratio(sums, deltas if estimator == "ratio_of_means" else weights)
+    present = weights > 0
+    score = estimate(np.arange(used.shape[1]))(np.ones((1, len(present))))[0]
+    low = high = p_value = np.full(score.shape, np.nan)
+    if n_boot:
+        low, high = bootstrap(estimate, present, ci=ci, n_boot=n_boot, seed=seed)
+        p_value = np.where(np.isfinite(score), sign_flips(sums, present, n_flips=n_boot, seed=seed), np.nan)
+    return {
+        "score": score,
+        "n_pairs": used.sum(axis=0),
+        "n_skipped": (~used).sum(axis=0),
+        "mean_delta": over(deltas.sum(axis=0), weights.sum(axis=0)),
+        "ci_low": low,
+        "ci_high": high,
+        "p_value": p_value,
+        "p_adjusted": adjusted(p_value),
+    }
 
 
-def _median(pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
-    used = np.isfinite(pairs.effects)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return np.nanmedian(np.where(used, pairs.effects, np.nan), axis=0), used
-
-
-def _mean(values: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """The mean of each column over the rows that it uses."""
-    return _over(np.where(used, values, 0).sum(axis=0), used.sum(axis=0).astype(np.float64))
-
-
-def _over(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator != 0)
-
-
-ESTIMATORS: dict[str, Callable[[_Pairs], tuple[np.ndarray, np.ndarray]]] = {
-    "ratio_of_means": _ratio_of_means,
-    "mean_of_ratios": _mean_of_ratios,
-    "median": _median,
-    "difference": _difference,
-}
-"""Each estimator: a group of pairs to the effect of each site, and which pairs each site's used, ``[pair, site]``."""
+def _known(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values), values, 0)
 
 
 class AggregateHeads(Keyed, pt.Transformer):
@@ -106,23 +118,39 @@ class AggregateHeads(Keyed, pt.Transformer):
     Output, one row per group and component: ``qid`` (the group), ``docno`` (the component's name, ``L5H8`` or
     ``L5.mlp_out``), ``score`` (its effect), ``rank``, ``component``, ``layer``, ``head`` (missing for a layer-wide
     component), ``slot`` (the token class or position, only where these are patched apart; ``docno`` is then
-    ``L5H8@EDIT``), ``n_pairs`` (pairs that the estimate used), ``n_skipped`` (pairs whose effects are missing),
-    ``mean_delta`` (mean of s_p - s_b over the pairs used, in score units), ``ci_low``, ``ci_high``, ``p_value`` and
-    ``p_adjusted`` (missing so far).
+    ``L5H8@EDIT``), ``estimator`` (only where several are asked for, each with its own ranking), ``n_pairs`` (pairs that
+    the estimate used), ``n_skipped`` (pairs whose effects are missing or of weight 0), ``mean_delta`` (mean of
+    s_p - s_b over the pairs used, in score units), and
+
+    - ``ci_low``, ``ci_high``: the percentile interval of ``score`` by a bootstrap of queries, which are drawn with all
+      their pairs, since pairs of one query are not independent. With few queries (20 or fewer) it is too narrow, and
+      where ``mean_delta`` may well be 0 that of ``ratio_of_means`` means little.
+    - ``p_value``: two-sided. H0: the sum over a query's pairs (of their moved scores; of their ratios for
+      ``mean_of_ratios``; of the signs of their ratios for ``median``) is as likely to be of the opposite sign. Signs of
+      queries are flipped, in all ways for up to 13 queries, else in ``n_boot`` random ones; no p of n queries is below
+      2 / 2**n.
+    - ``p_adjusted``: p-values adjusted for the components of the group by Benjamini and Hochberg (1995), each estimator
+      by itself.
+
+    These four are missing for components that fewer than two queries have. So they are where each query is a group of
+    its own (the default): give ``by=None``, or a column with values that queries share, such as ``by="relevance"``.
 
     Args:
         by: the column whose values are the groups; ``"qid"`` gives one ranking of components per query, None pools all
             queries under qid ``"all"``.
         estimator: ``ratio_of_means`` = mean(moved score) / mean(s_p - s_b); ``mean_of_ratios``, the published one, is
-            unstable where a denominator is near 0; ``median`` of the ratios; ``difference``, the mean moved score in
-            score units. ``mean_of_ratios`` and ``median`` leave out pairs below the scorer's ``min_delta``; the other
-            two do not. Of a scorer with ``direction="both"``, the denoise effects are aggregated.
-        ci: coverage of the confidence intervals, which this version does not compute yet.
-        n_boot: their resamples.
-        seed: of the resampling.
+            unstable where a denominator is near 0; ``median`` of the ratios, whose bootstrap is slow (its time grows
+            with pairs, not with queries); ``difference``, the mean moved score in score units. ``mean_of_ratios`` and
+            ``median`` leave out pairs below the scorer's ``min_delta``; the other two do not. A list gives a row for
+            each. Of a scorer with ``direction="both"``, the denoise effects are aggregated.
+        ci: coverage of the intervals, between 0 and 1.
+        n_boot: number of resamples, and of random flips; 0 leaves intervals and p-values missing.
+        seed: of the resampling. Each group is resampled by itself, whatever the others.
+        weights: a column of weights of pairs in all means (not the median's), such as a grade or 1 / rank; pairs of
+            weight 0 are left out.
 
     Raises:
-        ValueError: an unknown estimator.
+        ValueError: an unknown estimator, or none; weights of a median; ``ci`` or ``n_boot`` out of range.
     """
 
     schematic: ClassVar = {"label": "AggregateHeads"}
@@ -131,28 +159,40 @@ class AggregateHeads(Keyed, pt.Transformer):
         self,
         *,
         by: str | None = "qid",
-        estimator: str = "ratio_of_means",
+        estimator: str | Sequence[str] = "ratio_of_means",
         ci: float = 0.95,
         n_boot: int = 1000,
         seed: int = 0,
+        weights: str | None = None,
     ):
+        estimators = [one_of("estimator", name, ESTIMATORS) for name in _listed(estimator)]
+        if not estimators:
+            raise ValueError(f"estimator is empty; give one of {', '.join(map(repr, ESTIMATORS))}, or several.")
+        if weights is not None and "median" in estimators:
+            raise ValueError("the median takes no weights; leave them out, or choose estimators that are means.")
+        if not 0 < ci < 1:
+            raise ValueError(f"ci is {ci}; give a coverage between 0 and 1, such as 0.95.")
+        if n_boot < 0:
+            raise ValueError(f"n_boot is {n_boot}; give the number of resamples, 0 for no intervals and p-values.")
         self.by = by
-        self.estimator = one_of("estimator", estimator, ESTIMATORS)
+        self.estimator = estimator if isinstance(estimator, str) else estimators
         self.ci = ci
         self.n_boot = n_boot
         self.seed = seed
+        self.weights = weights
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Aggregate.
 
         Raises:
             pt.validate.InputValidationError: a column is missing.
-            ValueError: the arrays of the rows are not of one shape.
+            ValueError: the arrays of the rows are not of one shape; a weight that is no number of 0 or more.
         """
-        grouping = [] if self.by in (None, "qid") else [str(self.by)]
-        pt.validate.columns(inp, includes=["qid", *_NEEDED, *grouping], context=self)
+        others = [column for column in (self.by, self.weights) if column not in (None, "qid")]
+        pt.validate.columns(inp, includes=list(dict.fromkeys(["qid", *_NEEDED, *others])), context=self)
+        extra = [] if isinstance(self.estimator, str) else ["estimator"]
         if not len(inp):
-            return _typed(pd.DataFrame(columns=_COLUMNS))
+            return _typed(pd.DataFrame(columns=_COLUMNS), extra)
         if "tokens" in inp.columns and "slots" not in inp.attrs.get(METADATA, {}):
             raise ValueError(
                 "effects of single positions belong to one text each and are not aggregated; explode_effects(frame) "
@@ -165,7 +205,7 @@ class AggregateHeads(Keyed, pt.Transformer):
         sites, slots = labelled_sites(inp, shapes.pop())
         of_site: list[str | None] = [None] if slots is None else list(slots)
         labels = [(site, slot) for site in sites for slot in of_site]
-        pairs = _Pairs.of(inp, metadata.get("direction"))
+        pairs = _Pairs.of(inp, metadata.get("direction"), _weights(inp, self.weights))
         swept = np.isfinite(pairs.moved).any(axis=0)
         if swept.any():
             labels, pairs = [label for label, kept in zip(labels, swept, strict=True) if kept], pairs.at_sites(swept)
@@ -173,29 +213,35 @@ class AggregateHeads(Keyed, pt.Transformer):
             groups: dict[Any, Any] = {"all": slice(None)}
         else:
             groups = inp.reset_index(drop=True).groupby(self.by, sort=False).indices
-        parts = [self._aggregate(str(name), pairs.rows(rows), labels) for name, rows in groups.items()]
-        return _typed(
-            pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_COLUMNS), slots is not None
-        )
+        parts = [
+            self._aggregate(str(name), estimator, pairs.rows(rows), labels)
+            for name, rows in groups.items()
+            for estimator in _listed(self.estimator)
+        ]
+        extra = extra if slots is None else ["slot", *extra]
+        return _typed(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_COLUMNS), extra)
 
-    def _aggregate(self, name: str, pairs: _Pairs, labels: list[tuple[Site | SiteSet, str | None]]) -> pd.DataFrame:
-        effects, used = ESTIMATORS[self.estimator](pairs)
+    def _aggregate(
+        self, name: str, estimator: str, pairs: _Pairs, labels: list[tuple[Site | SiteSet, str | None]]
+    ) -> pd.DataFrame:
         out = pd.DataFrame(
             {
                 "qid": name,
                 "docno": [site.name if slot is None else f"{site.name}@{slot}" for site, slot in labels],
-                "score": effects,
                 "component": [site.component for site, _ in labels],
                 "layer": [site.layer for site, _ in labels],
                 "head": [site.head for site, _ in labels],
                 "slot": [slot for _, slot in labels],
-                "n_pairs": used.sum(axis=0),
-                "n_skipped": (~used).sum(axis=0),
-                "mean_delta": _mean(pairs.delta[:, None], used),
+                "estimator": estimator,
+                **_estimated(pairs, estimator, self.ci, self.n_boot, self.seed),
             }
         )
         out = out.sort_values("score", ascending=False, kind="stable", ignore_index=True)
         return out.assign(rank=np.arange(len(out)))
+
+
+def _listed(estimator: str | Sequence[str]) -> list[str]:
+    return [estimator] if isinstance(estimator, str) else list(estimator)
 
 
 def labelled_sites(frame: pd.DataFrame, shape: tuple[int, ...]) -> tuple[list[Site | SiteSet], list[str] | None]:
@@ -220,7 +266,7 @@ def labelled_sites(frame: pd.DataFrame, shape: tuple[int, ...]) -> tuple[list[Si
     )
 
 
-def _typed(frame: pd.DataFrame, has_slots: bool = False) -> pd.DataFrame:
+def _typed(frame: pd.DataFrame, extra: Sequence[str] = ()) -> pd.DataFrame:
     kinds: dict[str, Any] = {
         "layer": "int64",
         "head": "Int64",
@@ -228,8 +274,8 @@ def _typed(frame: pd.DataFrame, has_slots: bool = False) -> pd.DataFrame:
         "n_pairs": "int64",
         "n_skipped": "int64",
     }
-    kinds |= dict.fromkeys(["qid", "docno", "component", "slot"], "str")
-    columns = [*_COLUMNS[:7], "slot", *_COLUMNS[7:]] if has_slots else _COLUMNS
+    kinds |= dict.fromkeys(["qid", "docno", "component", *extra], "str")
+    columns = [*_COLUMNS[:7], *extra, *_COLUMNS[7:]]
     if frame["layer"].isna().any():
         kinds["layer"] = "Int64"
     return frame.reindex(columns=columns).astype({c: kinds.get(c, "float64") for c in columns})
