@@ -15,7 +15,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pyterrier_mechir.circuits import circuit_measures, grow_circuit
-    from pyterrier_mechir.measures import AxiomAgreement, EffectConcentration, PatchEffect, RankShift, ScoreShift
+    from pyterrier_mechir.measures import (
+        AxiomAgreement,
+        EffectConcentration,
+        PatchEffect,
+        RankShift,
+        ScoreShift,
+        head_qrels,
+    )
     from pyterrier_mechir.patching.methods import Attribution, IntegratedGradients
     from pyterrier_mechir.patching.metrics import AttentionTo
     from pyterrier_mechir.plots.circuit import plot_circuit
@@ -56,6 +63,7 @@ _HOMES = {
     "circuit_measures": "circuits",
     "explode_effects": "stages.explode",
     "grow_circuit": "circuits",
+    "head_qrels": "measures",
     "lens_agreement": "stages.score_lens",
     "plot_circuit": "plots.circuit",
     "plot_heads": "plots.heads",
@@ -84,6 +92,7 @@ __all__ = [
     "circuit_measures",
     "explode_effects",
     "grow_circuit",
+    "head_qrels",
     "lens_agreement",
     "plot_circuit",
     "plot_heads",

@@ -74,6 +74,38 @@ def _agrees(frame: pd.DataFrame, band: float, sign: str | None) -> pd.Series:
     return pd.Series(agreement)
 
 
+def head_qrels(frame: pd.DataFrame, k: int = 10) -> pd.DataFrame:
+    """Judgments of components by an exact aggregate, to score approximate ones by nDCG, precision or rank overlap.
+
+    The k first components of each query are relevant, the first of grade k, the last of grade 1; all others have grade
+    0. ``Compat(p=0.9)`` of ir_measures is a rank-biased overlap with these grades' ideal order. Example::
+
+        exact, estimated = first >> PatchScorer(ranker), first >> PatchScorer(ranker, method="attribution")
+        qrels = head_qrels((exact >> AggregateHeads())(topics))
+        pt.Experiment([estimated >> AggregateHeads()], topics, qrels, [nDCG @ 10, P @ 10])
+
+    Args:
+        frame: the output of :class:`~pyterrier_mechir.AggregateHeads`, with one estimator.
+        k: how many components are relevant.
+
+    Returns:
+        ``qid, docno`` (the component's name) and ``label``, a row per query and component with an effect.
+
+    Raises:
+        pt.validate.InputValidationError: a column is missing.
+        ValueError: ``k`` less than 1, or a component that comes twice.
+    """
+    pt.validate.columns(frame, includes=["qid", "docno", "score"])
+    if k < 1:
+        raise ValueError(f"k is {k}; at least one component should be relevant.")
+    if frame.duplicated(["qid", "docno"]).any():
+        raise ValueError("a component comes more than once for a query; keep the rows of one estimator.")
+    ordered = frame[frame["score"].notna()].sort_values("score", ascending=False, kind="stable")
+    place = ordered.groupby("qid", sort=False).cumcount()
+    judged = ordered.assign(label=(k - place).clip(lower=0).astype("int64"))
+    return judged.sort_index()[["qid", "docno", "label"]].reset_index(drop=True)
+
+
 class _MeanOfDefined(MeanAgg):
     """The mean of the values that are not missing, itself missing where there are none."""
 

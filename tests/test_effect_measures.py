@@ -11,10 +11,11 @@ import pyterrier as pt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ir_measures import nDCG
+from ir_measures import P, nDCG
 from models import TEXTS, build
 
 from pyterrier_mechir import (
+    AggregateHeads,
     AxiomAgreement,
     BiEncoder,
     EffectConcentration,
@@ -23,6 +24,7 @@ from pyterrier_mechir import (
     PerturbDocs,
     RankShift,
     ScoreShift,
+    head_qrels,
 )
 from pyterrier_mechir.perturb import TFC1
 
@@ -197,3 +199,34 @@ def test_names_equality_and_parameters():
         value(PatchEffect, run([1], [0], [1], PATCHED[:1]))
     with pytest.raises(ValueError, match="several shapes"):
         value(EffectConcentration, run([2, 1], [1, 2], [2, 4], [PATCHED[0], [1.0, 2.0]]))
+
+
+def test_the_best_components_of_each_query_are_graded():
+    rows = [("1", "L0H0", 0.1), ("1", "L0H1", -0.3), ("1", "L1H0", 0.4), ("1", "L1H1", NAN), ("2", "L0H0", 0.0)]
+    qrels = head_qrels(pd.DataFrame(rows, columns=["qid", "docno", "score"]), k=2)
+    assert list(qrels.itertuples(index=False, name=None)) == [
+        ("1", "L0H0", 1),
+        ("1", "L0H1", 0),
+        ("1", "L1H0", 2),
+        ("2", "L0H0", 2),
+    ]
+
+
+def test_an_estimated_head_map_is_scored_against_the_exact_one():
+    ranker = BiEncoder(build("bert", classifier=False))
+    rows = [("1", "moon night", f"d{i}", text, 3 - i) for i, text in enumerate(TEXTS[:3])]
+    retrieved = pt.model.add_ranks(pd.DataFrame(rows, columns=["qid", "query", "docno", "text", "score"]))
+    topics = pd.DataFrame({"qid": ["1"], "query": ["moon night"]})
+    first = pt.Transformer.from_df(retrieved) >> PerturbDocs(TFC1())
+    systems = {name: first >> PatchScorer(ranker, method=name) >> AggregateHeads() for name in ("exact", "attribution")}
+    qrels = head_qrels(systems["exact"](topics), k=5)
+    out = pt.Experiment(systems, topics, qrels, [nDCG @ 5, P @ 5]).set_index("name")
+    assert out.loc["exact"].tolist() == [1, 1]
+    assert 0 < out.loc["attribution", "nDCG@5"] <= 1
+
+
+@pytest.mark.parametrize(("change", "message"), [({"k": 0}, "k is 0"), ({}, "more than once")])
+def test_unusable_judgments_are_an_error(change, message):
+    frame = pd.DataFrame({"qid": ["1", "1"], "docno": ["L0H0"] * 2, "score": [1.0, 2.0]})
+    with pytest.raises(ValueError, match=message):
+        head_qrels(frame, **change)
