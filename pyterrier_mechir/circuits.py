@@ -13,8 +13,9 @@ from pyterrier_mechir._options import one_of
 from pyterrier_mechir.patching.sites import Site, SiteSet, parse_site
 from pyterrier_mechir.perturb.fillers import Filler
 from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.results.pairs import METADATA
 from pyterrier_mechir.stages.aggregate import AggregateHeads
-from pyterrier_mechir.stages.patch_scorer import METADATA, PatchScorer
+from pyterrier_mechir.stages.patch_scorer import PatchScorer
 
 GROWTHS = ("top_k", "greedy")
 

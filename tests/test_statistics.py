@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
-from pyterrier_mechir import AggregateHeads, statistics
-from pyterrier_mechir.statistics import adjusted, bootstrap, cluster_sums, median, ratio, sign_flips
+from pyterrier_mechir import AggregateHeads
+from pyterrier_mechir.results import statistics
+from pyterrier_mechir.results.statistics import adjusted, bootstrap, cluster_sums, median, ratio, sign_flips
 
 ESTIMATORS = ["ratio_of_means", "difference", "mean_of_ratios", "median"]
 STATISTICS = ["ci_low", "ci_high", "p_value", "p_adjusted"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -12,54 +11,16 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.patching.sites import Site, SiteSet, parse_site
+from pyterrier_mechir.patching.sites import Site, SiteSet
+from pyterrier_mechir.results.pairs import METADATA, Pairs, labelled_sites
+from pyterrier_mechir.results.statistics import adjusted, bootstrap, cluster_sums, median, over, ratio, sign_flips
 from pyterrier_mechir.stages.inputs import Keyed
-from pyterrier_mechir.stages.patch_scorer import METADATA
-from pyterrier_mechir.statistics import adjusted, bootstrap, cluster_sums, median, over, ratio, sign_flips
 
 _COLUMNS = [
     *("qid", "docno", "score", "rank", "component", "layer", "head", "n_pairs", "n_skipped", "mean_delta"),
     *("ci_low", "ci_high", "p_value", "p_adjusted"),
 ]
 _NEEDED = ["score_baseline", "score_perturbed", "patch_scores", "patch_effect"]
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Pairs as arrays: normalised effects and moved scores ``[pair, site]``; s_p - s_b, queries, weights ``[pair]``."""
-
-    effects: np.ndarray
-    moved: np.ndarray
-    delta: np.ndarray
-    queries: np.ndarray
-    weights: np.ndarray
-
-    @classmethod
-    def of(cls, frame: pd.DataFrame, direction: str | None, weights: np.ndarray) -> _Pairs:
-        effects, patched = (_stack(frame[column]) for column in ("patch_effect", "patch_scores"))
-        baseline, perturbed = (frame[f"score_{side}"].to_numpy(np.float64) for side in ("baseline", "perturbed"))
-        delta = perturbed - baseline
-        denoised, noised = patched - baseline[:, None], perturbed[:, None] - patched
-        direction = direction or _direction(effects * delta[:, None], denoised, noised)
-        queries = np.unique(frame["qid"].astype(str).to_numpy(np.object_), return_inverse=True)[1]
-        return cls(effects, noised if direction == "noise" else denoised, delta, queries, weights)
-
-    def rows(self, index: Any) -> _Pairs:
-        queries = np.unique(self.queries[index], return_inverse=True)[1]
-        return _Pairs(self.effects[index], self.moved[index], self.delta[index], queries, self.weights[index])
-
-    def at_sites(self, index: np.ndarray) -> _Pairs:
-        return replace(self, effects=self.effects[:, index], moved=self.moved[:, index])
-
-
-def _direction(moved: np.ndarray, denoised: np.ndarray, noised: np.ndarray) -> str:
-    """The direction whose formula gives the effects of a frame that does not say which was swept."""
-    errors = [np.nansum(np.abs(moved - candidate)) for candidate in (denoised, noised)]
-    return "denoise" if errors[0] <= errors[1] else "noise"
-
-
-def _stack(arrays: pd.Series) -> np.ndarray:
-    return np.stack([np.asarray(array, dtype=np.float64).ravel() for array in arrays])
 
 
 ESTIMATORS = ("ratio_of_means", "mean_of_ratios", "median", "difference")
@@ -74,7 +35,7 @@ def _weights(frame: pd.DataFrame, column: str | None) -> np.ndarray:
     return weights
 
 
-def _estimated(pairs: _Pairs, estimator: str, ci: float, n_boot: int, seed: int) -> dict[str, np.ndarray]:
+def _estimated(pairs: Pairs, estimator: str, ci: float, n_boot: int, seed: int) -> dict[str, np.ndarray]:
     """The columns of an estimate that are numbers, ``[site]`` each."""
     values = pairs.moved if estimator in ("ratio_of_means", "difference") else pairs.effects
     used = np.isfinite(values) & (np.isfinite(pairs.delta) & (pairs.weights > 0))[:, None]
@@ -205,7 +166,7 @@ class AggregateHeads(Keyed, pt.Transformer):
         sites, slots = labelled_sites(inp, shapes.pop())
         of_site: list[str | None] = [None] if slots is None else list(slots)
         labels = [(site, slot) for site in sites for slot in of_site]
-        pairs = _Pairs.of(inp, metadata.get("direction"), _weights(inp, self.weights))
+        pairs = Pairs.of(inp, metadata.get("direction"), _weights(inp, self.weights))
         swept = np.isfinite(pairs.moved).any(axis=0)
         if swept.any():
             labels, pairs = [label for label, kept in zip(labels, swept, strict=True) if kept], pairs.at_sites(swept)
@@ -222,7 +183,7 @@ class AggregateHeads(Keyed, pt.Transformer):
         return _typed(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_COLUMNS), extra)
 
     def _aggregate(
-        self, name: str, estimator: str, pairs: _Pairs, labels: list[tuple[Site | SiteSet, str | None]]
+        self, name: str, estimator: str, pairs: Pairs, labels: list[tuple[Site | SiteSet, str | None]]
     ) -> pd.DataFrame:
         out = pd.DataFrame(
             {
@@ -242,28 +203,6 @@ class AggregateHeads(Keyed, pt.Transformer):
 
 def _listed(estimator: str | Sequence[str]) -> list[str]:
     return [estimator] if isinstance(estimator, str) else list(estimator)
-
-
-def labelled_sites(frame: pd.DataFrame, shape: tuple[int, ...]) -> tuple[list[Site | SiteSet], list[str] | None]:
-    """The sites that arrays of a shape hold, and the names of the slots on their last axis, if they have one.
-
-    As the frame's attrs say; without them, two axes are layers and heads.
-
-    Raises:
-        ValueError: the frame does not say, and the shape does not tell.
-    """
-    metadata = frame.attrs.get(METADATA, {})
-    if "sites" in metadata:
-        sites = [parse_site(name) for name in metadata["sites"]]
-        slots = metadata.get("slots")
-        if len(sites) == int(np.prod(shape if slots is None and "tokens" not in frame.columns else shape[:-1])):
-            return sites, slots
-    if len(shape) == 2 and "tokens" not in frame.columns:
-        return [Site("head", layer, head) for layer in range(shape[0]) for head in range(shape[1])], None
-    raise ValueError(
-        f"the frame does not say which components its arrays of shape {shape} hold: its attrs[{METADATA!r}] are gone. "
-        "Aggregate right after PatchScorer, and merge other columns in before it."
-    )
 
 
 def _typed(frame: pd.DataFrame, extra: Sequence[str] = ()) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_mechir.stages.aggregate import labelled_sites
+from pyterrier_mechir.results.pairs import labelled_sites
 
 _COLUMNS = [
     *("qid", "docno", "component", "layer", "head", "site", "position", "token", "token_baseline", "token_class"),

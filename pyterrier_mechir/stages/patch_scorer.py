@@ -14,15 +14,12 @@ from pyterrier_mechir.patching.sites import COMPONENTS, DIRECTIONS, Sites, selec
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.fillers import Filler
 from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.results.pairs import METADATA
 from pyterrier_mechir.stages.pair_scorer import PairScorer
 
 if TYPE_CHECKING:
     from pyterrier_mechir.patching.metrics import AttentionTo
     from pyterrier_mechir.patching.screening import Screening
-
-METADATA = "mechir"
-"""Key of ``frame.attrs`` under which a result says which sites its arrays hold, the direction, the receivers of paths,
-and its screening."""
 
 
 class PatchScorer(PairScorer):

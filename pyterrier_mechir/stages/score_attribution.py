@@ -8,8 +8,8 @@ import pandas as pd
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.results.pairs import METADATA
 from pyterrier_mechir.stages.inputs import as_cells
-from pyterrier_mechir.stages.patch_scorer import METADATA
 from pyterrier_mechir.stages.rerank import Scorer
 
 

@@ -1,0 +1,1 @@
+"""What comes out: pairs as arrays, their statistics, and how they are stored."""

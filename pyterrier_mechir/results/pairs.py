@@ -1,0 +1,75 @@
+"""The pairs of a frame as arrays, and which components the arrays hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pyterrier_mechir.patching.sites import Site, SiteSet, parse_site
+
+METADATA = "mechir"
+"""Key of ``frame.attrs`` under which a result says which sites its arrays hold, the direction, the receivers of paths,
+and its screening."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs as arrays: normalised effects and moved scores ``[pair, site]``; s_p - s_b, queries, weights ``[pair]``."""
+
+    effects: np.ndarray
+    moved: np.ndarray
+    delta: np.ndarray
+    queries: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, direction: str | None, weights: np.ndarray) -> Pairs:
+        effects, patched = (_stack(frame[column]) for column in ("patch_effect", "patch_scores"))
+        baseline, perturbed = (frame[f"score_{side}"].to_numpy(np.float64) for side in ("baseline", "perturbed"))
+        delta = perturbed - baseline
+        denoised, noised = patched - baseline[:, None], perturbed[:, None] - patched
+        direction = direction or _direction(effects * delta[:, None], denoised, noised)
+        queries = np.unique(frame["qid"].astype(str).to_numpy(np.object_), return_inverse=True)[1]
+        return cls(effects, noised if direction == "noise" else denoised, delta, queries, weights)
+
+    def rows(self, index: Any) -> Pairs:
+        queries = np.unique(self.queries[index], return_inverse=True)[1]
+        return Pairs(self.effects[index], self.moved[index], self.delta[index], queries, self.weights[index])
+
+    def at_sites(self, index: np.ndarray) -> Pairs:
+        return replace(self, effects=self.effects[:, index], moved=self.moved[:, index])
+
+
+def _direction(moved: np.ndarray, denoised: np.ndarray, noised: np.ndarray) -> str:
+    """The direction whose formula gives the effects of a frame that does not say which was swept."""
+    errors = [np.nansum(np.abs(moved - candidate)) for candidate in (denoised, noised)]
+    return "denoise" if errors[0] <= errors[1] else "noise"
+
+
+def _stack(arrays: pd.Series) -> np.ndarray:
+    return np.stack([np.asarray(array, dtype=np.float64).ravel() for array in arrays])
+
+
+def labelled_sites(frame: pd.DataFrame, shape: tuple[int, ...]) -> tuple[list[Site | SiteSet], list[str] | None]:
+    """The sites that arrays of a shape hold, and the names of the slots on their last axis, if they have one.
+
+    As the frame's attrs say; without them, two axes are layers and heads.
+
+    Raises:
+        ValueError: the frame does not say, and the shape does not tell.
+    """
+    metadata = frame.attrs.get(METADATA, {})
+    if "sites" in metadata:
+        sites = [parse_site(name) for name in metadata["sites"]]
+        slots = metadata.get("slots")
+        if len(sites) == int(np.prod(shape if slots is None and "tokens" not in frame.columns else shape[:-1])):
+            return sites, slots
+    if len(shape) == 2 and "tokens" not in frame.columns:
+        return [Site("head", layer, head) for layer in range(shape[0]) for head in range(shape[1])], None
+    raise ValueError(
+        f"the frame does not say which components its arrays of shape {shape} hold: its attrs[{METADATA!r}] are gone. "
+        "Aggregate right after PatchScorer, and merge other columns in before it."
+    )
