@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.plots.heads import plot_heads
     from pyterrier_mechir.rankers.bi_encoder import BiEncoder
     from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
+    from pyterrier_mechir.results.artifact import PatchResults
     from pyterrier_mechir.stages.aggregate import AggregateHeads
     from pyterrier_mechir.stages.attention_patterns import AttentionPatterns
     from pyterrier_mechir.stages.explode import explode_effects
@@ -52,6 +53,7 @@ _HOMES = {
     "IntegratedGradients": "patching.methods",
     "PairScorer": "stages.pair_scorer",
     "PatchEffect": "measures",
+    "PatchResults": "results.artifact",
     "PatchScorer": "stages.patch_scorer",
     "PerturbDocs": "stages.perturb_docs",
     "PerturbQueries": "stages.perturb_queries",
@@ -81,6 +83,7 @@ __all__ = [
     "IntegratedGradients",
     "PairScorer",
     "PatchEffect",
+    "PatchResults",
     "PatchScorer",
     "PerturbDocs",
     "PerturbQueries",

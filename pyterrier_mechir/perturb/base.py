@@ -148,6 +148,11 @@ class Perturbation(ABC):
                 )
         return {name: getattr(self, name) for name in names}
 
+    def described(self) -> str:
+        """All settings, those that have their defaults included: ``TFC1(position='end', n=1, ..., seed=0)``."""
+        settings = ", ".join(f"{name}={value!r}" for name, value in self._settings().items())
+        return f"{self.name}({settings})"
+
     def __repr__(self) -> str:
         parameters = inspect.signature(type(self).__init__).parameters
         given = (f"{k}={v!r}" for k, v in self._settings().items() if v != parameters[k].default)
@@ -325,6 +330,9 @@ class FunctionPerturbation(Perturbation):
         return (
             self.function(text, query, **self.settings) if self._takes_query else self.function(text, **self.settings)
         )
+
+    def described(self) -> str:
+        return repr(self)
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
         return self.check is None or bool(self.check(baseline, perturbed, query))

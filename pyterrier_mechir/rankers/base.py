@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
@@ -154,8 +155,36 @@ class Ranker(ABC):
         """What :meth:`compare` reads of each query; a row per query."""
 
     @abstractmethod
-    def _settings(self) -> tuple[Any, ...]:
+    def _settings(self) -> dict[str, Any]:
         """What, beside the checkpoint, decides the scores."""
+
+    def about(self, *, fingerprint: bool = False) -> dict[str, Any]:
+        """What identifies the ranker, so that a run can be repeated.
+
+        Args:
+            fingerprint: add ``weights``, a digest of the model's weights and its tokenizer; reading them all takes
+                about a second per gigabyte.
+
+        Returns:
+            ``ranker`` (the class), ``name``, ``revision`` (the commit of a checkpoint from the hub, else None),
+            ``architecture``, ``dtype``, ``max_length`` and the ranker's own settings.
+        """
+        about = {
+            "ranker": type(self).__name__,
+            "name": self.name,
+            "revision": getattr(self.model.config, "_commit_hash", None),
+            "architecture": type(self.model).__name__,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "max_length": self.max_length,
+            **self._settings(),
+        }
+        return about | {"weights": self._fingerprint} if fingerprint else about
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        from pyterrier_mechir.rankers.loading import fingerprint
+
+        return fingerprint(self.model, self.tokenizer)
 
     def sites(self) -> pd.DataFrame:
         """What can be patched.
@@ -463,7 +492,7 @@ class Ranker(ABC):
         return f"{type(self).__name__}({self.short_name!r})"
 
     def _key(self) -> tuple[Any, ...]:
-        return (type(self), self._checkpoint, self.dtype, self.max_length, *self._settings())
+        return (type(self), self._checkpoint, self.dtype, self.max_length, *self._settings().values())
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, Ranker) else NotImplemented

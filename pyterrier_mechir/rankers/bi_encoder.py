@@ -78,8 +78,9 @@ class BiEncoder(Ranker):
         self.reads_first_token = self.pooling == "cls"
         self._query_template = Template(self.tokenizer, pair=False)
 
-    def _settings(self) -> tuple[Any, ...]:
-        return self.pooling, self.similarity, self.query_prefix, self.doc_prefix, self.max_query_length
+    def _settings(self) -> dict[str, Any]:
+        names = ("pooling", "similarity", "query_prefix", "doc_prefix", "max_query_length")
+        return {name: getattr(self, name) for name in names}
 
     def facing(self, side: str) -> BiEncoder:
         other = super().facing(side)

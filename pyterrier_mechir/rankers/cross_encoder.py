@@ -65,8 +65,8 @@ class CrossEncoder(Ranker):
         self.relevant_label = relevant_label
         self.reads_first_token = getattr(self.model.config, "classifier_pooling", "cls") == "cls"
 
-    def _settings(self) -> tuple[Any, ...]:
-        return self.score_type, self.relevant_label
+    def _settings(self) -> dict[str, Any]:
+        return {"score": self.score_type, "relevant_label": self.relevant_label}
 
     def encode(self, batch: Batch) -> torch.Tensor:
         logits = self.model(**batch).logits.float()

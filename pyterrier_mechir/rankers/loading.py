@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,19 @@ def load_checkpoint(
 def _is_unused(weight: str, auto_class: Any) -> bool:
     """Whether a missing weight plays no part: an encoder's pooler, which no pooling here reads."""
     return auto_class is AutoModel and weight.startswith("pooler.")
+
+
+def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A digest of the weights of a model, in the precision that they have, and of its fast tokenizer: 32 hex digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    tokens = json.loads(tokenizer.backend_tokenizer.to_str())
+    for set_by_calls in ("truncation", "padding"):
+        tokens.pop(set_by_calls, None)
+    digest.update(json.dumps(tokens, sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def read_modules(name: str) -> Modules:

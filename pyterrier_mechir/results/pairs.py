@@ -11,8 +11,11 @@ import pandas as pd
 from pyterrier_mechir.patching.sites import Site, SiteSet, parse_site
 
 METADATA = "mechir"
-"""Key of ``frame.attrs`` under which a result says which sites its arrays hold, the direction, the receivers of paths,
-and its screening."""
+"""Key of ``frame.attrs`` under which a result says what made it (ranker, scorer, perturbation), which sites its arrays
+hold, the direction, the receivers of paths, and its screening."""
+
+PERTURBATION = "perturbation"
+"""Key, within these, of the perturbation with all its settings."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -21,6 +23,7 @@ from pyterrier_mechir.perturb.fillers import Filler
 from pyterrier_mechir.perturb.frequency import TFC1
 from pyterrier_mechir.rankers.base import Ranker, unique
 from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
+from pyterrier_mechir.results.pairs import METADATA, PERTURBATION
 from pyterrier_mechir.stages.inputs import Keyed, as_cells, check_batch_size, check_ranker, check_results, check_rows
 from pyterrier_mechir.stages.perturb_docs import PerturbDocs
 
@@ -31,9 +34,10 @@ if TYPE_CHECKING:
     from pyterrier_mechir.patching.screening import Screening
     from pyterrier_mechir.patching.sweep import SweepResult
     from pyterrier_mechir.rankers.encoding import AlignedPair
+    from pyterrier_mechir.stages.results_writer import ResultsWriter
 
 _TOKENS = ["tokens", "tokens_baseline", "token_classes"]
-_ADDED = [
+ADDED = [
     *("score", "rank", "score_baseline", "score_perturbed", "patch_scores", "patch_effect", "patch_effect_noise"),
     *_TOKENS,
 ]
@@ -161,19 +165,66 @@ class PairScorer(Keyed, pt.Transformer):
             UserWarning: texts that the perturbation left as they were, texts longer than the ranker takes, and patches
                 that move no score.
         """
-        check_results(self, inp, self.text_field)
-        if not {f"{self.text_field}_perturbed", "query_perturbed"} & set(inp.columns):
-            perturb = PerturbDocs(self.perturbation or TFC1(), text_field=self.text_field, ranker=self.ranker)
-            inp = perturb.transform(inp)
+        inp = self.perturbed(inp)
         pairs = MinimalPairs.of(inp, self.text_field)
         self._check_alignments(pairs)
         scores = self.ranker.score(
             inp["query"].tolist(), inp[self.text_field].tolist(), batch_size=self.batch_size, verbose=self.verbose
         )
         columns, screening = self._scored(pairs)
-        out = inp.drop(columns=_ADDED, errors="ignore").assign(score=scores, **columns)
-        out.attrs = inp.attrs | self._metadata(screening)
+        out = inp.drop(columns=ADDED, errors="ignore").assign(score=scores, **columns)
+        made_by = inp.attrs.get(METADATA, {}).get(PERTURBATION)
+        known = {} if made_by is None else {PERTURBATION: made_by}
+        out.attrs = inp.attrs | {METADATA: known | self.about() | self._metadata(screening)}
         return pt.model.add_ranks(out)
+
+    def perturbed(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """The input with its perturbed side, which ``perturbation`` makes where it has none.
+
+        Raises:
+            pt.validate.InputValidationError: a column is missing.
+        """
+        check_results(self, inp, self.text_field)
+        if {f"{self.text_field}_perturbed", "query_perturbed"} & set(inp.columns):
+            return inp
+        perturb = PerturbDocs(self.perturbation or TFC1(), text_field=self.text_field, ranker=self.ranker)
+        return perturb.transform(inp)
+
+    def about(self, *, fingerprint: bool = False) -> dict[str, Any]:
+        """What decides the results, so that a run can be repeated.
+
+        Args:
+            fingerprint: as in :meth:`Ranker.about`.
+
+        Returns:
+            ``ranker``, as :meth:`Ranker.about` says, and ``scorer``: the class and its settings.
+        """
+        unrelated = ("ranker", "perturbation", "batch_size", "verbose")
+        settings = {
+            attribute.name: _plain(attribute.value)
+            for attribute in pt.inspect.transformer_attributes(self)
+            if attribute.name not in unrelated
+        }
+        return {
+            "ranker": self.ranker.about(fingerprint=fingerprint),
+            "scorer": {"stage": type(self).__name__, **settings},
+        }
+
+    def store(self, path: str | Path, *, shard_size: int = 256) -> ResultsWriter:
+        """This stage with its results kept in a :class:`~pyterrier_mechir.PatchResults`, as they are computed.
+
+        What the artifact holds is not computed again, so that a run that died goes on where it was.
+
+        Args:
+            path: directory of the artifact, which is made if it is not there.
+            shard_size: pairs that are written together; what a run that is killed loses at most.
+
+        Raises:
+            ValueError: the stage screens, or ``path`` holds something else.
+        """
+        from pyterrier_mechir.stages.results_writer import ResultsWriter
+
+        return ResultsWriter(path, self, shard_size=shard_size)
 
     def _metadata(self, screening: Screening | None) -> dict[str, Any]:
         return {}
@@ -195,7 +246,7 @@ class PairScorer(Keyed, pt.Transformer):
             if rows:
                 self._warn_of_cut(pairs, rows)
                 results.set_scores(
-                    rows, *(self._plain(pairs, rows, side) for side in (pairs.baselines, pairs.perturbed))
+                    rows, *(self._unaligned(pairs, rows, side) for side in (pairs.baselines, pairs.perturbed))
                 )
         rows = sorted(set(changed) - set(same) - set(unaligned))
         distinct, which = unique([pairs.key(i) for i in rows])
@@ -240,7 +291,7 @@ class PairScorer(Keyed, pt.Transformer):
                 stacklevel=5,
             )
 
-    def _plain(self, pairs: MinimalPairs, rows: list[int], side: Sequence[str | None]) -> np.ndarray:
+    def _unaligned(self, pairs: MinimalPairs, rows: list[int], side: Sequence[str | None]) -> np.ndarray:
         """Scores of one side of some pairs, as the texts stand."""
         contexts, texts = [pairs.contexts[i] for i in rows], [str(side[i]) for i in rows]
         queries, documents = (contexts, texts) if pairs.side == "document" else (texts, contexts)
@@ -266,6 +317,15 @@ class PairScorer(Keyed, pt.Transformer):
             result = sweep(ranker, pairs, inputs, swept, self.direction, self.batch_size, bar.update, self.slots)
         of_fillers = result.at([places[pair.key()] for pair in aligned if pair is not None])
         return encoded, of_fillers.mean_over(len(aligned) // len(keys))
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON holds it: itself, or else its repr without addresses."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 class _Columns:

@@ -14,7 +14,6 @@ from pyterrier_mechir.patching.sites import COMPONENTS, DIRECTIONS, Sites, selec
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.fillers import Filler
 from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.results.pairs import METADATA
 from pyterrier_mechir.stages.pair_scorer import PairScorer
 
 if TYPE_CHECKING:
@@ -187,4 +186,4 @@ class PatchScorer(PairScorer):
             metadata["receivers"] = [FINAL] if FINAL in self.receivers else [site.name for site in self.paths_to]
         if self.metric is not None:
             metadata["metric"] = repr(self.metric)
-        return {METADATA: metadata}
+        return metadata

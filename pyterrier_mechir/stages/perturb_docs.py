@@ -11,6 +11,7 @@ from pyterrier_mechir._options import one_of
 from pyterrier_mechir.perturb.base import NO_SIGN, Perturbation, as_perturbation
 from pyterrier_mechir.perturb.control import RandomTerm
 from pyterrier_mechir.perturb.idf import Idf
+from pyterrier_mechir.results.pairs import METADATA, PERTURBATION
 from pyterrier_mechir.stages.inputs import Keyed, check_results, check_rows
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ class PerturbStage(Keyed, pt.Transformer):
         added["alignment"] = [made.alignment for made in of_rows]
         added["expected_sign"] = [made.sign or NO_SIGN for made in of_rows]
         inp = inp.drop(columns=f"{field}_baseline", errors="ignore")
-        return inp.assign(**{name: pd.Series(values, index=inp.index, dtype="str") for name, values in added.items()})
+        out = inp.assign(**{name: pd.Series(values, index=inp.index, dtype="str") for name, values in added.items()})
+        out.attrs = inp.attrs | {METADATA: {PERTURBATION: self._applied.described()}}
+        return out
 
     def fuse_rank_cutoff(self, k: int) -> pt.Transformer:
         """Let a rank cutoff pass to the left: ranks are untouched and rows correspond one to one."""

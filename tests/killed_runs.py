@@ -1,0 +1,53 @@
+"""Runs that are killed at random moments, for test_results.py: a process that forks each run, and kills it.
+
+Usage: ``python killed_runs.py DIRECTORY``; leaves ``undisturbed`` and ``killed`` there, and prints what happened.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
+
+import pandas as pd
+import torch
+from models import QUERIES, TEXTS, build
+
+from pyterrier_mechir import BiEncoder, PatchScorer
+
+torch.set_num_threads(1)
+
+
+def main(directory: Path) -> None:
+    frame = pd.DataFrame(
+        [
+            {"qid": f"q{q}", "query": query, "docno": f"d{d}-{copy}", "text": f"{text} {copy}"}
+            for q, query in enumerate(QUERIES)
+            for d, text in enumerate(TEXTS)
+            for copy in "xyz"
+        ]
+    )
+    scorer = PatchScorer(BiEncoder(build("bert", classifier=False)))
+    begin = time.perf_counter()
+    scorer.store(directory / "undisturbed", shard_size=3)(frame)
+    whole = time.perf_counter() - begin
+    rng, path, written = random.Random(0), directory / "killed", []
+    for _ in range(20):
+        child = os.fork()
+        if child == 0:
+            scorer.store(path, shard_size=3)(frame)
+            os._exit(0)
+        time.sleep(rng.uniform(0, whole / 9))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        written.append(len(list((path / "shards").glob("*.parquet"))) if path.exists() else 0)
+    scorer.store(path, shard_size=3)(frame)
+    print(json.dumps({"kills": len(written), "progressed": len(set(written)), "written": written, "whole": whole}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
