@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.results.artifact import PatchResults
     from pyterrier_mechir.stages.aggregate import AggregateHeads
     from pyterrier_mechir.stages.attention_patterns import AttentionPatterns
+    from pyterrier_mechir.stages.compare import CompareHeads, compare_heads, head_agreement, split_halves
     from pyterrier_mechir.stages.explode import explode_effects
     from pyterrier_mechir.stages.pair_scorer import PairScorer
     from pyterrier_mechir.stages.patch_scorer import PatchScorer
@@ -48,6 +49,7 @@ _HOMES = {
     "Attribution": "patching.methods",
     "AxiomAgreement": "measures",
     "BiEncoder": "rankers.bi_encoder",
+    "CompareHeads": "stages.compare",
     "CrossEncoder": "rankers.cross_encoder",
     "EffectConcentration": "measures",
     "IntegratedGradients": "patching.methods",
@@ -63,12 +65,15 @@ _HOMES = {
     "ScoreShift": "measures",
     "Sweep": "stages.sweep",
     "circuit_measures": "circuits",
+    "compare_heads": "stages.compare",
     "explode_effects": "stages.explode",
     "grow_circuit": "circuits",
+    "head_agreement": "stages.compare",
     "head_qrels": "measures",
     "lens_agreement": "stages.score_lens",
     "plot_circuit": "plots.circuit",
     "plot_heads": "plots.heads",
+    "split_halves": "stages.compare",
 }
 
 __all__ = [
@@ -78,6 +83,7 @@ __all__ = [
     "Attribution",
     "AxiomAgreement",
     "BiEncoder",
+    "CompareHeads",
     "CrossEncoder",
     "EffectConcentration",
     "IntegratedGradients",
@@ -93,12 +99,15 @@ __all__ = [
     "ScoreShift",
     "Sweep",
     "circuit_measures",
+    "compare_heads",
     "explode_effects",
     "grow_circuit",
+    "head_agreement",
     "head_qrels",
     "lens_agreement",
     "plot_circuit",
     "plot_heads",
+    "split_halves",
 ]
 
 

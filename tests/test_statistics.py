@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
@@ -73,7 +74,13 @@ def slow_bootstrap(frame, estimator, head, n_boot, seed, ci=0.95, weights=None) 
         drawn = [queries[i] for i in rng.integers(len(queries), size=len(queries))]
         rows = np.concatenate([np.flatnonzero(used & (frame["qid"] == query).to_numpy()) for query in drawn])
         estimates.append(slow_estimate(estimator, moved[rows, head], delta[rows], effects[rows, head], weights[rows]))
-    return tuple(np.quantile(estimates, [(1 - ci) / 2, (1 + ci) / 2]))
+    return tuple(np.quantile(estimates, expanded(ci, len(queries))))
+
+
+def expanded(ci, n) -> list[float]:
+    """The percentiles between which the resamples' sd, times t over z and the root of n / (n - 1), reaches."""
+    tail = scipy.stats.norm.sf(scipy.stats.t.isf((1 - ci) / 2, n - 1) / np.sqrt((n - 1) / n))
+    return [tail, 1 - tail]
 
 
 def slow_p(sums) -> float:
@@ -140,7 +147,7 @@ def test_a_resample_of_two_queries_is_known_by_hand():
     assert out["score"] == pytest.approx(9 / 8)
     assert (out["ci_low"], out["ci_high"]) == pytest.approx((3 / 4, 6 / 4))
     assert (out["p_value"], out["p_adjusted"]) == (0.5, 0.5)
-    inner = AggregateHeads(by=None, n_boot=4000, ci=0.4)(frame).iloc[0]
+    inner = AggregateHeads(by=None, n_boot=4000, ci=0.2)(frame).iloc[0]
     assert (inner["ci_low"], inner["ci_high"]) == pytest.approx((9 / 8, 9 / 8))
 
 
@@ -153,7 +160,7 @@ def test_the_bootstrap_approaches_all_resamples():
     drawn = np.array(list(itertools.product(range(5), repeat=5)))
     every = sums[drawn].sum(axis=1) / deltas[drawn].sum(axis=1)[:, None]
     out = by_head(AggregateHeads(by=None, n_boot=20_000, ci=0.9)(frame))
-    expected = np.quantile(every, [0.05, 0.95], axis=0)
+    expected = np.quantile(every, expanded(0.9, 5), axis=0)
     np.testing.assert_allclose(out[["ci_low", "ci_high"]].to_numpy().T, expected, atol=0.02)
 
 
@@ -185,7 +192,8 @@ def test_many_clusters_are_flipped_at_random():
     sums = np.random.default_rng(0).normal(0.3, 1, (20, 3))
     present = np.full(sums.shape, True)
     found = sign_flips(sums, present, n_flips=4999, seed=5)
-    flips = 1 - 2 * np.random.default_rng(5).integers(2, size=(4999, 20))
+    drawn = np.random.default_rng(5).integers(2**64, size=(4999, 1), dtype=np.uint64)
+    flips = 1 - 2 * np.unpackbits(drawn.view(np.uint8), axis=1)[:, :20].astype(int)
     reached = (np.abs(flips @ sums) >= np.abs(sums.sum(axis=0))).sum(axis=0)
     assert found.tolist() == ((1 + reached) / 5000).tolist()
     exact = sign_flips(sums, present, n_flips=2**19, seed=0)
@@ -196,27 +204,60 @@ def test_many_clusters_are_flipped_at_random():
 # Do they mean what they say
 
 
-def clustered(rng, n_queries, effect) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Moved scores, whose errors are mostly those of their query, score changes around 1, and queries."""
-    queries = np.repeat(np.arange(n_queries), rng.integers(1, 7, size=n_queries))
-    delta = rng.normal(1, 0.2, len(queries))
-    return effect * delta + rng.normal(0, 0.3, n_queries)[queries] + rng.normal(0, 0.1, len(queries)), delta, queries
+def clustered(rng, n_queries, effects, n_pairs=5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Moved scores, whose errors are mostly those of their query, score changes around 1, and queries.
+
+    Args:
+        effects: of each component, ``[component]``.
+    """
+    queries = np.repeat(np.arange(n_queries), n_pairs)
+    delta = rng.gamma(4, 0.25, n_queries)[queries] * rng.gamma(4, 0.25, len(queries))
+    of_query = rng.normal(0, 0.12, (n_queries, len(effects)))[queries]
+    ratios = np.asarray(effects) + of_query + rng.normal(0, 0.09, of_query.shape)
+    return ratios * delta[:, None], delta, queries
 
 
-def test_intervals_cover_the_effect_as_often_as_they_say():
-    rng = np.random.default_rng(0)
-    covered, by_pair = [], []
-    for _ in range(400):
-        moved, delta, queries = clustered(rng, 40, 0.5)
-        for clusters, found in ((queries, covered), (np.arange(len(queries)), by_pair)):
-            n = int(clusters.max()) + 1
-            sums, deltas = (
-                cluster_sums(values[:, None], clusters, np.ones(len(moved)), n) for values in (moved, delta)
-            )
-            low, high = bootstrap(ratio(sums, deltas), np.full((n, 1), True), ci=0.9, n_boot=200, seed=0)
-            found.append(low[0] <= 0.5 <= high[0])
-    assert 0.85 <= np.mean(covered) <= 0.94
-    assert np.mean(by_pair) < 0.75
+def covered(moved, delta, clusters, effect) -> float:
+    """How many of the 95% intervals of components of one effect hold it, with these clusters."""
+    n = int(clusters.max()) + 1
+    sums = cluster_sums(moved, clusters, np.ones(len(moved)), n)
+    deltas = cluster_sums(np.broadcast_to(delta[:, None], moved.shape), clusters, np.ones(len(moved)), n)
+    low, high = bootstrap(ratio(sums, deltas), np.full(sums.shape, True), ci=0.95, n_boot=1000, seed=0)
+    return float(np.mean((low <= effect) & (effect <= high)))
+
+
+@pytest.mark.parametrize("n_queries", [20, 50, 200])
+def test_intervals_cover_the_effect_as_often_as_they_say_and_those_of_pairs_do_not(n_queries):
+    rng = np.random.default_rng(n_queries)
+    by_query, by_pair = [], []
+    for _ in range(8):
+        moved, delta, queries = clustered(rng, n_queries, [0.1] * 400)
+        by_query.append(covered(moved, delta, queries, 0.1))
+        by_pair.append(covered(moved, delta, np.arange(len(queries)), 0.1))
+    assert 0.93 <= np.mean(by_query) <= 0.97
+    assert np.mean(by_pair) < 0.8
+
+
+def test_few_of_the_heads_that_are_found_have_no_effect():
+    """False discoveries among those of p_adjusted < .05, over 150 runs of 30 queries and 60 heads, of which 10 act."""
+    rng, false_ones, found_ones = np.random.default_rng(3), [], []
+    effects = np.r_[np.full(10, 0.1), np.zeros(50)]
+    for seed in range(150):
+        moved, delta, queries = clustered(rng, 30, effects)
+        out = by_head(AggregateHeads(by=None, n_boot=1000, seed=seed)(frame_of(moved, delta, queries.astype(str))))
+        found = (out["p_adjusted"] < 0.05).to_numpy()
+        false_ones.append((found & (effects == 0)).sum() / max(1, found.sum()))
+        found_ones.append(found[:10].mean())
+    assert np.mean(false_ones) < 0.05
+    assert np.mean(found_ones) > 0.5
+
+
+def test_one_head_of_many_can_be_significant():
+    rng = np.random.default_rng(4)
+    moved, delta, queries = clustered(rng, 40, np.r_[0.3, np.zeros(143)])
+    out = AggregateHeads(by=None, n_boot=200)(frame_of(moved, delta, queries.astype(str)))
+    assert out["p_adjusted"].iloc[0] < 0.03 and out["head"].iloc[0] == 0
+    assert (out["p_adjusted"].iloc[1:] > 0.05).all()
 
 
 def test_p_values_are_uniform_without_an_effect():

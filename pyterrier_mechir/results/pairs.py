@@ -56,6 +56,46 @@ def _stack(arrays: pd.Series) -> np.ndarray:
     return np.stack([np.asarray(array, dtype=np.float64).ravel() for array in arrays])
 
 
+Label = tuple[Site | SiteSet, str | None]
+"""A site, and the token class or position at which it is patched, None for all positions at once."""
+
+COLUMNS = ("qid", "score_baseline", "score_perturbed", "patch_scores", "patch_effect")
+"""What a frame of pairs has to have."""
+
+
+def read_pairs(frame: pd.DataFrame, weights: str | None = None) -> tuple[list[Label], Pairs]:
+    """What the arrays of a frame hold, and its pairs.
+
+    Args:
+        frame: of :class:`~pyterrier_mechir.PatchScorer`, not empty, with :data:`COLUMNS`.
+        weights: a column of weights of pairs.
+
+    Raises:
+        ValueError: effects of single positions, arrays of several shapes, sites that nothing tells, or a weight that is
+            no number of 0 or more.
+    """
+    if "tokens" in frame.columns and "slots" not in frame.attrs.get(METADATA, {}):
+        raise ValueError(
+            "effects of single positions belong to one text each and are not aggregated; explode_effects(frame) "
+            "gives them one by one, and positions='class' gives effects that can be."
+        )
+    shapes = {np.shape(array) for array in frame["patch_effect"]}
+    if len(shapes) > 1:
+        raise ValueError(f"patch_effect has arrays of shapes {sorted(shapes)}; aggregate one scorer's at a time.")
+    sites, slots = labelled_sites(frame, shapes.pop())
+    labels = [(site, slot) for site in sites for slot in ([None] if slots is None else slots)]
+    return labels, Pairs.of(frame, frame.attrs.get(METADATA, {}).get("direction"), _weights(frame, weights))
+
+
+def _weights(frame: pd.DataFrame, column: str | None) -> np.ndarray:
+    if column is None:
+        return np.ones(len(frame))
+    weights = pd.to_numeric(frame[column], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(f"column {column!r} is not a number of 0 or more in every row; weights have to be.")
+    return weights
+
+
 def labelled_sites(frame: pd.DataFrame, shape: tuple[int, ...]) -> tuple[list[Site | SiteSet], list[str] | None]:
     """The sites that arrays of a shape hold, and the names of the slots on their last axis, if they have one.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.stats import false_discovery_control
+from scipy.stats import false_discovery_control, norm, t
 
 Estimator = Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]
 """Components (their numbers) to a function that estimates these from how often a resample drew each cluster:
@@ -98,12 +98,39 @@ def _repeated_median(ordered: np.ndarray, repeats: np.ndarray) -> np.ndarray:
     return (ordered[below] + ordered[above]) / 2
 
 
+def difference(first: Estimator, second: Estimator) -> Estimator:
+    """The estimator second - first, both of the same clusters."""
+
+    def of(components: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        one, other = first(components), second(components)
+        return lambda drawn: other(drawn) - one(drawn)
+
+    return of
+
+
+def levels(ci: float, n_clusters: int) -> tuple[float, float]:
+    """The percentiles of a bootstrap of so many clusters between which an interval of coverage ``ci`` lies.
+
+    Resamples of n clusters vary less than samples do, by n - 1 in n, and the more so beside a t distribution of n - 1
+    degrees of freedom. The percentiles are moved outwards to make up for both (Hesterberg, 2015, section 5.3).
+    """
+    tail = float(norm.cdf(np.sqrt(n_clusters / (n_clusters - 1)) * t.ppf((1 - ci) / 2, n_clusters - 1)))
+    return tail, 1 - tail
+
+
+def resamples(n_clusters: int, *, n_boot: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each cluster is drawn in some resamples of all clusters, ``[resample, cluster]``, in blocks."""
+    rng, members = np.random.default_rng(seed), np.arange(n_clusters)
+    return (_draw(rng, members, size, n_clusters) for size in _chunks(n_boot, n_clusters))
+
+
 def bootstrap(
     estimator: Estimator, present: np.ndarray, *, ci: float, n_boot: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile intervals by the bootstrap of clusters.
+    """Expanded percentile intervals by the bootstrap of clusters.
 
-    The clusters that have a component are drawn with replacement, as many as there are. All components of the same
+    The clusters that have a component are drawn with replacement, as many as there are. The percentiles are further out
+    than ``ci`` says, by as much as few clusters need (:func:`levels`). All components of the same
     clusters share the resamples, and those of a component depend on nothing but the seed and how many clusters have it.
 
     Args:
@@ -117,7 +144,6 @@ def bootstrap(
         The lower and upper ends, ``[component]``; missing for components of fewer than two clusters.
     """
     ends = np.full((2, present.shape[1]), np.nan)
-    levels = [(1 - ci) / 2, (1 + ci) / 2]
     for members, components in _alike(present):
         width = max(1, _CELLS // n_boot)
         for block in (components[start : start + width] for start in range(0, len(components), width)):
@@ -126,7 +152,7 @@ def bootstrap(
             estimates = np.concatenate([estimate(counts) for counts in drawn])
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-                ends[:, block] = np.nanquantile(estimates, levels, axis=0)
+                ends[:, block] = np.nanquantile(estimates, levels(ci, len(members)), axis=0)
     return ends[0], ends[1]
 
 
@@ -150,7 +176,8 @@ def sign_flips(sums: np.ndarray, present: np.ndarray, *, n_flips: int, seed: int
     for members, components in _alike(present):
         effects, n = sums[np.ix_(members, components)], len(members)
         rounding = 1e-10 * np.abs(effects).sum(axis=0)
-        threshold = np.abs(effects.sum(axis=0)) - rounding
+        total_sum = effects.sum(axis=0)
+        threshold = np.abs(total_sum) - rounding
         n_others = 2 ** (n - 1) - 1
         is_exact = n_others < max(n_flips, _ENUMERATED)
         total = n_others if is_exact else n_flips
@@ -159,11 +186,17 @@ def sign_flips(sums: np.ndarray, present: np.ndarray, *, n_flips: int, seed: int
             if is_exact:
                 flipped = np.arange(first, first + size)[:, None] >> np.arange(n) & 1
             else:
-                flipped = rng.integers(2, size=(size, n))
-            reached += (np.abs((1.0 - 2.0 * flipped) @ effects) >= threshold).sum(axis=0)
+                words = rng.integers(2**64, size=(size, -(-n // 64)), dtype=np.uint64)
+                flipped = np.unpackbits(words.view(np.uint8), axis=1, count=n)
+            reached += (np.abs(total_sum - 2 * (flipped.astype(np.float64) @ effects)) >= threshold).sum(axis=0)
             first += size
         p_values[components] = (1 + reached) / (1 + total)
     return p_values
+
+
+def n_flips(n_boot: int, n_components: int) -> int:
+    """How many random flips let the p-value of one component stay small after adjustment for all of them."""
+    return max(n_boot, min(50 * n_components, 10_000))
 
 
 def adjusted(p_values: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.patching.sites import Site, select_sites
+from pyterrier_mechir.patching.sites import Site
 from pyterrier_mechir.perturb.idf import Idf
 from pyterrier_mechir.perturb.words import STOPWORDS, lowercase_words
 from pyterrier_mechir.rankers.base import Ranker, unique
@@ -116,15 +116,9 @@ class AttentionPatterns(Keyed, pt.Transformer):
     @property
     def _sites(self) -> list[Site]:
         """The heads that are read, in the order of the arrays."""
-        anatomy = self.ranker.anatomy
-        names = None if self.heads is None else [_name(entry) for entry in self.heads]
-        if names == []:
-            raise ValueError("an empty list of heads reads nothing; leave it out, or name heads like 'L5H8'.")
-        sites = select_sites("head", anatomy.n_layers, anatomy.n_heads, names).sites
-        for site in sites:
-            if site.component not in ("head", "pattern"):
-                raise ValueError(f"{site.name!r} is no attention head; name heads like 'L5H8', or give (layer, head).")
-        return [Site("head", site.layer, site.head) for site in sites if isinstance(site, Site)]
+        from pyterrier_mechir.patching.attention import head_sites
+
+        return head_sites(self.ranker.anatomy, self.heads)
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Read the attention and rank the documents.
@@ -206,15 +200,6 @@ class AttentionPatterns(Keyed, pt.Transformer):
         if value is None:
             return word not in STOPWORDS and bool(self.idf.analyse(word))
         return value > self.rare_above
-
-
-def _name(entry: Any) -> str:
-    """The name of a head given as a name or as (layer, head)."""
-    if isinstance(entry, str):
-        return entry
-    if not isinstance(entry, Sequence) or len(entry) != 2:
-        raise ValueError(f"{entry!r} is no attention head; name heads like 'L5H8', or give (layer, head).")
-    return f"L{entry[0]}H{entry[1]}"
 
 
 class _Words:
