@@ -183,6 +183,7 @@ def sign_flips(sums: np.ndarray, present: np.ndarray, *, n_flips: int, seed: int
         total = n_others if is_exact else n_flips
         rng, first, reached = np.random.default_rng(seed), 1, np.zeros(len(components), np.int64)
         for size in _chunks(total, max(n, len(components))):
+            flipped: np.ndarray
             if is_exact:
                 flipped = np.arange(first, first + size)[:, None] >> np.arange(n) & 1
             else:

@@ -18,7 +18,7 @@ from pyterrier_mechir.rankers.base import Ranker, unique
 from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
 from pyterrier_mechir.results.pairs import METADATA
 from pyterrier_mechir.stages.inputs import Keyed, check_batch_size, check_results, check_rows
-from pyterrier_mechir.stages.pair_scorer import MinimalPairs
+from pyterrier_mechir.stages.minimal_pairs import MinimalPairs
 
 if TYPE_CHECKING:
     from pyterrier_mechir.patching.attention_summary import AttentionSummary

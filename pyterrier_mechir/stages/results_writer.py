@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_mechir.results.artifact import PAIR_HASH, Ledger, PatchResults
+from pyterrier_mechir.results.artifact import PatchResults
+from pyterrier_mechir.results.ledger import PAIR_HASH, Ledger
 from pyterrier_mechir.results.pairs import METADATA, PERTURBATION
 from pyterrier_mechir.stages.inputs import Keyed, check_batch_size
-from pyterrier_mechir.stages.pair_scorer import ADDED, MinimalPairs, PairScorer
+from pyterrier_mechir.stages.minimal_pairs import ADDED, MinimalPairs
+from pyterrier_mechir.stages.pair_scorer import PairScorer
 
 
 class ResultsWriter(Keyed, pt.Transformer):
