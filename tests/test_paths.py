@@ -304,7 +304,7 @@ def test_a_stage_is_known_by_its_receivers(ranker):
     assert one != PatchScorer(ranker)
     assert repr(other) == f"PatchScorer({ranker!r}, receivers='L1H0.q')"
     assert PatchScorer(ranker, receivers=["L1H0.q", "L2H0.v"]) == PatchScorer(ranker, receivers=("L1H0.q", "L2H0.v"))
-    assert "receivers" not in PatchScorer(ranker)._metadata(None)["mechir"]
+    assert "receivers" not in PatchScorer(ranker)._metadata(None)
 
 
 def test_names_of_receivers():

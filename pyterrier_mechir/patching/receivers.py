@@ -10,7 +10,9 @@ FINAL = "final"
 """The name of the receiver that is the final residual stream: ``resid_post`` of the last layer."""
 
 
-def parse_receivers(receivers: str | Sequence[str] | None, n_layers: int, n_heads: int) -> tuple[Site, ...]:
+def parse_receivers(
+    receivers: str | Sequence[str] | None, n_layers: int, n_heads: int, n_kv_heads: int | None = None
+) -> tuple[Site, ...]:
     """What ``PatchScorer(receivers=...)`` means for a model.
 
     Raises:
@@ -26,10 +28,11 @@ def parse_receivers(receivers: str | Sequence[str] | None, n_layers: int, n_head
         return (Site("resid_post", n_layers - 1),)
     if FINAL in names:
         raise ValueError("'final' is a receiver by itself: all others lie before it; give it alone, or leave it out.")
-    return tuple(dict.fromkeys(site for name in names for site in _inputs_of_heads(name, n_layers, n_heads)))
+    parts = {"q": n_heads} | dict.fromkeys(("k", "v"), n_kv_heads or n_heads)
+    return tuple(dict.fromkeys(site for name in names for site in _inputs_of_heads(name, n_layers, parts)))
 
 
-def _inputs_of_heads(name: str, n_layers: int, n_heads: int) -> tuple[Site, ...]:
+def _inputs_of_heads(name: str, n_layers: int, parts: dict[str, int]) -> tuple[Site, ...]:
     try:
         sites = parse_site(name).parts
     except (TypeError, ValueError):
@@ -37,7 +40,7 @@ def _inputs_of_heads(name: str, n_layers: int, n_heads: int) -> tuple[Site, ...]
     if not sites or any(site.component not in ("q", "k", "v") for site in sites):
         raise ValueError(f"{name!r} is no receiver; give 'final', or inputs of heads by name, such as 'L5H8.q'.")
     for site in sites:
-        check_site(site, n_layers, dict.fromkeys(("q", "k", "v"), n_heads))
+        check_site(site, n_layers, parts)
     return sites
 
 

@@ -212,7 +212,7 @@ def _resumed(
         for layer in resumption.given:
             maps = {anatomy.port(*key).module for key in heads if key[0] == layer}
             forwards.append((anatomy.attention(layer), _given(anatomy, layer, base[layer, "z"], n, maps)))
-        for edit in (*_frozen_beside(edits, base, frozen), *edits):
+        for edit in (*_frozen_beside(anatomy, edits, base, frozen), *edits):
             stack.enter_context(on_port(anatomy.port(edit.layer, edit.activation), edit))
         if ranker.reads_first_token and not heads:
             _narrow(anatomy, resumption, forwards, stack)
@@ -220,12 +220,13 @@ def _resumed(
         yield
 
 
-def _frozen_beside(edits: Sequence[Edit], base: Recording, frozen: int) -> Iterator[Edit]:
+def _frozen_beside(anatomy: Anatomy, edits: Sequence[Edit], base: Recording, frozen: int) -> Iterator[Edit]:
     """Where attention is computed because what it reads, or its weights, are edited: the other heads' outputs, kept."""
     moving: dict[int, Tensor] = {}
     for edit in edits:
         if edit.activation in INPUTS_OF_HEADS and edit.layer < frozen:
             heads = edit.mask.flatten(1, 2).any(dim=1)[:, None, None]
+            heads = heads.repeat_interleave(anatomy.n_heads // heads.shape[-1], dim=-1)
             moving[edit.layer] = moving.get(edit.layer, heads) | heads
     for layer, heads in moving.items():
         yield Edit(layer, "z", base[layer, "z"], ~heads)

@@ -27,7 +27,9 @@ COMPONENTS: dict[str, str] = {
 """Each component and the activation that is replaced to patch it.
 
 - ``head``: z, the output of one attention head before the output projection (``attn.hook_z`` in TransformerLens).
-- ``q``, ``k``, ``v``: a head's queries, keys or values, before rotary positions (``attn.hook_q`` and so on).
+- ``q``, ``k``, ``v``: a head's queries, keys or values, before rotary positions and norms of their own
+  (``attn.hook_q`` and so on). Where heads share keys and values (grouped-query attention), there are as many k and v as
+  groups, and patching one patches what its whole group reads.
 - ``pattern``: a head's attention weights after softmax; the row of each position says where it attends
   (``attn.hook_pattern``).
 - ``attn_out``, ``mlp_out``: what the attention and the MLP add to the residual stream, before the norm that follows in
@@ -198,6 +200,7 @@ def select_sites(
     layers: Sequence[int] | None = None,
     *,
     n_neurons: int = 0,
+    n_kv_heads: int | None = None,
 ) -> Sites:
     """The sites that a sweep visits.
 
@@ -210,12 +213,15 @@ def select_sites(
             set after the other.
         layers: only these layers.
         n_neurons: hidden units of each layer's MLP.
+        n_kv_heads: heads of keys and values per layer, each of which a group of query heads shares; None where each
+            query head has its own.
 
     Raises:
         ValueError: an unknown component, or a layer, head or neuron that the model does not have.
     """
     names = _component_names(component)
     parts = dict.fromkeys(PER_HEAD, n_heads) | {"neuron": n_neurons}
+    parts |= dict.fromkeys(("k", "v"), n_kv_heads or n_heads)
     if heads is not None and (len(names) != 1 or names[0] not in parts or layers is not None):
         raise ValueError(
             f"heads=[(layer, head), ...] goes with one component of {', '.join(map(repr, parts))} and without layers=."

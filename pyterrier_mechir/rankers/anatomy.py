@@ -6,7 +6,7 @@ and every component are written against :class:`Anatomy`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class Architecture:
             read and replaced.
         embeddings: the modules between token ids and the first layer, from the base model; absent ones are skipped.
         layer_returns_tuple: whether a layer returns its hidden states in a tuple.
+        added_norms: in a layer, norms of what attention and MLP give, before it is added to the stream; empty where
+            it is added as it is.
     """
 
     layers: str
@@ -50,6 +52,7 @@ class Architecture:
     attention_interface: bool = True
     embeddings: tuple[str, ...] = ("embeddings",)
     layer_returns_tuple: bool = False
+    added_norms: tuple[str, str] | tuple[()] = ()
 
 
 _BERT = Architecture(
@@ -63,6 +66,18 @@ _BERT = Architecture(
     plain_attention=True,
     embeddings=("embeddings", "embeddings_project"),
 )
+
+_LLAMA = Architecture(
+    layers="layers",
+    attention="self_attn",
+    out_proj="self_attn.o_proj",
+    mlp_out="mlp.down_proj",
+    qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    final_norm="norm",
+    embeddings=("embed_tokens",),
+)
+
+_GEMMA = replace(_LLAMA, added_norms=("post_attention_layernorm", "post_feedforward_layernorm"))
 
 ARCHITECTURES: dict[str, Architecture] = {
     "bert": _BERT,
@@ -98,6 +113,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         out_norm="output.LayerNorm",
         layer_returns_tuple=True,
     ),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), _LLAMA),
+    **dict.fromkeys(("gemma2", "gemma3_text"), _GEMMA),
 }
 """Supported architectures by ``config.model_type``."""
 
@@ -144,6 +161,7 @@ class Anatomy:
         self.embeddings = [getattr(base, name) for name in self.architecture.embeddings if hasattr(base, name)]
         self.n_layers = len(self.layers)
         self.n_heads: int = model.config.num_attention_heads
+        self.n_kv_heads: int = getattr(model.config, "num_key_value_heads", None) or self.n_heads
         self._base: nn.Module = base
         self._word_embedding: nn.Module = model.get_input_embeddings()
         self._config = model.config
@@ -210,7 +228,8 @@ class Anatomy:
         if activation == "resid_mid" and table.mid_norm:
             return Port(of(table.mid_norm), is_input=False)
         if activation == "resid_mid":
-            return Port(self.out_proj(layer), is_input=False, added_to=self.layers[layer])
+            added = of(table.added_norms[0]) if table.added_norms else self.out_proj(layer)
+            return Port(added, is_input=False, added_to=self.layers[layer])
         if activation == "embed":
             return Port(self._word_embedding, is_input=False)
         which = ("q", "k", "v").index(activation)
@@ -244,7 +263,12 @@ class Anatomy:
         return path
 
     def groups(self, activation: str) -> int:
-        """How many independently patched slices the last axis of an activation has: one per head, neuron, or in all."""
-        if activation in ("z", "q", "k", "v", "pattern"):
+        """How many independently patched slices the last axis of an activation has.
+
+        One per head; per group of heads for the keys and values that these share; per neuron; or one in all.
+        """
+        if activation in ("z", "q", "pattern"):
             return self.n_heads
+        if activation in ("k", "v"):
+            return self.n_kv_heads
         return self.n_neurons if activation == "mlp_post" else 1

@@ -119,9 +119,13 @@ class Ranker(ABC):
         self.max_length = max_length or self._longest()
         self.batch_tokens = 4096 if self.device.type == "cpu" else 65536
         self._cuts_left = self.tokenizer.truncation_side == "left"
-        self._template = Template(self.tokenizer, pair=self.reads_query)
+        self._template = self._made_template()
         self.vocabulary = Vocabulary(self.tokenizer)
         self._fillers: dict[Any, Fillers] = {}
+
+    def _made_template(self) -> Template:
+        """What surrounds the texts in every sequence."""
+        return Template.of(self.tokenizer, pair=self.reads_query)
 
     def _longest(self) -> int:
         config = self.model.config
@@ -245,8 +249,8 @@ class Ranker(ABC):
         distinct, which_query = unique(queries)
         items, which_item = unique(list(zip(which_query, texts, strict=True)) if self.reads_query else texts)
         of_items = items if self.reads_query else [(0, text) for text in items]
-        query_tokens = tokenise(self.tokenizer, distinct)
-        documents = self._tokenise_documents([text for _, text in of_items])
+        query_tokens = self._tokens("query", distinct)
+        documents = self._tokens("document", [text for _, text in of_items])
         sequences = [self._plain(query_tokens[q], d) for (q, _), d in zip(of_items, documents, strict=True)]
         rows_of_item: list[list[int]] = [[] for _ in items]
         for row, item in enumerate(which_item):
@@ -308,9 +312,9 @@ class Ranker(ABC):
             )
         distinct, which_context = unique(contexts)
         split = self.vocabulary.split_marks
-        fixed_tokens = [split(tokens) for tokens in tokenise(self.tokenizer, distinct)]
+        fixed_tokens = [split(tokens) for tokens in self._tokens(self._fixed_side, distinct)]
         texts, which_text = unique([*baselines, *perturbed])
-        tokens = [split(tokens) for tokens in self._tokenise_documents(texts)]
+        tokens = [split(tokens) for tokens in self._tokens(self.varies, texts)]
         n = len(contexts)
         fillers = self._made_fillers(filler)
         pairs: list[list[AlignedPair | None]] = [[] for _ in range(len(fillers))]
@@ -347,8 +351,10 @@ class Ranker(ABC):
             contexts: the query of each text, or its document where queries vary (see :meth:`facing`).
             texts: the texts.
         """
-        fixed = tokenise(self.tokenizer, contexts) if self.reads_query else [Tokens(*np.empty((2, 0)))] * len(texts)
-        varied = self._tokenise_documents(texts)
+        fixed = [Tokens(*np.empty((2, 0)))] * len(texts)
+        if self.reads_query:
+            fixed = self._tokens(self._fixed_side, contexts)
+        varied = self._tokens(self.varies, texts)
         rooms = (self._rooms(len(one), len(other))[1] for one, other in zip(fixed, varied, strict=True))
         return np.array([len(tokens) > room for tokens, room in zip(varied, rooms, strict=True)], dtype=bool)
 
@@ -465,8 +471,13 @@ class Ranker(ABC):
             longer = room - shorter
         return (longer, shorter) if n_query > n_document else (shorter, longer)
 
-    def _tokenise_documents(self, texts: Sequence[str]) -> list[Tokens]:
-        return tokenise(self.tokenizer, texts)
+    @property
+    def _fixed_side(self) -> str:
+        return "query" if self.varies == "document" else "document"
+
+    def _tokens(self, side: str, texts: Sequence[str]) -> list[Tokens]:
+        """The tokens of queries or documents, with what the template puts right beside them."""
+        return tokenise(self.tokenizer, [self._template.around(int(side == "document"), text) for text in texts])
 
     def _batches(
         self, lengths: Sequence[int], batch_size: int | None = None, verbose: bool = False

@@ -76,7 +76,7 @@ class BiEncoder(Ranker):
         self.max_query_length = max_query_length or modules.max_query_length or self.max_length
         self._lowercase = modules.lowercase
         self.reads_first_token = self.pooling == "cls"
-        self._query_template = Template(self.tokenizer, pair=False)
+        self._query_template = Template.of(self.tokenizer, pair=False)
 
     def _settings(self) -> dict[str, Any]:
         names = ("pooling", "similarity", "query_prefix", "doc_prefix", "max_query_length")
@@ -106,8 +106,8 @@ class BiEncoder(Ranker):
                 vectors[index] = self.encode(self.collate([sequences[i] for i in index], {}, []))
         return {"query_vector": vectors}
 
-    def _tokenise_documents(self, texts: Sequence[str]) -> list[Tokens]:
-        return self._tokenise(self.doc_prefix, texts)
+    def _tokens(self, side: str, texts: Sequence[str]) -> list[Tokens]:
+        return self._tokenise(self.doc_prefix if side == self.varies else "", texts)
 
     def _tokenise(self, prefix: str, texts: Sequence[str]) -> list[Tokens]:
         prefixed = (prefix + text for text in texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ CLS, SEP, QUERY_EDITED, QUERY, EDIT, DOC_EDITED, DOC_QUERY, OTHER = range(len(TO
 
 SPECIAL = -1
 """The part that special tokens belong to."""
+
+_FIELD = re.compile(r"(\{query\}|\{document\})")
+_PROBES = [("what is a tide?", "Why two tides a day: 2 moons."), ("moon (of Earth)", '"Rome" it is')]
 
 
 @dataclass(frozen=True)
@@ -109,25 +113,94 @@ class _Slot:
 
 
 class Template:
-    """How a tokenizer surrounds a text, or a query and a document, with special tokens.
-
-    Read off the tokenizer's own output, so that every checkpoint's convention is followed.
+    """How a text, or a query and a document, are surrounded with tokens that are in every sequence.
 
     Args:
-        tokenizer: a fast tokenizer.
-        pair: whether the sequences are (query, document) pairs or single texts.
+        slots: what comes after one another.
+        affixes: what the query and the document, in this order, are put between before they are tokenised.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, pair: bool):
+    def __init__(self, slots: Sequence[_Slot], affixes: Sequence[tuple[str, str]] = (("", ""), ("", ""))):
+        self.slots = list(slots)
+        self.affixes = list(affixes)
+        self.n_special = sum(len(slot.ids) for slot in self.slots)
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, pair: bool) -> Template:
+        """The special tokens of a tokenizer, read off its own output, so that every convention is followed.
+
+        Args:
+            tokenizer: a fast tokenizer.
+            pair: whether the sequences are (query, document) pairs or single texts.
+        """
         probe: Any = tokenizer("a", "a") if pair else tokenizer("a")
         encoding = probe.encodings[0]
-        self.slots: list[_Slot] = []
+        slots: list[_Slot] = []
         for token, part, kind in zip(encoding.ids, encoding.sequence_ids, encoding.type_ids, strict=True):
-            if part is not None and self.slots and self.slots[-1].part == part:
+            if part is not None and slots and slots[-1].part == part:
                 continue
-            ids = np.array([token] if part is None else [], dtype=np.int64)
-            self.slots.append(_Slot(part, ids, kind))
-        self.n_special = sum(len(slot.ids) for slot in self.slots)
+            slots.append(_Slot(part, np.array([token] if part is None else [], dtype=np.int64), kind))
+        return cls(slots)
+
+    @classmethod
+    def parse(cls, tokenizer: PreTrainedTokenizerBase, text: str) -> Template:
+        """A prompt: a text with ``{query}`` and ``{document}`` in it, between the tokenizer's special tokens.
+
+        Query and document are tokenised apart from the rest, so that each token belongs to one of them. That gives the
+        tokens of the whole prompt: a space before a part goes with it, or is left out where the tokenizer puts its own
+        there, and line breaks after a part go with it, as they may join its last mark.
+
+        Args:
+            tokenizer: a fast tokenizer.
+            text: the prompt.
+
+        Raises:
+            ValueError: ``{query}`` or ``{document}`` is not there once, or no way of tokenising in parts gives the
+                tokens of the whole.
+        """
+        pieces = _FIELD.split(text)
+        if sorted(pieces[1::2]) != ["{document}", "{query}"]:
+            raise ValueError(f"the template {text!r} should have {{query}} and {{document}} once each.")
+        for keeps_spaces in (True, False):
+            made = cls._of_pieces(tokenizer, pieces, keeps_spaces)
+            if made._is_whole(tokenizer, text):
+                return made
+        raise ValueError(
+            f"the template {text!r} has other tokens when query and document are tokenised apart from it; put spaces, "
+            "line breaks or special tokens around {query} and {document}."
+        )
+
+    @classmethod
+    def _of_pieces(cls, tokenizer: PreTrainedTokenizerBase, pieces: Sequence[str], keeps_spaces: bool) -> Template:
+        literals, affixes = [pieces[0]], {}
+        for field, literal in zip(pieces[1::2], pieces[2::2], strict=True):
+            before = literals[-1].rstrip(" ")
+            breaks = literal[: len(literal) - len(literal.lstrip("\n"))]
+            affixes[field] = (literals[-1][len(before) :] if keeps_spaces else "", breaks)
+            literals[-1] = before
+            literals.append(literal[len(breaks) :] if keeps_spaces else literal[len(breaks) :].lstrip(" "))
+        ids: list[Any] = [tokenizer(literal, add_special_tokens=False)["input_ids"] for literal in literals]
+        around = cls.of(tokenizer, pair=False).slots
+        at = next(number for number, slot in enumerate(around) if slot.part is not None)
+        slots = [*around[:at], _Slot(None, np.array(ids[0], dtype=np.int64), 0)]
+        for field, of_literal in zip(pieces[1::2], ids[1:], strict=True):
+            slots.append(_Slot(int(field == "{document}"), np.array([], dtype=np.int64), 0))
+            slots.append(_Slot(None, np.array(of_literal, dtype=np.int64), 0))
+        return cls([*slots, *around[at + 1 :]], [affixes["{query}"], affixes["{document}"]])
+
+    def _is_whole(self, tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+        """Whether probes have the tokens of the whole text."""
+        for query, document in _PROBES:
+            parts = tokenise(tokenizer, [self.around(0, query), self.around(1, document)])
+            whole: Any = tokenizer(text.replace("{query}", query).replace("{document}", document))
+            if self.build(*(part.ids for part in parts))[0].tolist() != whole["input_ids"]:
+                return False
+        return True
+
+    def around(self, part: int, text: str) -> str:
+        """A query (0) or document (1) as it is tokenised."""
+        before, after = self.affixes[part]
+        return f"{before}{text}{after}"
 
     def build(self, *parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Put the token ids of a text, or of a query and of a document, in their places.

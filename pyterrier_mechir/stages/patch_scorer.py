@@ -146,7 +146,7 @@ class PatchScorer(PairScorer):
         self.layers = layers
         self.receivers = receivers
         self.screen = self._checked(screen)
-        self.paths_to = parse_receivers(receivers, ranker.n_layers, ranker.n_heads)
+        self.paths_to = parse_receivers(receivers, ranker.n_layers, ranker.n_heads, ranker.anatomy.n_kv_heads)
         self.metric = metric
         if metric is not None:
             metric.check(ranker.anatomy)
@@ -170,7 +170,13 @@ class PatchScorer(PairScorer):
         """The sites that are patched, and the shape of the arrays."""
         anatomy = self.ranker.anatomy
         sites = select_sites(
-            self.component, anatomy.n_layers, anatomy.n_heads, self.heads, self.layers, n_neurons=anatomy.n_neurons
+            self.component,
+            anatomy.n_layers,
+            anatomy.n_heads,
+            self.heads,
+            self.layers,
+            n_neurons=anatomy.n_neurons,
+            n_kv_heads=anatomy.n_kv_heads,
         )
         sites = upstream(sites, self.paths_to)
         return sites if self.metric is None else self.metric.upstream(sites)
