@@ -23,10 +23,16 @@ if TYPE_CHECKING:
         ScoreShift,
         head_qrels,
     )
+    from pyterrier_mechir.patching.attention import attention_of
     from pyterrier_mechir.patching.methods import Attribution, IntegratedGradients
     from pyterrier_mechir.patching.metrics import AttentionTo
+    from pyterrier_mechir.plots.attention import plot_attention
     from pyterrier_mechir.plots.circuit import plot_circuit
+    from pyterrier_mechir.plots.classes import plot_classes
+    from pyterrier_mechir.plots.comparison import plot_comparison
     from pyterrier_mechir.plots.heads import plot_heads
+    from pyterrier_mechir.plots.layers import plot_layers
+    from pyterrier_mechir.plots.positions import plot_positions
     from pyterrier_mechir.rankers.bi_encoder import BiEncoder
     from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
     from pyterrier_mechir.results.artifact import PatchResults
@@ -64,6 +70,7 @@ _HOMES = {
     "ScoreLens": "stages.score_lens",
     "ScoreShift": "measures",
     "Sweep": "stages.sweep",
+    "attention_of": "patching.attention",
     "circuit_measures": "circuits",
     "compare_heads": "stages.compare",
     "explode_effects": "stages.explode",
@@ -71,8 +78,13 @@ _HOMES = {
     "head_agreement": "stages.compare",
     "head_qrels": "measures",
     "lens_agreement": "stages.score_lens",
+    "plot_attention": "plots.attention",
     "plot_circuit": "plots.circuit",
+    "plot_classes": "plots.classes",
+    "plot_comparison": "plots.comparison",
     "plot_heads": "plots.heads",
+    "plot_layers": "plots.layers",
+    "plot_positions": "plots.positions",
     "split_halves": "stages.compare",
 }
 
@@ -98,6 +110,7 @@ __all__ = [
     "ScoreLens",
     "ScoreShift",
     "Sweep",
+    "attention_of",
     "circuit_measures",
     "compare_heads",
     "explode_effects",
@@ -105,8 +118,13 @@ __all__ = [
     "head_agreement",
     "head_qrels",
     "lens_agreement",
+    "plot_attention",
     "plot_circuit",
+    "plot_classes",
+    "plot_comparison",
     "plot_heads",
+    "plot_layers",
+    "plot_positions",
     "split_halves",
 ]
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from pyterrier_mechir.plots.style import AGAINST, FAINT, QUIET, WITH, finish, legend, new_axes
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -24,28 +26,21 @@ def plot_circuit(curve: pd.DataFrame, *, ax: Axes | None = None, title: str | No
     Raises:
         ValueError: the frame is no curve of a circuit.
     """
-    from matplotlib import pyplot as plt
-
     low, high = "faithfulness_random_low", "faithfulness_random_high"
     missing = {"k", "faithfulness", "completeness", "faithfulness_random", low, high} - set(curve.columns)
     if missing:
         raise ValueError(
             f"plot_circuit draws the curve of grow_circuit; this frame has no {', '.join(sorted(missing))}."
         )
-    if ax is None:
-        _, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+    ax = new_axes(ax, 5.2, 3.4)
     sizes = curve["k"].to_numpy()
     for level in (0, 1):
-        ax.axhline(level, color="0.8", linewidth=0.8, zorder=0)
+        ax.axhline(level, color=FAINT, linewidth=0.8, zorder=0)
     if curve["faithfulness_random"].notna().any():
-        ax.fill_between(sizes, curve[low], curve[high], color="0.5", alpha=0.25, linewidth=0)
-        ax.plot(sizes, curve["faithfulness_random"], color="0.5", linestyle=":", label="faithfulness, random circuits")
-    ax.plot(sizes, curve["faithfulness"], color="#b2182b", marker="o", markersize=3, label="faithfulness")
-    ax.plot(sizes, curve["completeness"], color="#2166ac", marker="s", markersize=3, label="completeness")
-    ax.set_xlabel("components in the circuit")
-    ax.set_ylabel("share of the effect")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=8)
-    if title is not None:
-        ax.set_title(title)
+        ax.fill_between(sizes, curve[low], curve[high], color=QUIET, alpha=0.25, linewidth=0)
+        ax.plot(sizes, curve["faithfulness_random"], color=QUIET, linestyle=":", label="faithfulness, random circuits")
+    ax.plot(sizes, curve["faithfulness"], color=WITH, marker="o", markersize=3, label="faithfulness")
+    ax.plot(sizes, curve["completeness"], color=AGAINST, marker="s", markersize=3, label="completeness")
+    legend(ax)
+    finish(ax, title, "components in the circuit", "share of the effect")
     return ax

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from pyterrier_mechir.plots.frames import aggregated, check_one
+from pyterrier_mechir.plots.style import centred, colour_bar, effect_map, finish, mark_significant, new_axes
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -22,11 +25,13 @@ def plot_heads(
     annotate: bool | None = None,
     limit: float | None = None,
     label: str = "patching effect",
+    alpha: float | None = 0.05,
 ) -> Axes:
     """Draw a head map: layers downwards, heads across, on a diverging scale centred on 0.
 
     Red heads move the score the way the perturbation does, blue heads against it; the scale is safe for colour-blind
-    readers.
+    readers. Heads whose adjusted p-value is below ``alpha`` have a marked corner, where the frame has p-values of a
+    single group.
 
     Args:
         effects: an :class:`~pyterrier_mechir.AggregateHeads` frame (several groups are averaged) or a
@@ -37,62 +42,46 @@ def plot_heads(
         annotate: write the values; by default where there is room.
         limit: value at the ends of the scale; by default the largest absolute effect.
         label: of the colour bar.
+        alpha: the level below which an adjusted p-value (``p_adjusted``) is marked; None marks none.
 
     Returns:
         The matplotlib axes.
 
     Raises:
-        ValueError: a frame or array that holds no head effects.
+        ValueError: a frame or array that holds no head effects, or several of each head.
     """
-    from matplotlib import pyplot as plt
-    from matplotlib.colors import TwoSlopeNorm
-
-    matrix = _matrix(effects)
+    matrix, p_values = _matrices(effects)
     n_layers, n_heads = matrix.shape
-    if ax is None:
-        _, ax = plt.subplots(figsize=(1.6 + 0.55 * n_heads, 1.2 + 0.42 * n_layers), layout="constrained")
-    largest = limit or float(np.nanmax(np.abs(matrix), initial=0.0)) or 1.0
-    image = ax.imshow(matrix, cmap="RdBu_r", norm=TwoSlopeNorm(0.0, -largest, largest), aspect="auto")
+    ax = new_axes(ax, 1.6 + 0.55 * n_heads, 1.2 + 0.42 * n_layers)
+    room = annotate if annotate is not None else matrix.size <= _READABLE
+    image = effect_map(ax, matrix, centred(matrix, limit), annotate=room)
     ax.set_xticks(range(n_heads))
     ax.set_yticks(range(n_layers))
-    ax.set_xlabel("head")
-    ax.set_ylabel("layer")
-    ax.tick_params(length=0)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    if title is not None:
-        ax.set_title(title)
-    if annotate if annotate is not None else matrix.size <= _READABLE:
-        for (layer, head), value in np.ndenumerate(matrix):
-            if np.isfinite(value):
-                colour = "white" if abs(value) > 0.6 * largest else "black"
-                ax.text(head, layer, _short(value), ha="center", va="center", color=colour, fontsize=7)
-    ax.figure.colorbar(image, ax=ax, label=label, fraction=0.046, pad=0.02)
+    finish(ax, title, "head", "layer")
+    mark_significant(ax, p_values, alpha, image)
+    colour_bar(image, ax, label)
     return ax
 
 
-def _short(value: float) -> str:
-    text = f"{value:.2f}"
-    return "0" if float(text) == 0 else text.replace("0.", ".", 1)
+def _matrices(effects: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Effects and adjusted p-values, ``[layer, head]``."""
+    if not isinstance(effects, pd.DataFrame):
+        matrix = np.asarray(effects, dtype=np.float64)
+        if matrix.ndim != 2:
+            raise ValueError(f"plot_heads draws a matrix [layer, head], not an array of shape {matrix.shape}.")
+        return matrix, np.full(matrix.shape, np.nan)
+    effects = aggregated(effects, "plot_heads")
+    heads = effects[effects["head"].notna()]
+    if not len(heads):
+        raise ValueError("the frame holds no attention heads to draw.")
+    for column in ("component", "slot"):
+        check_one(heads, column, "plot_heads")
+    matrix = _matrix(heads, "score")
+    is_tested = "p_adjusted" in heads.columns and not heads.duplicated(["layer", "head"]).any()
+    return matrix, _matrix(heads, "p_adjusted") if is_tested else np.full(matrix.shape, np.nan)
 
 
-def _matrix(effects: Any) -> np.ndarray:
-    if isinstance(effects, pd.DataFrame) and "patch_effect" in effects.columns:
-        from pyterrier_mechir.stages.aggregate import AggregateHeads
-
-        effects = AggregateHeads(by=None, n_boot=0)(effects)
-    if isinstance(effects, pd.DataFrame):
-        if not {"layer", "head", "score"} <= set(effects.columns):
-            raise ValueError(
-                "plot_heads draws frames of AggregateHeads or PatchScorer; this one has no layer, head and score."
-            )
-        heads = effects[effects["head"].notna()]
-        if not len(heads):
-            raise ValueError("the frame holds no attention heads to draw.")
-        table = heads.pivot_table(index="layer", columns="head", values="score", aggfunc="mean", dropna=False)
-        table = table.reindex(index=range(int(heads["layer"].max()) + 1), columns=range(int(heads["head"].max()) + 1))
-        return table.to_numpy(np.float64)
-    matrix = np.asarray(effects, dtype=np.float64)
-    if matrix.ndim != 2:
-        raise ValueError(f"plot_heads draws a matrix [layer, head], not an array of shape {matrix.shape}.")
-    return matrix
+def _matrix(heads: pd.DataFrame, values: str) -> np.ndarray:
+    table = heads.pivot_table(index="layer", columns="head", values=values, aggfunc="mean", dropna=False)
+    table = table.reindex(index=range(int(heads["layer"].max()) + 1), columns=range(int(heads["head"].max()) + 1))
+    return table.to_numpy(np.float64)

@@ -1,0 +1,158 @@
+"""Sparse autoencoders: activations as sums of features, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+_KINDS = ("standard", "topk", "jumprelu")
+
+
+class Autoencoder(Protocol):
+    """Anything that tells what features an activation has, and what activation they make.
+
+    Both act on the last axis, position by position: ``encode`` from ``[..., d]`` to ``[..., n_features]``, ``decode``
+    back. Autoencoders of SAELens are such.
+    """
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The features of activations."""
+
+    def decode(self, feature_acts: Tensor) -> Tensor:
+        """The activations that features make."""
+
+
+class SparseAutoencoder:
+    """A sparse autoencoder as SAELens 6 saves it, for inference.
+
+    With x the activation less ``b_dec`` (where ``apply_b_dec_to_input`` says so), the features are ReLU(x W_enc +
+    b_enc) (``standard``), of these only where x W_enc + b_enc is above a threshold (``jumprelu``, as which batch top-k
+    is saved too), or the k largest (``topk``, whose pre-activations may be scaled by the norms of the decoder). The
+    activation that features f make is f W_dec + b_dec.
+
+    Args:
+        weights: ``W_enc`` ``[d, n_features]``, ``b_enc``, ``W_dec`` ``[n_features, d]``, ``b_dec`` and, for jumprelu,
+            ``threshold`` ``[n_features]``.
+        kind: ``standard``, ``topk`` or ``jumprelu``.
+        k: how many features a top-k autoencoder keeps.
+        centres_input: whether ``b_dec`` is taken off the input.
+        rescales: whether a top-k autoencoder ranks features by what they make, ``W_dec`` being as if of norm 1.
+
+    Raises:
+        ValueError: an unknown kind, or weights that are missing.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        kind: str = "standard",
+        *,
+        k: int | None = None,
+        centres_input: bool = True,
+        rescales: bool = False,
+    ):
+        if kind not in _KINDS:
+            raise ValueError(f"an autoencoder of architecture {kind!r} is not known here; {', '.join(_KINDS)} are.")
+        needed = ["W_enc", "b_enc", "W_dec", "b_dec", *(["threshold"] if kind == "jumprelu" else [])]
+        if missing := [name for name in needed if name not in weights]:
+            raise ValueError(f"the autoencoder has no weights {', '.join(missing)}.")
+        if kind == "topk" and not k:
+            raise ValueError("a top-k autoencoder needs k, the number of features that it keeps.")
+        self.weights = {name: weights[name].detach() for name in needed}
+        self.kind = kind
+        self.k = k
+        self.centres_input = centres_input
+        self.rescales = rescales and kind == "topk"
+
+    @classmethod
+    def load(cls, directory: str | Path, dtype: torch.dtype = torch.float32) -> SparseAutoencoder:
+        """Read ``cfg.json`` and ``sae_weights.safetensors``.
+
+        Args:
+            directory: where they are.
+            dtype: of the weights.
+
+        Raises:
+            ValueError: the files are not there, or say something that is not supported; the message names it.
+        """
+        from safetensors.torch import load_file
+
+        paths = [Path(directory) / name for name in ("cfg.json", "sae_weights.safetensors")]
+        if missing := [path.name for path in paths if not path.is_file()]:
+            raise ValueError(
+                f"{str(directory)!r} has no {' and no '.join(missing)}; give a directory saved by SAELens."
+            )
+        settings = json.loads(paths[0].read_text(encoding="utf-8"))
+        for name, supported in (("normalize_activations", "none"), ("reshape_activations", "none")):
+            if settings.get(name, supported) != supported:
+                raise ValueError(
+                    f"the autoencoder in {str(directory)!r} has {name} {settings[name]!r}, which is not supported; "
+                    "fold it into the weights with SAELens, or give an object with encode and decode."
+                )
+        weights = {name: value.to(dtype) for name, value in load_file(paths[1]).items()}
+        return cls(
+            weights,
+            settings.get("architecture", "standard"),
+            k=settings.get("k"),
+            centres_input=settings.get("apply_b_dec_to_input", True),
+            rescales=settings.get("rescale_acts_by_decoder_norm", False),
+        )
+
+    @property
+    def n_features(self) -> int:
+        """How many features it has."""
+        return int(self.weights["W_dec"].shape[0])
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The features of activations: ``[..., d]`` to ``[..., n_features]``."""
+        weights = self._on(x)
+        x = x - weights["b_dec"] if self.centres_input else x
+        before = x @ weights["W_enc"] + weights["b_enc"]
+        if self.kind == "jumprelu":
+            return before.relu() * (before > weights["threshold"])
+        if self.kind == "topk":
+            before = before * weights["W_dec"].norm(dim=-1) if self.rescales else before
+            top = before.topk(min(self.k or 0, before.shape[-1]), dim=-1)
+            return torch.zeros_like(before).scatter(-1, top.indices, top.values.relu())
+        return before.relu()
+
+    def decode(self, feature_acts: Tensor) -> Tensor:
+        """The activations that features make: ``[..., n_features]`` to ``[..., d]``."""
+        weights = self._on(feature_acts)
+        if self.rescales:
+            feature_acts = feature_acts / weights["W_dec"].norm(dim=-1)
+        return feature_acts @ weights["W_dec"] + weights["b_dec"]
+
+    def _on(self, like: Tensor) -> dict[str, Tensor]:
+        """The weights on the device of a tensor, where they stay."""
+        if self.weights["W_dec"].device != like.device:
+            self.weights = {name: value.to(like.device) for name, value in self.weights.items()}
+        return self.weights
+
+    def __repr__(self) -> str:
+        return f"SparseAutoencoder({self.kind!r}, d={self.weights['W_dec'].shape[1]}, n_features={self.n_features})"
+
+
+def n_features(autoencoder: Any, width: int, device: torch.device) -> int:
+    """How many features an autoencoder tells of activations of a width.
+
+    Raises:
+        TypeError: it has no ``encode`` and ``decode``.
+        ValueError: it does not take activations of that width, or does not give them back.
+    """
+    if not all(callable(getattr(autoencoder, name, None)) for name in ("encode", "decode")):
+        raise TypeError(f"an autoencoder should have encode and decode, which a {type(autoencoder).__name__} has not.")
+    with torch.no_grad():
+        try:
+            found = autoencoder.encode(torch.zeros(1, 1, width, device=device))
+            back = autoencoder.decode(found)
+        except RuntimeError as error:
+            raise ValueError(f"{autoencoder!r} does not take activations of width {width}: {error}") from error
+    if back.shape[-1] != width:
+        raise ValueError(f"{autoencoder!r} gives activations of width {back.shape[-1]}, not {width}.")
+    return int(found.shape[-1])
