@@ -80,6 +80,8 @@ def _attention_with_weights(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
     """The eager attention of a module's own architecture, its weights passed through ``config.on_pattern``."""
+    if attention_mask is None and query.shape[2] > 1 and getattr(module, "is_causal", False):
+        attention_mask = _causal(query, key)
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         lowest = torch.finfo(query.dtype).min
         attention_mask = torch.where(attention_mask, query.new_zeros(()), lowest)
@@ -90,8 +92,14 @@ def _attention_with_weights(
         new = function(weights)
         weights = weights if new is None else new
     if weights is not own:
-        z = torch.matmul(weights, value).transpose(1, 2).contiguous()
+        of_heads = value.repeat_interleave(weights.shape[1] // value.shape[1], dim=1)
+        z = torch.matmul(weights, of_heads).transpose(1, 2).contiguous()
     return z, weights
+
+
+def _causal(query: Tensor, key: Tensor) -> Tensor:
+    """The mask that transformers leaves to sdpa where nothing is padded."""
+    return torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
 
 
 AttentionInterface.register(_IMPLEMENTATION, _attention_with_weights)

@@ -26,8 +26,8 @@ from pyterrier_mechir.patching.gradients import (
 from pyterrier_mechir.patching.methods import Attribution, IntegratedGradients
 from pyterrier_mechir.patching.positions import ALL, Positions
 from pyterrier_mechir.patching.recording import Batch, Recording, record
-from pyterrier_mechir.patching.sites import Site, SiteSet
-from pyterrier_mechir.patching.sweep import Runs, SweepResult, activation_of, in_batches, sweep
+from pyterrier_mechir.patching.sites import Site, SiteSet, activation_of
+from pyterrier_mechir.patching.sweep import Runs, SweepResult, in_batches, sweep
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker

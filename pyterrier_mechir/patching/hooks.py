@@ -11,6 +11,7 @@ from torch import Tensor, cat, nn
 from pyterrier_mechir.patching.attention import on_pattern, rows_of, weights_of
 
 if TYPE_CHECKING:
+    from pyterrier_mechir.patching.autoencoder import Autoencoder
     from pyterrier_mechir.rankers.anatomy import Port
 
 
@@ -31,9 +32,26 @@ def _restore(module: nn.Module, previous: Callable[..., Any] | None) -> None:
         module.__dict__["forward"] = previous
 
 
+def _on_features(
+    autoencoder: Autoencoder, function: Callable[[Tensor], Tensor | None]
+) -> Callable[[Tensor], Tensor | None]:
+    """Call ``function`` with an activation's features; what they make changes by as much as it changes them."""
+
+    def on_activation(activation: Tensor) -> Tensor | None:
+        features = autoencoder.encode(activation.detach())
+        new = function(features)
+        if new is None:
+            return None
+        return activation + (autoencoder.decode(new) - autoencoder.decode(features)).to(activation.dtype)
+
+    return on_activation
+
+
 @contextmanager
 def on_port(port: Port, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     """Call ``function`` with the activation that passes a port; what it returns, unless None, takes its place."""
+    if port.autoencoder is not None:
+        function = _on_features(port.autoencoder, function)
     if port.is_pattern:
 
         def weighed(weights: Tensor) -> Tensor | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.patching.sites import COMPONENTS, Sites
+from pyterrier_mechir.patching.sites import ACTIVATIONS, CODED, Sites
 from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
 
 if TYPE_CHECKING:
@@ -74,7 +74,10 @@ class AttentionTo:
         swept = tuple(
             number
             for number in sites.swept
-            if any(self._comes_after(part.layer, COMPONENTS[part.component]) for part in sites.sites[number].parts)
+            if any(
+                self._comes_after(part.layer, ACTIVATIONS[part.component].removesuffix(CODED))
+                for part in sites.sites[number].parts
+            )
         )
         if not swept:
             raise ValueError(

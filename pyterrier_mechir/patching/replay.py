@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from pyterrier_mechir.patching.attention import attend
 from pyterrier_mechir.patching.hooks import on_port, overridden
 from pyterrier_mechir.patching.recording import Batch, Forward, Recording
+from pyterrier_mechir.patching.sites import CODED
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.anatomy import Anatomy
@@ -84,6 +85,7 @@ class _Resumption:
     @classmethod
     def at(cls, edits: Sequence[tuple[int, str]], frozen: int = 0) -> _Resumption:
         """Before the first of some edited activations, with the heads of all layers before ``frozen`` frozen."""
+        edits = [(layer, activation.removesuffix(CODED)) for layer, activation in edits]
         if any(activation == "embed" for _, activation in edits):
             layer, start, of_layer = 0, None, []
         else:

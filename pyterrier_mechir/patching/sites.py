@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,12 @@ COMPONENTS: dict[str, str] = {
     "resid_mid": "resid_mid",
     "resid_post": "resid_post",
     "embed": "embed",
+    "cross_head": "cross_z",
+    "cross_q": "cross_q",
+    "cross_k": "cross_k",
+    "cross_v": "cross_v",
+    "cross_pattern": "cross_pattern",
+    "cross_attn_out": "cross_attn_out",
 }
 """Each component and the activation that is replaced to patch it.
 
@@ -38,9 +44,29 @@ COMPONENTS: dict[str, str] = {
   (``mlp.hook_post``).
 - ``resid_pre``, ``resid_mid``, ``resid_post``: the residual stream that enters a layer, that is between its attention
   and its MLP, and that leaves it (``hook_resid_pre`` and so on). In post-norm models these are the normed streams,
-  which all that comes after reads; in pre-norm models the stream before any norm.
+  which all that comes after reads; in pre-norm models the stream before any norm. In decoders with cross-attention,
+  ``resid_mid`` comes before it.
 - ``embed``: the word embeddings, before positions and norm (``hook_embed``).
+- ``cross_head``, ``cross_q``, ``cross_k``, ``cross_v``, ``cross_pattern``, ``cross_attn_out``: the same of the
+  cross-attention, by which a decoder reads what the encoder made of the text (``cross_attn.hook_z`` and so on). Queries
+  and patterns are the decoder's; keys and values are made of the encoder's output.
 """
+
+CROSS = tuple(activation for activation in COMPONENTS.values() if activation.startswith("cross_"))
+"""The activations of cross-attention."""
+
+CODED = ":feature"
+"""Ends the name of an activation that is read as the features of an autoencoder."""
+
+FEATURES = {
+    f"{name}.feature": COMPONENTS[name] + CODED
+    for name in ("attn_out", "mlp_out", "resid_pre", "resid_mid", "resid_post")
+}
+"""Components of rankers to which an autoencoder is attached: the features of one of these activations. Patching one
+moves the activation by what the feature's change makes; what the autoencoder leaves out stays as it is."""
+
+ACTIVATIONS = COMPONENTS | FEATURES
+"""The activation of every component."""
 
 HOOKS = {
     "head": "attn.hook_z",
@@ -55,10 +81,27 @@ HOOKS = {
     "resid_mid": "hook_resid_mid",
     "resid_post": "hook_resid_post",
     "embed": "hook_embed",
+    "cross_head": "cross_attn.hook_z",
+    "cross_q": "cross_attn.hook_q",
+    "cross_k": "cross_attn.hook_k",
+    "cross_v": "cross_attn.hook_v",
+    "cross_pattern": "cross_attn.hook_pattern",
+    "cross_attn_out": "hook_cross_attn_out",
 }
 """What TransformerLens calls each component, within a block but for ``hook_embed``."""
 
-PER_HEAD = ("head", "q", "k", "v", "pattern")
+PER_HEAD = (
+    "head",
+    "q",
+    "k",
+    "v",
+    "pattern",
+    "cross_head",
+    "cross_q",
+    "cross_k",
+    "cross_v",
+    "cross_pattern",
+)
 """Components of which each layer has one per head."""
 
 DIRECTIONS = ("denoise", "noise", "both")
@@ -68,8 +111,11 @@ BLOCK = ("resid_pre", "attn_out", "mlp_out")
 """What ``component="block"`` stands for."""
 
 
+_OF_HEAD = {"head": "", "cross_head": ".cross"}
+
+
 class Site(NamedTuple):
-    """One component of one layer; ``head`` is the head or neuron, None where the component is the whole layer's."""
+    """One component of one layer; ``head`` is the head, neuron or feature, None where it is the whole layer's."""
 
     component: str
     layer: int
@@ -77,14 +123,17 @@ class Site(NamedTuple):
 
     @property
     def name(self) -> str:
-        """``L5H8`` for a head, ``L5H8.q`` for its queries, ``L5N12`` for a neuron, ``L5.mlp_out``, or ``embed``."""
+        """``L5H8`` for a head, ``L5H8.q`` for its queries, ``L5H8.cross`` for one of cross-attention, ``L5N12`` for a
+        neuron, ``L5.mlp_out``, ``embed``, or ``L5.resid_post.F12`` for a feature."""
+        if self.component in FEATURES:
+            return f"L{self.layer}.{self.component.removesuffix('.feature')}.F{self.head}"
         if self.component == "embed":
             return "embed"
         if self.component == "neuron":
             return f"L{self.layer}N{self.head}"
         if self.head is None:
             return f"L{self.layer}.{self.component}"
-        return f"L{self.layer}H{self.head}" + ("" if self.component == "head" else f".{self.component}")
+        return f"L{self.layer}H{self.head}" + _OF_HEAD.get(self.component, f".{self.component}")
 
     @property
     def parts(self) -> tuple[Site, ...]:
@@ -107,7 +156,8 @@ class SiteSet(NamedTuple):
 
 
 _NAME = re.compile(
-    r"L(?P<layer>\d+)(?:H(?P<head>\d+)(?:\.(?P<of_head>[qkv]|pattern))?|N(?P<neuron>\d+)|\.(?P<component>\w+))"
+    r"L(?P<layer>\d+)(?:H(?P<head>\d+)(?:\.(?P<of_head>(?:cross_)?(?:[qkv]|pattern)|cross))?|N(?P<neuron>\d+)|"
+    r"\.(?P<component>\w+)(?:\.F(?P<feature>\d+))?)"
 )
 
 
@@ -126,10 +176,21 @@ def parse_site(name: str) -> Site | SiteSet:
         raise ValueError(f"{name!r} names no site; names are like 'L5H8', 'L5H8.q', 'L5N12', 'L5.mlp_out' and 'embed'.")
     layer = int(found["layer"])
     if found["head"]:
-        return Site(found["of_head"] or "head", layer, int(found["head"]))
+        of_head = found["of_head"] or "head"
+        return Site("cross_head" if of_head == "cross" else of_head, layer, int(found["head"]))
     if found["neuron"]:
         return Site("neuron", layer, int(found["neuron"]))
+    if found["feature"]:
+        return Site(one_of("component", f"{found['component']}.feature", FEATURES), layer, int(found["feature"]))
     return Site(one_of("component", found["component"], COMPONENTS), layer)
+
+
+def activation_of(site: Site, n_layers: int) -> tuple[int, str]:
+    """The (layer, activation) that is replaced to patch a site; a stream between two layers has one name."""
+    activation = ACTIVATIONS[site.component]
+    if activation.startswith("resid_post") and site.layer + 1 < n_layers:
+        return site.layer + 1, activation.replace("resid_post", "resid_pre")
+    return site.layer, activation
 
 
 class Sites(NamedTuple):
@@ -158,7 +219,7 @@ def _component_names(component: str | Sequence[str]) -> tuple[str, ...]:
     names = (component,) if isinstance(component, str) else tuple(component)
     if not names:
         raise ValueError(f"no component given; choose from {', '.join(map(repr, COMPONENTS))}.")
-    return tuple(one_of("component", name, COMPONENTS) for name in names)
+    return tuple(one_of("component", name, COMPONENTS if name not in FEATURES else FEATURES) for name in names)
 
 
 def _site_or_set(entry: Any, component: str) -> Site | SiteSet:
@@ -175,6 +236,9 @@ def _site_or_set(entry: Any, component: str) -> Site | SiteSet:
     return found
 
 
+_KINDS = {"neuron": "neuron"} | dict.fromkeys(FEATURES, "feature")
+
+
 def check_site(site: Site, n_layers: int, parts: dict[str, int]) -> None:
     """Check that a model has a site.
 
@@ -182,7 +246,12 @@ def check_site(site: Site, n_layers: int, parts: dict[str, int]) -> None:
         ValueError: it does not.
     """
     if site.component in parts:
-        what, n = "neuron" if site.component == "neuron" else "head", parts[site.component]
+        what, n = _KINDS.get(site.component, "head"), parts[site.component]
+        if site.component in FEATURES and not n:
+            raise ValueError(
+                f"{site.name} is a feature, but no autoencoder is attached there; patch "
+                f"ranker.attach(autoencoder, {site.name.rpartition('.')[0]!r})."
+            )
         if site.layer not in range(n_layers) or site.head not in range(n):
             raise ValueError(
                 f"no {what} ({site.layer}, {site.head}): the model has layers 0 to {n_layers - 1} of {what}s 0 to "
@@ -201,6 +270,7 @@ def select_sites(
     *,
     n_neurons: int = 0,
     n_kv_heads: int | None = None,
+    n_features: Mapping[str, int] | None = None,
 ) -> Sites:
     """The sites that a sweep visits.
 
@@ -215,6 +285,8 @@ def select_sites(
         n_neurons: hidden units of each layer's MLP.
         n_kv_heads: heads of keys and values per layer, each of which a group of query heads shares; None where each
             query head has its own.
+        n_features: features of the attached autoencoders, by component. They are always named by ``heads``, and the
+            results are flat.
 
     Raises:
         ValueError: an unknown component, or a layer, head or neuron that the model does not have.
@@ -222,6 +294,9 @@ def select_sites(
     names = _component_names(component)
     parts = dict.fromkeys(PER_HEAD, n_heads) | {"neuron": n_neurons}
     parts |= dict.fromkeys(("k", "v"), n_kv_heads or n_heads)
+    parts |= {name: (n_features or {}).get(name, 0) for name in FEATURES}
+    if heads is None and FEATURES.keys() & set(names):
+        raise ValueError("an autoencoder has too many features to patch all; name some by heads=['L5.resid_post.F12'].")
     if heads is not None and (len(names) != 1 or names[0] not in parts or layers is not None):
         raise ValueError(
             f"heads=[(layer, head), ...] goes with one component of {', '.join(map(repr, parts))} and without layers=."
@@ -240,7 +315,9 @@ def select_sites(
         entries = [_site_or_set(entry, names[0]) for entry in heads]
         for site in (part for entry in entries for part in entry.parts):
             check_site(site, n_layers, parts)
-        if any(isinstance(entry, str) or not isinstance(entry[0], (int, np.integer)) for entry in heads):
+        if names[0] in FEATURES or any(
+            isinstance(entry, str) or not isinstance(entry[0], (int, np.integer)) for entry in heads
+        ):
             return Sites(tuple(entries), (len(entries),), tuple(range(len(entries))))
         chosen = [part for entry in entries for part in entry.parts]
     wanted = None if chosen is None else set(chosen)

@@ -15,7 +15,7 @@ from pyterrier_mechir.patching.paths import needed_to_patch, patched_scores
 from pyterrier_mechir.patching.positions import ALL, Positions
 from pyterrier_mechir.patching.recording import Batch, Recording, record
 from pyterrier_mechir.patching.replay import Edit, Run, replay
-from pyterrier_mechir.patching.sites import COMPONENTS, Site, SiteSet
+from pyterrier_mechir.patching.sites import Site, SiteSet, activation_of
 
 if TYPE_CHECKING:
     from pyterrier_mechir.patching.screening import Screening
@@ -232,13 +232,6 @@ def _runs(
     target, source = sides[tuple(swept)]
     slots = torch.from_numpy(positions.masks(pairs) & _open(pairs)).to(ranker.device)
     return Runs(batch, target, source, slots.repeat(1, len(swept), 1) if slots.shape[1] > 1 else slots)
-
-
-def activation_of(site: Site, n_layers: int) -> tuple[int, str]:
-    """The (layer, activation) that is replaced to patch a site; a stream between two layers has one name."""
-    if site.component == "resid_post" and site.layer + 1 < n_layers:
-        return site.layer + 1, "resid_pre"
-    return site.layer, COMPONENTS[site.component]
 
 
 @dataclass(frozen=True)

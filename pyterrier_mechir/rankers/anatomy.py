@@ -6,20 +6,26 @@ and every component are written against :class:`Anatomy`.
 
 from __future__ import annotations
 
+import sys
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pyterrier_mechir.patching.sites import CODED, CROSS, HOOKS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+    from pyterrier_mechir.patching.autoencoder import Autoencoder
+
 
 @dataclass(frozen=True)
 class Architecture:
-    """Paths of the parts of one architecture.
+    """Paths of the parts of one architecture, or of one of the two stacks of an encoder-decoder.
 
     Args:
-        layers: the list of layers, from the base model.
+        layers: the list of layers, from the stack.
         attention: in a layer, the self-attention module. Called with the layer's hidden states, it returns a tuple
             that begins with the heads' outputs z (or, where ``out_proj`` lies inside it, with ``out_proj(z)``).
         out_proj: in a layer, the linear map of the concatenated head outputs z to the attention output.
@@ -28,16 +34,24 @@ class Architecture:
         mid_norm: in a layer, the norm whose output is the residual stream between attention and MLP; empty where that
             stream is not normed (pre-norm layers).
         out_norm: in a layer, the norm whose output is the residual stream that leaves the layer; empty as above.
-        final_norm: the norm between the last layer and the model's output, from the base model; empty where the last
+        final_norm: the norm between the last layer and the model's output, from the stack; empty where the last
             layer's stream is the output.
         plain_attention: whether layers apply ``qkv`` to their input as it is and attend by plain scaled dot products,
             with no norm before and no rotary or relative positions.
         attention_interface: whether attention goes through transformers' attention interface, where its weights can be
             read and replaced.
-        embeddings: the modules between token ids and the first layer, from the base model; absent ones are skipped.
+        embeddings: the modules between token ids and the first layer, from the stack; absent ones are skipped.
         layer_returns_tuple: whether a layer returns its hidden states in a tuple.
         added_norms: in a layer, norms of what attention and MLP give, before it is added to the stream; empty where
             it is added as it is.
+        stack: the stack, from the base model; empty where the base model is one.
+        hands_on_bias: whether layers return, after their hidden states, the bias of attention by relative positions
+            that the first layer computes.
+        cross_attention: in a layer of a decoder, the module of cross-attention, which projects itself; empty where
+            there is none, as for the two that follow.
+        cross_out_proj: in a layer, what ``out_proj`` is for cross-attention.
+        cross_qkv: in a layer, what ``qkv`` is for cross-attention, three maps.
+        blocks: what TransformerLens calls the layers.
     """
 
     layers: str
@@ -53,6 +67,12 @@ class Architecture:
     embeddings: tuple[str, ...] = ("embeddings",)
     layer_returns_tuple: bool = False
     added_norms: tuple[str, str] | tuple[()] = ()
+    stack: str = ""
+    hands_on_bias: bool = False
+    cross_attention: str = ""
+    cross_out_proj: str = ""
+    cross_qkv: tuple[str, ...] = ()
+    blocks: str = "blocks"
 
 
 _BERT = Architecture(
@@ -78,6 +98,29 @@ _LLAMA = Architecture(
 )
 
 _GEMMA = replace(_LLAMA, added_norms=("post_attention_layernorm", "post_feedforward_layernorm"))
+
+_T5 = Architecture(
+    layers="block",
+    attention="layer.0.SelfAttention",
+    out_proj="layer.0.SelfAttention.o",
+    mlp_out="layer.1.DenseReluDense.wo",
+    qkv=("layer.0.SelfAttention.q", "layer.0.SelfAttention.k", "layer.0.SelfAttention.v"),
+    final_norm="final_layer_norm",
+    embeddings=("embed_tokens",),
+    stack="encoder",
+    hands_on_bias=True,
+    blocks="encoder_blocks",
+)
+
+_T5_DECODER = replace(
+    _T5,
+    mlp_out="layer.2.DenseReluDense.wo",
+    stack="decoder",
+    cross_attention="layer.1.EncDecAttention",
+    cross_out_proj="layer.1.EncDecAttention.o",
+    cross_qkv=("layer.1.EncDecAttention.q", "layer.1.EncDecAttention.k", "layer.1.EncDecAttention.v"),
+    blocks="decoder_blocks",
+)
 
 ARCHITECTURES: dict[str, Architecture] = {
     "bert": _BERT,
@@ -115,8 +158,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), _LLAMA),
     **dict.fromkeys(("gemma2", "gemma3_text"), _GEMMA),
+    **dict.fromkeys(("t5", "mt5"), _T5),
+    **dict.fromkeys(("t5.decoder", "mt5.decoder"), _T5_DECODER),
 }
-"""Supported architectures by ``config.model_type``."""
+"""Supported architectures by ``config.model_type``; decoders of encoder-decoders by that and ``.decoder``."""
 
 
 class Port(NamedTuple):
@@ -128,6 +173,7 @@ class Port(NamedTuple):
         part: the features that are the activation's; None for all.
         added_to: a module to whose input the value is added; the activation is the sum.
         is_pattern: whether the activation is the weights of the module, an attention.
+        autoencoder: tells what features the activation has, which are then read and replaced in its place.
     """
 
     module: nn.Module
@@ -135,6 +181,7 @@ class Port(NamedTuple):
     part: slice | None = None
     added_to: nn.Module | None = None
     is_pattern: bool = False
+    autoencoder: Autoencoder | None = None
 
 
 class Anatomy:
@@ -142,13 +189,14 @@ class Anatomy:
 
     Args:
         model: a transformers model, with or without a task head.
+        decoder: whether they are those of its decoder, for a model that has an encoder too.
 
     Raises:
         ValueError: the architecture has no row in :data:`ARCHITECTURES`.
     """
 
-    def __init__(self, model: PreTrainedModel):
-        kind = model.config.model_type
+    def __init__(self, model: PreTrainedModel, *, decoder: bool = False):
+        kind = model.config.model_type + (".decoder" if decoder else "")
         if kind not in ARCHITECTURES:
             raise ValueError(
                 f"{type(model).__name__} has architecture {kind!r}, which pyterrier_mechir does not know; supported: "
@@ -156,15 +204,16 @@ class Anatomy:
                 f"pyterrier_mechir.rankers.anatomy.ARCHITECTURES[{kind!r}] = Architecture(...)."
             )
         self.architecture = ARCHITECTURES[kind]
-        base = model.base_model
+        base: Any = model.base_model.get_submodule(self.architecture.stack)
         self.layers: list[nn.Module] = list(base.get_submodule(self.architecture.layers).children())
         self.embeddings = [getattr(base, name) for name in self.architecture.embeddings if hasattr(base, name)]
         self.n_layers = len(self.layers)
         self.n_heads: int = model.config.num_attention_heads
         self.n_kv_heads: int = getattr(model.config, "num_key_value_heads", None) or self.n_heads
         self._base: nn.Module = base
-        self._word_embedding: nn.Module = model.get_input_embeddings()
-        self._config = model.config
+        self._word_embedding: nn.Module = (base if self.architecture.stack else model).get_input_embeddings()
+        self._config = base.config
+        self.autoencoders: dict[tuple[int, str], tuple[Autoencoder, int]] = {}
 
     def __repr__(self) -> str:
         return f"Anatomy(n_layers={self.n_layers}, n_heads={self.n_heads})"
@@ -186,26 +235,80 @@ class Anatomy:
             return []
         return [self.layers[layer].get_submodule(path) for path in self.architecture.qkv]
 
-    def skip(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
+    @property
+    def cross_attends(self) -> bool:
+        """Whether this is a decoder that reads what an encoder made."""
+        return bool(self.architecture.cross_attention)
+
+    def context_maps(self) -> list[nn.Module]:
+        """The modules whose input is what the encoder made: the keys and values of cross-attention, of all layers."""
+        return [layer.get_submodule(path) for layer in self.layers for path in self.architecture.cross_qkv[1:]]
+
+    def skip(self, hidden_states: Tensor, mask: Any = None, bias: Any = None, *args: Any, **kwargs: Any) -> Any:
         """The forward of a layer that is not computed."""
+        if self.architecture.hands_on_bias:
+            return hidden_states, self._bias(bias, mask, hidden_states.shape[1]), None
         return (hidden_states,) if self.architecture.layer_returns_tuple else hidden_states
 
-    def attention_output(self, layer: int, z: Tensor) -> tuple[Tensor, None]:
-        """What the attention module of a layer returns for head outputs z: projected, where it projects itself."""
+    def attention_output(self, layer: int, z: Tensor, **inputs: Any) -> tuple[Any, ...]:
+        """What the attention module of a layer returns for head outputs z: projected, where it projects itself.
+
+        Args:
+            layer: the layer.
+            z: the outputs, ``[B, S, D]``.
+            **inputs: what the module was called with, beside the hidden states.
+        """
         projects = self.architecture.out_proj.startswith(self.architecture.attention + ".")
-        return (self.out_proj(layer)(z) if projects else z), None
+        output = self.out_proj(layer)(z) if projects else z
+        if self.architecture.hands_on_bias:
+            return output, self._bias(inputs.get("position_bias"), inputs.get("mask"), z.shape[1]), None
+        return output, None
+
+    def _bias(self, bias: Tensor | None, mask: Tensor | None, length: int) -> Tensor:
+        """The bias that a layer hands on: the one that it was given, or else that of the first layer.
+
+        Attention outside transformers' attention interface hands on the mask with it.
+        """
+        if bias is not None:
+            return bias
+        bias = self.attention(0).compute_bias(length, length)  # type: ignore[operator]
+        return bias if mask is None or self._has_interface else bias + mask
+
+    @property
+    def _has_interface(self) -> bool:
+        modeling = sys.modules[type(self.attention(0)).__module__]
+        return self.architecture.attention_interface and hasattr(modeling, "eager_attention_forward")
 
     @property
     def lacks(self) -> dict[str, str]:
         """The activations that this model does not let one reach, and why."""
         implementation = self._config._attn_implementation
-        if not self.architecture.attention_interface:
+        found: dict[str, str] = {}
+        if not self._has_interface:
             reason = f"{self._config.model_type} computes its attention outside transformers' attention interface"
         elif implementation not in ("eager", "sdpa"):
             reason = f"{implementation} never forms them; load the model with attn_implementation='sdpa'"
         else:
-            return {}
-        return {"pattern": f"the attention weights of this model cannot be read or replaced: {reason}."}
+            reason = ""
+        if reason:
+            weights = f"the attention weights of this model cannot be read or replaced: {reason}."
+            found |= dict.fromkeys(("pattern", "cross_pattern"), weights)
+        if not self.cross_attends:
+            return found | dict.fromkeys(
+                CROSS, "this stack has no cross-attention; patch a decoder that reads an encoder."
+            )
+        alone = (
+            "a decoder that reads at its first position attends there to nothing but itself, so that q, k and pattern "
+            "of its self-attention change nothing; patch head, v, or the cross-attention's cross_q and cross_pattern."
+        )
+        start = "the word embedding of a decoder is that of its start token in every run; patch what follows it."
+        return found | dict.fromkeys(("q", "k", "pattern"), alone) | {"embed": start}
+
+    def hook(self, component: str, layer: int) -> str:
+        """What TransformerLens calls a component of a layer."""
+        name = HOOKS[component]
+        of_layer = f"self_{name}" if self.cross_attends and name.startswith("attn.") else name
+        return name if component == "embed" else f"{self.architecture.blocks}.{layer}.{of_layer}"
 
     def port(self, layer: int, activation: str) -> Port:
         """Where an activation of a layer passes (see :data:`~pyterrier_mechir.patching.sites.COMPONENTS`).
@@ -215,10 +318,21 @@ class Anatomy:
         """
         if activation in self.lacks:
             raise ValueError(self.lacks[activation])
+        if activation.endswith(CODED):
+            name = activation.removesuffix(CODED)
+            if (layer, name) not in self.autoencoders:
+                raise ValueError(f"no autoencoder is attached to {name} of layer {layer}; see ranker.attach.")
+            return self.port(layer, name)._replace(autoencoder=self.autoencoders[layer, name][0])
         if activation == "pattern":
             return Port(self.attention(layer), is_input=False, is_pattern=True)
         of = self.layers[layer].get_submodule
         table = self.architecture
+        if activation == "cross_pattern":
+            return Port(of(table.cross_attention), is_input=False, is_pattern=True)
+        if activation in ("cross_z", "cross_attn_out"):
+            return Port(of(table.cross_out_proj), is_input=activation == "cross_z")
+        if activation in CROSS:
+            return Port(of(table.cross_qkv[("cross_q", "cross_k", "cross_v").index(activation)]), is_input=False)
         if activation in ("resid_pre", "resid_post"):
             return Port(self.layers[layer], is_input=activation == "resid_pre")
         if activation in ("z", "attn_out"):
@@ -262,13 +376,31 @@ class Anatomy:
             path.append(self._base.get_submodule(table.final_norm))
         return path
 
+    def attach(self, key: tuple[int, str], autoencoder: Autoencoder, n_features: int) -> Anatomy:
+        """This anatomy with an autoencoder that tells the features of the activation of a layer.
+
+        Raises:
+            ValueError: another that is attached to that activation, in another layer, has not as many features.
+        """
+        layer, name = key
+        made, same = copy(self), {"resid_pre": (layer - 1, "resid_post"), "resid_post": (layer + 1, "resid_pre")}
+        made.autoencoders = {**self.autoencoders, key: (autoencoder, n_features)}
+        if name in same and same[name][0] in range(self.n_layers):
+            made.autoencoders[same[name]] = (autoencoder, n_features)
+        if len({n for (_, name), (_, n) in made.autoencoders.items() if name == key[1]}) > 1:
+            raise ValueError("autoencoders of the same activation should have as many features in all layers.")
+        return made
+
     def groups(self, activation: str) -> int:
         """How many independently patched slices the last axis of an activation has.
 
         One per head; per group of heads for the keys and values that these share; per neuron; or one in all.
         """
-        if activation in ("z", "q", "pattern"):
+        if activation in ("z", "q", "pattern") or (activation in CROSS and activation != "cross_attn_out"):
             return self.n_heads
         if activation in ("k", "v"):
             return self.n_kv_heads
+        if activation.endswith(CODED):
+            name = activation.removesuffix(CODED)
+            return next((n for (_, of), (_, n) in self.autoencoders.items() if of == name), 0)
         return self.n_neurons if activation == "mlp_post" else 1

@@ -16,16 +16,27 @@ import pandas as pd
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.patching.batching import by_length
-from pyterrier_mechir.patching.sites import COMPONENTS, HOOKS
+from pyterrier_mechir.patching.sites import COMPONENTS, FEATURES, HOOKS, parse_site
 from pyterrier_mechir.perturb.alignment import FILL, Alignment, align, keep_edit, token_classes, with_fillers
 from pyterrier_mechir.perturb.fillers import Filler, Fillers, RandomFiller, Vocabulary
 from pyterrier_mechir.rankers.anatomy import Anatomy
-from pyterrier_mechir.rankers.encoding import CLS, SEP, SPECIAL, AlignedPair, Encoded, Template, Tokens, tokenise
+from pyterrier_mechir.rankers.encoding import (
+    CLS,
+    SEP,
+    SPECIAL,
+    UNATTENDED,
+    AlignedPair,
+    Encoded,
+    Template,
+    Tokens,
+    tokenise,
+)
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from pyterrier_mechir.patching.autoencoder import Autoencoder
     from pyterrier_mechir.patching.recording import Batch
     from pyterrier_mechir.stages.rerank import Scorer
 
@@ -44,7 +55,7 @@ class Part(NamedTuple):
         batch: the sequences, without query inputs.
         rows: the rows.
         places: which sequence of the batch each of them has.
-        inputs: the query inputs of each of them.
+        inputs: the inputs of each of them: of its sequence, and its query inputs.
     """
 
     batch: Batch
@@ -148,7 +159,7 @@ class Ranker(ABC):
 
     @abstractmethod
     def compare(self, encoded: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Scores ``[B]`` of encoded sequences, each against its row of the query inputs."""
+        """Scores ``[B]`` of encoded sequences, each against its row of the query inputs; the batch has both."""
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Scores ``[B]``, in float32, of the runs of a batch made by :meth:`collate`."""
@@ -181,14 +192,25 @@ class Ranker(ABC):
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "max_length": self.max_length,
             **self._settings(),
+            **self._attached(),
         }
         return about | {"weights": self._fingerprint} if fingerprint else about
+
+    def _attached(self) -> dict[str, Any]:
+        attached = {
+            f"{name} of layer {layer}": repr(it) for (layer, name), (it, _) in self.anatomy.autoencoders.items()
+        }
+        return {"autoencoders": attached} if attached else {}
 
     @cached_property
     def _fingerprint(self) -> str:
         from pyterrier_mechir.rankers.loading import fingerprint
 
-        return fingerprint(self.model, self.tokenizer)
+        return fingerprint(self._weights(), self.tokenizer)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """All weights that decide the scores, by name."""
+        return self.model.state_dict()
 
     def sites(self) -> pd.DataFrame:
         """What can be patched.
@@ -198,13 +220,14 @@ class Ranker(ABC):
             apart, 1 for the whole) and ``hook`` (what TransformerLens calls it). What each is,
             :data:`~pyterrier_mechir.patching.sites.COMPONENTS` says.
         """
+        had = {name: kind for name, kind in COMPONENTS.items() if kind not in self.anatomy.lacks}
         rows = [
-            (name, layer, self.anatomy.groups(activation), f"blocks.{layer}.{HOOKS[name]}")
-            for name, activation in COMPONENTS.items()
+            (name, layer, self.anatomy.groups(activation), self.anatomy.hook(name, layer))
+            for name, activation in had.items()
             for layer in range(self.n_layers)
-            if name != "embed" and activation not in self.anatomy.lacks
+            if name != "embed"
         ]
-        rows.append(("embed", 0, 1, HOOKS["embed"]))
+        rows += [("embed", 0, 1, self.anatomy.hook("embed", 0))] if "embed" in had else []
         return pd.DataFrame(rows, columns=["component", "layer", "n_parts", "hook"])
 
     def scorer(self, *, text_field: str = "text", batch_size: int | None = None, verbose: bool = False) -> Scorer:
@@ -235,6 +258,8 @@ class Ranker(ABC):
         """
         import torch
 
+        if self.varies == "query":
+            return self.facing("document").score(queries, texts, batch_size=batch_size, verbose=verbose)
         scores = np.empty(len(texts), dtype=np.float32)
         with torch.no_grad():
             for part in self.parts(queries, texts, batch_size=batch_size, verbose=verbose):
@@ -259,8 +284,9 @@ class Ranker(ABC):
         for index in self._batches([len(s.ids) for s in sequences], batch_size, verbose):
             rows = [row for i in index for row in rows_of_item[i]]
             places = [place for place, i in enumerate(index) for _ in rows_of_item[i]]
+            batch = self.collate([sequences[i] for i in index], {}, [])
             of_rows = {name: value[[which_query[row] for row in rows]] for name, value in inputs.items()}
-            yield Part(self.collate([sequences[i] for i in index], {}, []), rows, places, of_rows)
+            yield Part(batch, rows, places, {name: value[places] for name, value in batch.items()} | of_rows)
 
     def facing(self: Self, side: str) -> Self:
         """This ranker with pairs that vary on one side, the other side being the same for both.
@@ -273,6 +299,37 @@ class Ranker(ABC):
         other = copy(self)
         other.varies = side
         return other
+
+    def attach(self: Self, autoencoder: Autoencoder, site: str) -> Self:
+        """This ranker with an autoencoder that tells features of an activation, so that these can be patched.
+
+        ``PatchScorer(ranker.attach(autoencoder, "L5.resid_post"), "resid_post.feature", heads=[(5, 12)])``, or
+        ``heads=["L5.resid_post.F12"]``, patches feature 12: the activation moves by what the change of the feature
+        makes, and what the autoencoder leaves out stays as it is.
+
+        Args:
+            autoencoder: anything with ``encode`` and ``decode``, such as a
+                :class:`~pyterrier_mechir.SparseAutoencoder` or one of SAELens.
+            site: ``attn_out``, ``mlp_out``, ``resid_pre``, ``resid_mid`` or ``resid_post`` of a layer:
+                ``"L5.resid_post"``.
+
+        Raises:
+            TypeError: the autoencoder has no ``encode`` and ``decode``.
+            ValueError: no such site, or an autoencoder of another width.
+        """
+        from pyterrier_mechir.patching.autoencoder import n_features
+
+        at = parse_site(site)
+        if f"{at.component}.feature" not in FEATURES or at.layer not in range(self.n_layers):
+            names = ", ".join(name.removesuffix(".feature") for name in FEATURES)
+            raise ValueError(
+                f"{site!r} cannot have an autoencoder; name one of {names}, of layers 0 to {self.n_layers - 1}, such as "
+                "'L0.resid_post'."
+            )
+        made = copy(self)
+        count = n_features(autoencoder, self.model.config.hidden_size, self.device)
+        made.anatomy = self.anatomy.attach((at.layer, COMPONENTS[at.component]), autoencoder, count)
+        return made
 
     def align(
         self,
@@ -422,8 +479,8 @@ class Ranker(ABC):
     def _plain(self, query: Tokens, document: Tokens) -> Encoded:
         query_room, room = self._room(len(query), len(document))
         parts = self._parts(self._cut(query, query_room).ids, self._cut(document, room).ids)
-        ids, types, _ = self._template.build(*parts)
-        return Encoded(ids, types, np.ones_like(ids))
+        ids, types, owners = self._template.build(*parts)
+        return Encoded(ids, types, (owners != UNATTENDED).astype(np.int64))
 
     def _pair(
         self,
@@ -440,7 +497,7 @@ class Ranker(ABC):
         sides = []
         for ids, before in ((filled.baseline, aligned.baseline), (filled.perturbed, aligned.perturbed)):
             ids, types, owners = self._template.build(*self._parts(fixed.ids, ids))
-            mask = np.ones_like(ids)
+            mask = (owners != UNATTENDED).astype(np.int64)
             if masked:
                 mask[owners == varied] = before != FILL
             sides.append(Encoded(ids, types, mask))
@@ -503,7 +560,8 @@ class Ranker(ABC):
         return f"{type(self).__name__}({self.short_name!r})"
 
     def _key(self) -> tuple[Any, ...]:
-        return (type(self), self._checkpoint, self.dtype, self.max_length, *self._settings().values())
+        attached = tuple((key, id(autoencoder)) for key, (autoencoder, _) in self.anatomy.autoencoders.items())
+        return (type(self), self._checkpoint, self.dtype, self.max_length, *self._settings().values(), attached)
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, Ranker) else NotImplemented

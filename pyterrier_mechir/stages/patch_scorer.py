@@ -10,7 +10,7 @@ from pyterrier_mechir._options import one_of
 from pyterrier_mechir.patching.methods import Method, method_of
 from pyterrier_mechir.patching.positions import Positions
 from pyterrier_mechir.patching.receivers import FINAL, parse_receivers, upstream
-from pyterrier_mechir.patching.sites import COMPONENTS, DIRECTIONS, Sites, select_sites
+from pyterrier_mechir.patching.sites import DIRECTIONS, FEATURES, Sites, activation_of, select_sites
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.fillers import Filler
 from pyterrier_mechir.rankers.base import Ranker
@@ -153,8 +153,8 @@ class PatchScorer(PairScorer):
         if metric is not None and receivers == FINAL:
             raise ValueError("the final stream comes after all attention; name heads' q, k or v as receivers instead.")
         self.min_delta = min_delta
-        for component in {part.component for site in self.sites.sites for part in site.parts}:
-            self.ranker.anatomy.port(0, COMPONENTS[component])
+        for part in {(part.component, part.layer): part for site in self.sites.sites for part in site.parts}.values():
+            self.ranker.anatomy.port(*activation_of(part, ranker.n_layers))
 
     def _checked(self, screen: int | None) -> int | None:
         if screen is not None and self.method == "exact":
@@ -177,6 +177,7 @@ class PatchScorer(PairScorer):
             self.layers,
             n_neurons=anatomy.n_neurons,
             n_kv_heads=anatomy.n_kv_heads,
+            n_features={name: anatomy.groups(activation) for name, activation in FEATURES.items()},
         )
         sites = upstream(sites, self.paths_to)
         return sites if self.metric is None else self.metric.upstream(sites)

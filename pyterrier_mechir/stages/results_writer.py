@@ -100,8 +100,8 @@ class ResultsWriter(Keyed, pt.Transformer):
         lacking, scorer = ledger.lacking(pairs), copy(self.scorer)
         if scorer is not None:
             scorer.verbose = False
-        shown = self.scorer is not None and self.scorer.verbose
-        with pt.tqdm(total=len(lacking), desc=repr(self), unit="pair", disable=not shown) as bar:
+        shown, name = (False, None) if self.scorer is None else (self.scorer.verbose, repr(self.scorer.ranker))
+        with pt.tqdm(total=len(lacking), desc=name, unit="pair", disable=not shown) as bar:
             for start in range(0, len(lacking), self.shard_size):
                 rows = lacking[start : start + self.shard_size]
                 part = made.iloc[rows]
