@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyterrier_mechir import __version__
+from pyterrier_mechir._options import CommandError
 from pyterrier_mechir.patching.sites import DIRECTIONS
 
 
@@ -23,17 +24,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(markdown(), end="")
         return 0
-    from pyterrier_mechir.demo import DemoError, run
+    from pyterrier_mechir.demo import run
 
     try:
-        run(options)
-    except DemoError as error:
+        if options.command == "report":
+            _report(options)
+        else:
+            run(options)
+    except CommandError as error:
         print(f"pyterrier-mechir: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("pyterrier-mechir: interrupted.", file=sys.stderr)
         return 130
     return 0
+
+
+def _report(options: argparse.Namespace) -> None:
+    from pyterrier_mechir import PatchResults
+
+    out = options.out or options.results / "report.html"
+    try:
+        qrels = None
+        if options.dataset is not None:
+            import pyterrier as pt
+
+            qrels = pt.get_dataset(options.dataset).get_qrels()
+        examples = None if options.examples is None else PatchResults(options.examples)
+        PatchResults(options.results).report(out, qrels=qrels, examples=examples, title=options.title)
+    except (ValueError, KeyError, OSError) as error:
+        raise CommandError(str(error.args[0] if error.args else error)) from error
+    print(f"Wrote {out}.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,6 +87,18 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--out", type=Path, default=Path("mechir-demo"), metavar="DIR", help="where the results are written"
     )
+    report = commands.add_parser(
+        "report",
+        help="write a report of stored results: one HTML page",
+        description="Write a report of stored results: one HTML page that needs no network.",
+    )
+    report.add_argument("results", type=Path, metavar="DIR", help="directory of a PatchResults artifact")
+    report.add_argument("--out", type=Path, metavar="FILE", help="the page (default: DIR/report.html)")
+    report.add_argument("--dataset", metavar="NAME", help="PyTerrier dataset with the judgments, such as mechir:lab")
+    report.add_argument(
+        "--examples", type=Path, metavar="DIR", help="artifact of single positions, whose effects colour the examples"
+    )
+    report.add_argument("--title", help="of the page")
     commands.add_parser(
         "perturbations",
         help="print the table of all perturbations, in Markdown",

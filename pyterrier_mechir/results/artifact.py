@@ -120,6 +120,38 @@ class PatchResults(pt.Artifact):
         tables = [self._shards.read(path, names).to_pandas() for path in self._intact()]
         return pd.concat([pd.DataFrame(columns=names, dtype="str"), *tables], ignore_index=True)[names]
 
+    def report(
+        self,
+        path: str | Path = "report.html",
+        *,
+        qrels: pd.DataFrame | None = None,
+        experiment: pd.DataFrame | None = None,
+        examples: pd.DataFrame | PatchResults | None = None,
+        title: str | None = None,
+    ) -> Path:
+        """Write a report: one HTML page that needs no network.
+
+        Args:
+            path: of the page.
+            qrels: judgments (``qid, docno, label``), for how effective the ranker is on these documents.
+            experiment: a table of ``pt.Experiment`` to show in their place.
+            examples: results of ``positions="each"`` for some of the pairs, whose effects colour the tokens of the
+                example documents; as a frame or an artifact.
+            title: of the page.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: there are no results, or a shard is damaged, and the message says which.
+        """
+        from pyterrier_mechir.plots.report import write_report
+
+        tokens = examples.frame() if isinstance(examples, PatchResults) else examples
+        return write_report(
+            self.frame(), path, about=self.about, qrels=qrels, experiment=experiment, examples=tokens, title=title
+        )
+
     @property
     def digest(self) -> str:
         """A digest of all pairs, whatever their order: two runs that have the same read the same texts."""
