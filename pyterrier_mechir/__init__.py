@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         head_qrels,
     )
     from pyterrier_mechir.patching.attention import attention_of
+    from pyterrier_mechir.patching.autoencoder import SparseAutoencoder
     from pyterrier_mechir.patching.methods import Attribution, IntegratedGradients
     from pyterrier_mechir.patching.metrics import AttentionTo
     from pyterrier_mechir.plots.attention import plot_attention
@@ -42,11 +43,13 @@ if TYPE_CHECKING:
     from pyterrier_mechir.stages.compare import CompareHeads, compare_heads, head_agreement, split_halves
     from pyterrier_mechir.stages.explode import explode_effects
     from pyterrier_mechir.stages.pair_scorer import PairScorer
+    from pyterrier_mechir.stages.patch_features import PatchFeatures
     from pyterrier_mechir.stages.patch_scorer import PatchScorer
     from pyterrier_mechir.stages.perturb_docs import PerturbDocs
     from pyterrier_mechir.stages.perturb_queries import PerturbQueries
     from pyterrier_mechir.stages.score_attribution import ScoreAttribution
     from pyterrier_mechir.stages.score_lens import ScoreLens, lens_agreement
+    from pyterrier_mechir.stages.steer import Steer, steering_vectors
     from pyterrier_mechir.stages.sweep import Sweep
 
 _HOMES = {
@@ -62,6 +65,7 @@ _HOMES = {
     "IntegratedGradients": "patching.methods",
     "PairScorer": "stages.pair_scorer",
     "PatchEffect": "measures",
+    "PatchFeatures": "stages.patch_features",
     "PatchResults": "results.artifact",
     "PatchScorer": "stages.patch_scorer",
     "PerturbDocs": "stages.perturb_docs",
@@ -70,6 +74,8 @@ _HOMES = {
     "ScoreAttribution": "stages.score_attribution",
     "ScoreLens": "stages.score_lens",
     "ScoreShift": "measures",
+    "SparseAutoencoder": "patching.autoencoder",
+    "Steer": "stages.steer",
     "Sweep": "stages.sweep",
     "attention_of": "patching.attention",
     "circuit_measures": "circuits",
@@ -87,6 +93,7 @@ _HOMES = {
     "plot_layers": "plots.layers",
     "plot_positions": "plots.positions",
     "split_halves": "stages.compare",
+    "steering_vectors": "stages.steer",
 }
 
 __all__ = [
@@ -102,6 +109,7 @@ __all__ = [
     "IntegratedGradients",
     "PairScorer",
     "PatchEffect",
+    "PatchFeatures",
     "PatchResults",
     "PatchScorer",
     "PerturbDocs",
@@ -110,6 +118,8 @@ __all__ = [
     "ScoreAttribution",
     "ScoreLens",
     "ScoreShift",
+    "SparseAutoencoder",
+    "Steer",
     "Sweep",
     "attention_of",
     "circuit_measures",
@@ -127,6 +137,7 @@ __all__ = [
     "plot_layers",
     "plot_positions",
     "split_halves",
+    "steering_vectors",
 ]
 
 

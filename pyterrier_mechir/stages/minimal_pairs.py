@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from pyterrier_mechir.patching.sweep import SweepResult
+    from pyterrier_mechir.perturb.fillers import Filler
+    from pyterrier_mechir.rankers.base import Ranker
     from pyterrier_mechir.rankers.encoding import AlignedPair
 
 _TOKENS = ["tokens", "tokens_baseline", "token_classes"]
@@ -75,6 +78,21 @@ class MinimalPairs:
     def key(self, row: int) -> tuple[str, str, str, str]:
         """What decides the scores of a row that has a perturbed text."""
         return self.contexts[row], self.baselines[row], str(self.perturbed[row]), self.alignments[row]
+
+    def aligned(self, ranker: Ranker, filler: Filler | Sequence[Filler]) -> list[AlignedPair]:
+        """The pairs whose sides differ and can be aligned; with several fillers, all of one before those of the next.
+
+        Args:
+            ranker: facing the side that varies.
+            filler: as in :class:`~pyterrier_mechir.PatchScorer`.
+        """
+        rows = [row for row, text in enumerate(self.perturbed) if text is not None and text != self.baselines[row]]
+        contexts, baselines, alignments = (
+            [column[row] for row in rows] for column in (self.contexts, self.baselines, self.alignments)
+        )
+        perturbed = [str(self.perturbed[row]) for row in rows]
+        made = ranker.align(contexts, baselines, perturbed, alignments=alignments, filler=filler)
+        return [pair for pair in made if pair is not None]
 
 
 class PairColumns:
