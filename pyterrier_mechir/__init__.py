@@ -36,7 +36,12 @@ if TYPE_CHECKING:
     from pyterrier_mechir.plots.layers import plot_layers
     from pyterrier_mechir.plots.positions import plot_positions
     from pyterrier_mechir.rankers.bi_encoder import BiEncoder
+    from pyterrier_mechir.rankers.colbert import ColBERT
     from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
+    from pyterrier_mechir.rankers.generative import GenerativeReranker
+    from pyterrier_mechir.rankers.load import load_ranker
+    from pyterrier_mechir.rankers.mono_t5 import MonoT5
+    from pyterrier_mechir.rankers.splade import Splade
     from pyterrier_mechir.results.artifact import PatchResults
     from pyterrier_mechir.stages.aggregate import AggregateHeads
     from pyterrier_mechir.stages.attention_patterns import AttentionPatterns
@@ -59,10 +64,13 @@ _HOMES = {
     "Attribution": "patching.methods",
     "AxiomAgreement": "measures",
     "BiEncoder": "rankers.bi_encoder",
+    "ColBERT": "rankers.colbert",
     "CompareHeads": "stages.compare",
     "CrossEncoder": "rankers.cross_encoder",
     "EffectConcentration": "measures",
+    "GenerativeReranker": "rankers.generative",
     "IntegratedGradients": "patching.methods",
+    "MonoT5": "rankers.mono_t5",
     "PairScorer": "stages.pair_scorer",
     "PatchEffect": "measures",
     "PatchFeatures": "stages.patch_features",
@@ -75,6 +83,7 @@ _HOMES = {
     "ScoreLens": "stages.score_lens",
     "ScoreShift": "measures",
     "SparseAutoencoder": "patching.autoencoder",
+    "Splade": "rankers.splade",
     "Steer": "stages.steer",
     "Sweep": "stages.sweep",
     "attention_of": "patching.attention",
@@ -85,6 +94,7 @@ _HOMES = {
     "head_agreement": "stages.compare",
     "head_qrels": "measures",
     "lens_agreement": "stages.score_lens",
+    "load_ranker": "rankers.load",
     "plot_attention": "plots.attention",
     "plot_circuit": "plots.circuit",
     "plot_classes": "plots.classes",
@@ -103,10 +113,13 @@ __all__ = [
     "Attribution",
     "AxiomAgreement",
     "BiEncoder",
+    "ColBERT",
     "CompareHeads",
     "CrossEncoder",
     "EffectConcentration",
+    "GenerativeReranker",
     "IntegratedGradients",
+    "MonoT5",
     "PairScorer",
     "PatchEffect",
     "PatchFeatures",
@@ -119,6 +132,7 @@ __all__ = [
     "ScoreLens",
     "ScoreShift",
     "SparseAutoencoder",
+    "Splade",
     "Steer",
     "Sweep",
     "attention_of",
@@ -129,6 +143,7 @@ __all__ = [
     "head_agreement",
     "head_qrels",
     "lens_agreement",
+    "load_ranker",
     "plot_attention",
     "plot_circuit",
     "plot_classes",

@@ -6,18 +6,21 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from models import DECODERS
 from torch import Tensor, nn
 
 COMPONENTS = ("head", "q", "k", "v", "attn_out", "mlp_out", "resid_pre", "resid_mid", "resid_post", "embed")
 
-PER_HEAD = ("head", "q", "k", "v")
+CROSS_COMPONENTS = ("cross_head", "cross_q", "cross_k", "cross_v", "cross_attn_out")
+
+PER_HEAD = ("head", "q", "k", "v", "cross_head", "cross_q", "cross_k", "cross_v")
 
 
 class Paths(NamedTuple):
     """Where parts are, as read in transformers' modeling files; ``prefix`` is the encoder's place in a classifier.
 
     ``maps`` are those of queries, keys and values, ``mid`` the norm that the stream between attention and MLP leaves
-    (or, for ModernBERT, enters).
+    (or, for ModernBERT and decoders, enters; for T5 the part of the layer that it enters), ``cross`` the module of cross-attention.
     """
 
     prefix: str
@@ -26,6 +29,7 @@ class Paths(NamedTuple):
     mlp_projection: str
     maps: tuple[str, ...]
     mid: str
+    cross: str = ""
 
 
 _BERT_MAPS = tuple(f"attention.self.{name}" for name in ("query", "key", "value"))
@@ -52,7 +56,33 @@ PATHS = {
         ("attention.attn.q", "attention.attn.k", "attention.attn.v"),
         "attention.LayerNorm",
     ),
+    **{
+        kind + suffix: Paths(
+            "",
+            f"{stack}.block.{{}}",
+            "layer.0.SelfAttention.o",
+            f"layer.{mlp}.DenseReluDense.wo",
+            tuple(f"layer.0.SelfAttention.{name}" for name in "qkv"),
+            "layer.1",
+            "layer.1.EncDecAttention",
+        )
+        for kind in ("t5", "mt5")
+        for suffix, stack, mlp in (("", "encoder", 1), (".decoder", "decoder", 2))
+    },
+    **{
+        name: Paths(
+            "model.",
+            "layers.{}",
+            "self_attn.o_proj",
+            "mlp.down_proj",
+            tuple(f"self_attn.{letter}_proj" for letter in "qkv"),
+            "pre_feedforward_layernorm" if name in ("gemma2", "gemma3_text") else "post_attention_layernorm",
+        )
+        for name in DECODERS
+    },
 }
+
+_MID_IS_INPUT = ("modernbert", "t5", "mt5", *DECODERS)
 
 Inputs = dict[str, Tensor]
 
@@ -85,13 +115,16 @@ class Reference:
     Args:
         model: the transformers model.
         to_score: from the model's output and inputs to the score.
+        decoder: whether what is patched is the decoder of an encoder-decoder.
     """
 
-    def __init__(self, model: nn.Module, to_score: Callable[[Any, Inputs], Tensor]):
+    def __init__(self, model: nn.Module, to_score: Callable[[Any, Inputs], Tensor], decoder: bool = False):
         self.model = model
         self.to_score = to_score
-        self.n_layers = model.config.num_hidden_layers
+        self.decoder = decoder
+        self.n_layers = model.config.num_decoder_layers if decoder else model.config.num_hidden_layers
         self.n_heads = model.config.num_attention_heads
+        self.n_kv_heads = getattr(model.config, "num_key_value_heads", self.n_heads)
         self._seen: dict[tuple[int, str, int], tuple[Inputs, Tensor]] = {}
 
     @classmethod
@@ -106,13 +139,23 @@ class Reference:
     def cross_encoder(cls, model: nn.Module) -> Reference:
         return cls(model, lambda out, x: out.logits[:, 0])
 
+    @classmethod
+    def mono_t5(cls, model: nn.Module, true: int, false: int, decoder: bool) -> Reference:
+        """The inputs have ``decoder_input_ids`` of one token."""
+        return cls(model, lambda out, x: out.logits[:, 0, true] - out.logits[:, 0, false], decoder)
+
+    @classmethod
+    def generative(cls, model: nn.Module, yes: int, no: int) -> Reference:
+        """The inputs end in the last token of a prompt."""
+        return cls(model, lambda out, x: out.logits[:, -1, yes] - out.logits[:, -1, no])
+
     @torch.no_grad()
     def score(self, inputs: Inputs) -> float:
         return self.to_score(self.model(**inputs), inputs).item()
 
     def sites(self, component: str) -> list[tuple[int, int | None]]:
         """(layer, head) of each site of a component, in order; head is None where the site is the whole layer's."""
-        heads = range(self.n_heads) if component in PER_HEAD else [None]
+        heads = range(self._n_parts(component)) if component in PER_HEAD else [None]
         return [(layer, head) for layer in range(1 if component == "embed" else self.n_layers) for head in heads]
 
     def activation(self, inputs: Inputs, component: str, layer: int) -> Tensor:
@@ -137,7 +180,9 @@ class Reference:
         Positions that either side masks are left as they are.
         """
         taken = self.activation(source, component, layer)
-        are_open = (target["attention_mask"] & source["attention_mask"])[0].bool().tolist()
+        are_open = self.is_open(target, source)
+        if "decoder_input_ids" in target and taken.shape[1] == target["decoder_input_ids"].shape[1]:
+            are_open = [True] * taken.shape[1]
         places = [i for i in (range(taken.shape[1]) if positions is None else positions) if are_open[i]]
 
         def replace(value: Tensor) -> Tensor:
@@ -150,16 +195,27 @@ class Reference:
         with self._hook(component, layer, replace):
             return self.score(target)
 
+    def is_open(self, target: Inputs, source: Inputs) -> list[bool]:
+        """Which positions may be taken: those that both sides attend to."""
+        return (target["attention_mask"] & source["attention_mask"])[0].bool().tolist()
+
     def _part(self, component: str, head: int | None, width: int) -> slice:
         """The features of a value that a site has."""
         if component == "neuron":
             return slice(head, head + 1)
         if head is None:
             return slice(None)
-        size = self.model.config.hidden_size // self.n_heads
         is_one_map = width == 3 * self.model.config.hidden_size
+        size = (width // 3 if is_one_map else width) // self._n_parts(component)
         start = PER_HEAD[1:].index(component) * self.model.config.hidden_size if is_one_map else 0
         return slice(start + head * size, start + (head + 1) * size)
+
+    def readers(self, component: str, head: int) -> list[int]:
+        """The heads that read a head's queries, or the keys or values of a group of heads."""
+        return [reader for reader in range(self.n_heads) if reader * self._n_parts(component) // self.n_heads == head]
+
+    def _n_parts(self, component: str) -> int:
+        return self.n_kv_heads if component in ("k", "v") else self.n_heads
 
     def _hook(self, component: str, layer: int, function: Callable[[Tensor], Tensor | None]) -> Any:
         module, is_input = self._place(component, layer)
@@ -180,17 +236,21 @@ class Reference:
         return module.register_forward_pre_hook(before) if is_input else module.register_forward_hook(after)
 
     def _place(self, component: str, layer: int) -> tuple[nn.Module, bool]:
-        paths = PATHS[self.model.config.model_type]
-        is_classifier = type(self.model).__name__.endswith("ForSequenceClassification")
-        path = (paths.prefix if is_classifier else "") + paths.layer.format(layer)
+        paths = PATHS[self.model.config.model_type + (".decoder" if self.decoder else "")]
+        has_head = type(self.model).__name__.endswith(("ForSequenceClassification", "ForMaskedLM", "ForCausalLM"))
+        path = (paths.prefix if has_head else "") + paths.layer.format(layer)
         if component == "embed":
-            return self.model.get_input_embeddings(), False
+            stack = getattr(self.model, "encoder", None)
+            return getattr(stack, "embed_tokens", None) or self.model.get_input_embeddings(), False
         if component in ("resid_pre", "resid_post"):
             return self.model.get_submodule(path), component == "resid_pre"
         if component == "resid_mid":
-            return self.model.get_submodule(f"{path}.{paths.mid}"), self.model.config.model_type == "modernbert"
+            return self.model.get_submodule(f"{path}.{paths.mid}"), self.model.config.model_type in _MID_IS_INPUT
         if component in ("q", "k", "v"):
             return self.model.get_submodule(f"{path}.{paths.maps['qkv'.index(component)]}"), False
+        if component in CROSS_COMPONENTS:
+            name = component[-1] if component[-2] == "_" else "o"
+            return self.model.get_submodule(f"{path}.{paths.cross}.{name}"), component == "cross_head"
         if component == "neuron":
             return self.model.get_submodule(f"{path}.{paths.mlp_projection}"), True
         if component == "mlp_out":

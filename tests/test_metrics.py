@@ -54,7 +54,7 @@ def make(architecture: str, kind: str):
 
 
 def patch(ranker, pairs, kind: str, sites, direction="both", batch_size=None, positions=ALL, receivers=None):
-    made, rows, inputs = metric_of(kind).observed(ranker, pairs)
+    made, rows, inputs = metric_of(kind).observed(ranker, pairs, [])
     ends = parse_receivers(receivers, ranker.n_layers, ranker.n_heads)
     chosen = [parse_site(name) for name in sites]
     return sweep(made, rows, inputs, chosen, direction, batch_size, positions=positions, receivers=ends)

@@ -64,7 +64,8 @@ def path_patched(
     hooks = [(end, keep(read, end)) for end in ends]
     for layer in range(reference.n_layers):
         own = reference.activation(target, "head", layer)
-        moving = {site.head for site in senders if site.layer == layer and site.component in ("q", "k", "v")}
+        inputs = [site for site in senders if site.layer == layer and site.component in ("q", "k", "v")]
+        moving = {head for site in inputs for head in reference.readers(site.component, site.head)}
         frozen = [Site("head", layer, head) for head in range(reference.n_heads) if head not in moving]
         hooks += [(site, taking(reference, site, own)) for site in frozen]
     for site in senders:

@@ -16,8 +16,8 @@ from models import ARCHITECTURES, QUERIES, TEXTS, build, tokenizer
 from reference import pool, similarity
 from sentence_transformers import CrossEncoder as SentenceCrossEncoder
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Normalize, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 
 from pyterrier_mechir import BiEncoder, CrossEncoder
 from pyterrier_mechir.rankers.base import Ranker
@@ -385,8 +385,8 @@ def test_three_labels_are_refused():
 
 
 def test_a_module_that_is_not_computed_is_refused(tmp_path):
-    path = sentence_transformer(tmp_path, "bert", "mean", Dense(32, 16))
-    with pytest.raises(ValueError, match="module 'Dense'"):
+    path = sentence_transformer(tmp_path, "bert", "mean", LayerNorm(32))
+    with pytest.raises(ValueError, match="module 'LayerNorm'"):
         BiEncoder(path, device="cpu")
 
 

@@ -26,6 +26,7 @@ from pyterrier_mechir.patching.gradients import (
 from pyterrier_mechir.patching.methods import Attribution, IntegratedGradients
 from pyterrier_mechir.patching.positions import ALL, Positions
 from pyterrier_mechir.patching.recording import Batch, Recording, record
+from pyterrier_mechir.patching.replay import at_positions
 from pyterrier_mechir.patching.sites import Site, SiteSet, activation_of
 from pyterrier_mechir.patching.sweep import Runs, SweepResult, in_batches, sweep
 
@@ -93,7 +94,8 @@ def _attributed(
     refined = sorted({layer for layer, name in keys if method.qk_fix and name in ("q", "k")})
     at = list(dict.fromkeys([*keys, *((layer, "z") for layer in refined)]))
     seen = list(dict.fromkeys([*at, *((layer, name) for layer in refined for name in ("q", "k", "v"))]))
-    graph = list(dict.fromkeys([*seen, *(needed_to_drop(at, n_layers) if method.grad_drop else [])]))
+    added = ranker.anatomy.added
+    graph = list(dict.fromkeys([*seen, *(needed_to_drop(at, n_layers, added) if method.grad_drop else [])]))
     target, source, scores = _both(ranker, runs, graph, seen)
     fix = {layer: _Softmax(ranker, layer, target, source, runs) for layer in refined}
 
@@ -111,7 +113,7 @@ def _attributed(
     if not method.grad_drop:
         moved = estimate(gradients(target, at))
     else:
-        passes = [estimate(slopes).abs() for slopes in gradients_dropping(target, at, n_layers)]
+        passes = [estimate(slopes).abs() for slopes in gradients_dropping(target, at, n_layers, added)]
         towards = torch.sign(scores[runs.source] - scores[runs.target])
         moved = torch.stack(passes).sum(0) / (n_layers - 1) * towards[:, None, None]
     return scores, _missing(scores[runs.target][:, None, None] + moved, runs.slots)
@@ -155,7 +157,8 @@ def _of_slots(slots: Tensor, groups: int, products: Tensor) -> Tensor:
     """Sums ``[B, P, G]`` of values ``[B, S, D]`` over the features of a group and the positions of a slot."""
     by_group = products.unflatten(-1, (groups, -1)).sum(-1)
     n_slots = len(slots)
-    return torch.einsum("pbs,bsg->bpg", slots.expand(n_slots, *by_group.shape[:2]).to(by_group.dtype), by_group)
+    slots = at_positions(slots, by_group.shape[1]).expand(n_slots, *by_group.shape[:2])
+    return torch.einsum("pbs,bsg->bpg", slots.to(by_group.dtype), by_group)
 
 
 def _of_sites(values: dict[Key, Tensor], parts: Parts, n_sites: int) -> Tensor:

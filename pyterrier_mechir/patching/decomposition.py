@@ -35,6 +35,11 @@ def check_direct_path(ranker: Ranker) -> BiEncoder:
             "and the score is a head with a nonlinearity (tanh, relu or gelu). ScoreAttribution takes a BiEncoder; use "
             "ScoreLens or PatchScorer instead."
         )
+    if ranker.projection is not None:
+        raise ValueError(
+            f"{ranker!r} projects its pooled vectors, which ScoreAttribution does not follow; use ScoreLens or PatchScorer "
+            "instead."
+        )
     for step in ranker.anatomy.direct_path():
         if isinstance(step, nn.Module):
             _is_centred(step)

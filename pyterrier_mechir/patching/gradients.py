@@ -72,7 +72,9 @@ def gradients(run: Recording, keys: Sequence[Key]) -> dict[Key, Tensor]:
     return _at(run, keys, run.scores, torch.ones_like(run.scores))
 
 
-def gradients_dropping(run: Recording, keys: Sequence[Key], n_layers: int) -> Iterator[dict[Key, Tensor]]:
+def gradients_dropping(
+    run: Recording, keys: Sequence[Key], n_layers: int, added: Sequence[str]
+) -> Iterator[dict[Key, Tensor]]:
     """The gradients of each pass of GradDrop, in which what one layer adds to the stream is held constant.
 
     What comes after the layer has the gradient of the whole model, so that it is computed once; from the layer's output
@@ -82,9 +84,10 @@ def gradients_dropping(run: Recording, keys: Sequence[Key], n_layers: int) -> It
         run: with the graph of what :func:`needed_to_drop` names.
         keys: where to take gradients.
         n_layers: layers of the model.
+        added: the activations of a layer that it adds to the stream.
     """
     end = (n_layers - 1, "resid_post")
-    streams = [key for key in needed_to_drop(keys, n_layers) if key[1] in ("resid_pre", "resid_post")]
+    streams = [key for key in needed_to_drop(keys, n_layers, added) if key[1] in ("resid_pre", "resid_post")]
     whole = gradients(run, list(dict.fromkeys([*keys, *streams])))
     for layer in range(n_layers):
         below = [key for key in keys if key[0] <= layer and key != end]
@@ -92,7 +95,7 @@ def gradients_dropping(run: Recording, keys: Sequence[Key], n_layers: int) -> It
             yield whole
             continue
         stream = end if layer == n_layers - 1 else (layer + 1, "resid_pre")
-        outputs = [(layer, "attn_out"), (layer, "mlp_out")]
+        outputs = [(layer, name) for name in added]
         with ExitStack() as stack:
             for output in outputs:
                 stack.callback(run[output].register_hook(torch.zeros_like).remove)
@@ -100,11 +103,11 @@ def gradients_dropping(run: Recording, keys: Sequence[Key], n_layers: int) -> It
         yield whole | dropped | {key: torch.zeros_like(dropped[key]) for key in outputs if key in dropped}
 
 
-def needed_to_drop(keys: Sequence[Key], n_layers: int) -> list[Key]:
+def needed_to_drop(keys: Sequence[Key], n_layers: int, added: Sequence[str]) -> list[Key]:
     """What must be in the graph for :func:`gradients_dropping`: outputs and streams from the first layer asked for."""
     layers = range(min((layer for layer, _ in keys), default=n_layers), n_layers)
     streams = [(layer + 1, "resid_pre") if layer < n_layers - 1 else (layer, "resid_post") for layer in layers]
-    return [*streams, *((layer, name) for layer in layers for name in ("attn_out", "mlp_out"))]
+    return [*streams, *((layer, name) for layer in layers for name in added)]
 
 
 def _at(run: Recording, keys: Sequence[Key], outputs: Tensor, weights: Tensor) -> dict[Key, Tensor]:

@@ -94,12 +94,12 @@ def method_of(value: Method, anatomy: Anatomy) -> Method:
     """What ``PatchScorer(method=...)`` means: ``exact``, or how to estimate.
 
     Raises:
-        ValueError: an unknown name, or corrections that the model does not allow.
+        ValueError: an unknown name, or a method that the model does not allow.
     """
     if not isinstance(value, (Attribution, IntegratedGradients)):
         name = one_of("method", value, NAMES)
         named: dict[str, Method] = {"attribution": Attribution(), "ig": IntegratedGradients()}
-        return named.get(name, name)
+        value = named.get(name, name)
     if isinstance(value, Attribution) and value.qk_fix and not anatomy.plain_qkv(0):
         raise ValueError(
             "qk_fix recomputes attention from queries and keys, which takes plain scaled dot products, eager or sdpa "
@@ -108,6 +108,11 @@ def method_of(value: Method, anatomy: Anatomy) -> Method:
         )
     if isinstance(value, Attribution) and value.grad_drop and anatomy.n_layers < 2:
         raise ValueError("grad_drop compares layers, and this model has only one; use grad_drop=False.")
+    if isinstance(value, IntegratedGradients) and value.over == "inputs" and "embed" in anatomy.lacks:
+        raise ValueError(
+            "a decoder's own input is its start token, from which nothing leads to the source's; use 'attribution' or "
+            "IntegratedGradients(over='activations')."
+        )
     return value
 
 

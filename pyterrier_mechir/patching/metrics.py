@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
@@ -18,12 +18,46 @@ if TYPE_CHECKING:
     import torch
 
     from pyterrier_mechir.patching.recording import Batch
-    from pyterrier_mechir.rankers.anatomy import Anatomy
     from pyterrier_mechir.rankers.base import Ranker
     from pyterrier_mechir.rankers.encoding import AlignedPair
 
 _BEFORE_ATTENTION = frozenset({"embed", "resid_pre", "q", "k", "v", "pattern"})
 """Activations of a layer that its attention weights come after, or are."""
+
+
+class Metric(Protocol):
+    """What ``PatchScorer(metric=...)`` measures; its ``repr`` says all of it."""
+
+    at_end: ClassVar[bool]
+    """Whether it comes after the last layer, so that paths may end at the final stream."""
+
+    def check(self, ranker: Ranker) -> None:
+        """Check that a ranker has it.
+
+        Raises:
+            ValueError: it does not.
+        """
+
+    def upstream(self, sites: Sites) -> Sites:
+        """The sites, of which only those that it comes after are swept.
+
+        Raises:
+            ValueError: none is.
+        """
+
+    def observed(
+        self, ranker: Ranker, pairs: Sequence[AlignedPair], contexts: Sequence[str]
+    ) -> tuple[Ranker, list[AlignedPair], Batch]:
+        """A ranker whose score is the metric.
+
+        Args:
+            ranker: the ranker.
+            pairs: the aligned pairs.
+            contexts: the distinct queries, or documents where queries vary, that ``pair.query`` indexes.
+
+        Returns:
+            The ranker, the pairs, and the query inputs to sweep with, which ``pair.query`` indexes.
+        """
 
 
 @dataclass(frozen=True)
@@ -47,17 +81,20 @@ class AttentionTo:
     of: str
     to: str
 
+    at_end: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         one_of("token class", self.of, TOKEN_CLASSES)
         one_of("token class", self.to, TOKEN_CLASSES)
 
-    def check(self, anatomy: Anatomy) -> None:
-        """Check that a model has the head.
+    def check(self, ranker: Ranker) -> None:
+        """Check that a ranker has the head.
 
         Raises:
             ValueError: it does not, or its attention cannot be read.
         """
         layer, head = self.head
+        anatomy = ranker.anatomy
         if layer not in range(anatomy.n_layers) or head not in range(anatomy.n_heads):
             raise ValueError(
                 f"no head {self.head} to look at: the model has layers 0 to {anatomy.n_layers - 1} of heads 0 to "
@@ -89,12 +126,15 @@ class AttentionTo:
     def _comes_after(self, layer: int, activation: str) -> bool:
         return layer < self.head[0] or (layer == self.head[0] and activation in _BEFORE_ATTENTION)
 
-    def observed(self, ranker: Ranker, pairs: Sequence[AlignedPair]) -> tuple[Ranker, list[AlignedPair], Batch]:
+    def observed(
+        self, ranker: Ranker, pairs: Sequence[AlignedPair], contexts: Sequence[str]
+    ) -> tuple[Ranker, list[AlignedPair], Batch]:
         """A ranker whose score is the metric.
 
         Args:
             ranker: the ranker.
             pairs: the aligned pairs.
+            contexts: what is the same on both sides of the pairs, which attention does not ask for.
 
         Returns:
             The ranker, the pairs, and the query inputs to sweep with; each pair has a row of its own in these.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pyterrier_mechir.patching.receivers import reaches
 from pyterrier_mechir.patching.recording import Batch, Recording
-from pyterrier_mechir.patching.replay import INPUTS_OF_HEADS, Edit, Run, needed_to_replay, read, replay
+from pyterrier_mechir.patching.replay import INPUTS_OF_HEADS, Edit, Run, at_positions, needed_to_replay, read, replay
 from pyterrier_mechir.patching.sites import COMPONENTS, Site
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def patched_scores(
 
 
 def _at_positions(edits: Sequence[Edit], which: Sequence[int], at: Tensor) -> list[Edit]:
-    return [replace(edit, mask=edit.mask[list(which)] & at[..., None]) for edit in edits]
+    places = [at_positions(at, edit.source.shape[-2])[..., None] for edit in edits]
+    return [replace(edit, mask=edit.mask[list(which)] & here) for edit, here in zip(edits, places, strict=True)]
 
 
 def _reached(senders: Sequence[tuple[int, str]], receivers: Sequence[Site]) -> dict[tuple[int, str], list[int]]:

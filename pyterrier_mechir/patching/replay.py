@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from pyterrier_mechir.patching.attention import attend
 from pyterrier_mechir.patching.hooks import on_port, overridden
 from pyterrier_mechir.patching.recording import Batch, Forward, Recording
-from pyterrier_mechir.patching.sites import CODED
+from pyterrier_mechir.patching.sites import CODED, CROSS
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.anatomy import Anatomy
     from pyterrier_mechir.rankers.base import Ranker
 
-AFTER_ATTENTION = frozenset({"z", "attn_out", "resid_mid", "mlp_post", "mlp_out"})
+AFTER_ATTENTION = frozenset({"z", "attn_out", "resid_mid", "mlp_post", "mlp_out", *CROSS})
 """Activations whose replacement leaves the attention weights of their own layer unchanged."""
 
 INPUTS_OF_HEADS = frozenset({"q", "k", "v", "pattern"})
@@ -62,6 +62,17 @@ class Edit:
         running = value.unflatten(0, (n, -1)).unflatten(-1, (groups, -1))
         mix = torch.where if mask.dtype == torch.bool else _part_of_the_way
         return mix(mask.unsqueeze(-1), source, running).flatten(3).flatten(0, 1)
+
+
+def at_positions(at: Tensor, length: int) -> Tensor:
+    """Where an activation is patched, given where the sequence is.
+
+    Args:
+        at: positions of the sequence on the last axis, or one for all.
+        length: how many positions the activation has: those of the sequence, or a decoder's own, which are patched as
+            one.
+    """
+    return at if at.shape[-1] in (1, length) else at.any(dim=-1, keepdim=True)
 
 
 def _part_of_the_way(weight: Tensor, source: Tensor, running: Tensor) -> Tensor:
@@ -211,6 +222,7 @@ def _resumed(
             forwards += [(layer, anatomy.skip) for layer in anatomy.layers[: resumption.layer]]
             entry = min(resumption.layer, anatomy.n_layers - 1)
             stack.enter_context(on_port(anatomy.port(entry, "resid_pre"), lambda value: start))
+        forwards += [(module, _once(module.forward, n)) for module in anatomy.context_maps()]
         for layer in resumption.given:
             maps = {anatomy.port(*key).module for key in heads if key[0] == layer}
             forwards.append((anatomy.attention(layer), _given(anatomy, layer, base[layer, "z"], n, maps)))
@@ -220,6 +232,11 @@ def _resumed(
             _narrow(anatomy, resumption, forwards, stack)
         stack.enter_context(overridden(forwards))
         yield
+
+
+def _once(forward: Callable[..., Any], n: int) -> Callable[..., Any]:
+    """The forward of a module that reads the same in all copies, computed for one of them."""
+    return lambda value: _copies(forward(value[: len(value) // n]), n)
 
 
 def _frozen_beside(anatomy: Anatomy, edits: Sequence[Edit], base: Recording, frozen: int) -> Iterator[Edit]:

@@ -83,7 +83,8 @@ def align(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray, alignment:
     for same, (i, j), (k, m) in _runs(baseline, perturbed, spellings, alignment):
         of_baseline, of_perturbed = baseline[i:j], perturbed[k:m]
         if same:
-            of_baseline = Tokens(of_perturbed.ids, of_perturbed.words - of_perturbed.words[0] + of_baseline.words[0])
+            words = of_perturbed.words - of_perturbed.words[0] + of_baseline.words[0]
+            of_baseline = Tokens(of_perturbed.ids, np.where(of_perturbed.words < 0, -1, words))
         n = max(len(of_baseline), len(of_perturbed))
         columns.append(
             (
@@ -191,10 +192,11 @@ def _leading(same: np.ndarray) -> int:
     return int(np.argmin(same)) if not same.all() else len(same)
 
 
-def keep_edit(aligned: Alignment, budget: int, from_left: bool = False) -> Alignment | None:
+def keep_edit(aligned: Alignment, budget: int, from_left: bool = False, n_last: int = 0) -> Alignment | None:
     """Cut an alignment to a number of positions without losing its edit.
 
-    Unedited positions are dropped from the end, or from the left where asked; those of the edit never.
+    Unedited positions are dropped from the end, but for the last ``n_last``, or from the left where asked; those of the
+    edit never.
 
     Returns:
         The alignment, or None where the edit alone is longer than the budget, or is at least as long as the rest, so
@@ -202,10 +204,12 @@ def keep_edit(aligned: Alignment, budget: int, from_left: bool = False) -> Align
     """
     if len(aligned) <= budget:
         return aligned
-    if aligned.edit.sum() > min(budget, (len(aligned) - 1) // 2):
-        return None
     kept = aligned.edit.copy()
-    unedited = np.flatnonzero(~aligned.edit)
+    if not from_left:
+        kept[len(kept) - n_last :] = True
+    if kept.sum() > budget or aligned.edit.sum() > (len(aligned) - 1) // 2:
+        return None
+    unedited = np.flatnonzero(~kept)
     dropped = len(aligned) - budget
     kept[unedited[dropped:] if from_left else unedited[: len(unedited) - dropped]] = True
     return aligned.at(np.flatnonzero(kept))

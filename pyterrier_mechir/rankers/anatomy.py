@@ -52,6 +52,9 @@ class Architecture:
         cross_out_proj: in a layer, what ``out_proj`` is for cross-attention.
         cross_qkv: in a layer, what ``qkv`` is for cross-attention, three maps.
         blocks: what TransformerLens calls the layers.
+        mlp_in: in a layer, the map into the MLP's hidden units; in gated MLPs the map that is activated and the one that
+            it is multiplied with, or the one map that gives both after one another.
+        is_decoder: whether it is the decoder of a language model, which reads prompts.
     """
 
     layers: str
@@ -73,6 +76,8 @@ class Architecture:
     cross_out_proj: str = ""
     cross_qkv: tuple[str, ...] = ()
     blocks: str = "blocks"
+    mlp_in: tuple[str, ...] = ()
+    is_decoder: bool = False
 
 
 _BERT = Architecture(
@@ -85,6 +90,7 @@ _BERT = Architecture(
     out_norm="output.LayerNorm",
     plain_attention=True,
     embeddings=("embeddings", "embeddings_project"),
+    mlp_in=("intermediate.dense",),
 )
 
 _LLAMA = Architecture(
@@ -95,6 +101,8 @@ _LLAMA = Architecture(
     qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     final_norm="norm",
     embeddings=("embed_tokens",),
+    mlp_in=("mlp.gate_proj", "mlp.up_proj"),
+    is_decoder=True,
 )
 
 _GEMMA = replace(_LLAMA, added_norms=("post_attention_layernorm", "post_feedforward_layernorm"))
@@ -136,6 +144,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         mid_norm="sa_layer_norm",
         out_norm="output_layer_norm",
         plain_attention=True,
+        mlp_in=("ffn.lin1",),
     ),
     "modernbert": Architecture(
         layers="layers",
@@ -144,6 +153,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         mlp_out="mlp.Wo",
         qkv=("attn.Wqkv",),
         final_norm="final_norm",
+        mlp_in=("mlp.Wi",),
     ),
     "mpnet": Architecture(
         layers="encoder.layer",
@@ -155,6 +165,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention_interface=False,
         out_norm="output.LayerNorm",
         layer_returns_tuple=True,
+        mlp_in=("intermediate.dense",),
     ),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), _LLAMA),
     **dict.fromkeys(("gemma2", "gemma3_text"), _GEMMA),
@@ -240,6 +251,11 @@ class Anatomy:
         """Whether this is a decoder that reads what an encoder made."""
         return bool(self.architecture.cross_attention)
 
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The activations of a layer that it adds to the residual stream."""
+        return ("attn_out", "cross_attn_out", "mlp_out") if self.cross_attends else ("attn_out", "mlp_out")
+
     def context_maps(self) -> list[nn.Module]:
         """The modules whose input is what the encoder made: the keys and values of cross-attention, of all layers."""
         return [layer.get_submodule(path) for layer in self.layers for path in self.architecture.cross_qkv[1:]]
@@ -278,6 +294,11 @@ class Anatomy:
     def _has_interface(self) -> bool:
         modeling = sys.modules[type(self.attention(0)).__module__]
         return self.architecture.attention_interface and hasattr(modeling, "eager_attention_forward")
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether positions attend to none that come after them."""
+        return bool(getattr(self.attention(0), "is_causal", False))
 
     @property
     def lacks(self) -> dict[str, str]:
@@ -375,6 +396,17 @@ class Anatomy:
         if table.final_norm:
             path.append(self._base.get_submodule(table.final_norm))
         return path
+
+    def width(self, activation: str) -> int:
+        """How many features an activation has."""
+        if activation in ("z", "q", "k", "v"):
+            size = int(self.out_proj(0).weight.shape[1]) // self.n_heads  # type: ignore[index]
+            return size * self.groups(activation)
+        if activation == "embed":
+            return int(self._word_embedding.weight.shape[1])  # type: ignore[index]
+        if activation.endswith(CODED) or activation == "mlp_post":
+            return self.groups(activation)
+        return int(self._config.hidden_size)
 
     def attach(self, key: tuple[int, str], autoencoder: Autoencoder, n_features: int) -> Anatomy:
         """This anatomy with an autoencoder that tells the features of the activation of a layer.

@@ -16,7 +16,7 @@ import pandas as pd
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.patching.batching import by_length
-from pyterrier_mechir.patching.sites import COMPONENTS, FEATURES, HOOKS, parse_site
+from pyterrier_mechir.patching.sites import COMPONENTS, FEATURES, Site, parse_site
 from pyterrier_mechir.perturb.alignment import FILL, Alignment, align, keep_edit, token_classes, with_fillers
 from pyterrier_mechir.perturb.fillers import Filler, Fillers, RandomFiller, Vocabulary
 from pyterrier_mechir.rankers.anatomy import Anatomy
@@ -29,14 +29,18 @@ from pyterrier_mechir.rankers.encoding import (
     Encoded,
     Template,
     Tokens,
-    tokenise,
+    ended_alike,
 )
 
 if TYPE_CHECKING:
     import torch
+    from transformer_lens import ActivationCache
+    from transformer_lens.hook_points import HookPoint
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from pyterrier_mechir.lens.bridge import Hook, Lens, NamesFilter
     from pyterrier_mechir.patching.autoencoder import Autoencoder
+    from pyterrier_mechir.patching.positions import Positions
     from pyterrier_mechir.patching.recording import Batch
     from pyterrier_mechir.stages.rerank import Scorer
 
@@ -44,7 +48,7 @@ Self = TypeVar("Self", bound="Ranker")
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
-_UNLIMITED = 100_000
+UNLIMITED = 100_000
 """Tokenizers without a length limit of their own report a huge number; models give theirs."""
 
 
@@ -140,7 +144,7 @@ class Ranker(ABC):
 
     def _longest(self) -> int:
         config = self.model.config
-        positions = getattr(config, "max_position_embeddings", _UNLIMITED)
+        positions = getattr(config, "max_position_embeddings", UNLIMITED)
         if config.model_type in ("roberta", "xlm-roberta", "mpnet"):
             positions -= 2
         return int(min(positions, self.tokenizer.model_max_length))
@@ -153,21 +157,26 @@ class Ranker(ABC):
     def n_heads(self) -> int:
         return self.anatomy.n_heads
 
+    @property
+    def _switches(self) -> dict[str, bool]:
+        """What the model's forward is told: decoders would keep keys and values for tokens that never come."""
+        return {"use_cache": False} if getattr(self.model.config, "use_cache", False) else {}
+
     @abstractmethod
     def encode(self, batch: Batch) -> torch.Tensor:
         """What the model makes of each sequence of a batch, ``[B, ...]``, in float32."""
 
-    @abstractmethod
     def compare(self, encoded: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Scores ``[B]`` of encoded sequences, each against its row of the query inputs; the batch has both."""
+        return encoded
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Scores ``[B]``, in float32, of the runs of a batch made by :meth:`collate`."""
         return self.compare(self.encode(batch), batch)
 
-    @abstractmethod
     def query_inputs(self, queries: Sequence[str]) -> Batch:
-        """What :meth:`compare` reads of each query; a row per query."""
+        """What :meth:`compare` reads of each query; a row per query. Nothing where sequences have the query in them."""
+        return {}
 
     @abstractmethod
     def _settings(self) -> dict[str, Any]:
@@ -197,9 +206,8 @@ class Ranker(ABC):
         return about | {"weights": self._fingerprint} if fingerprint else about
 
     def _attached(self) -> dict[str, Any]:
-        attached = {
-            f"{name} of layer {layer}": repr(it) for (layer, name), (it, _) in self.anatomy.autoencoders.items()
-        }
+        of_site = self.anatomy.autoencoders.items()
+        attached = {f"L{layer}.{name}": repr(autoencoder) for (layer, name), (autoencoder, _) in of_site}
         return {"autoencoders": attached} if attached else {}
 
     @cached_property
@@ -229,6 +237,73 @@ class Ranker(ABC):
         ]
         rows += [("embed", 0, 1, self.anatomy.hook("embed", 0))] if "embed" in had else []
         return pd.DataFrame(rows, columns=["component", "layer", "n_parts", "hook"])
+
+    @cached_property
+    def lens(self) -> Lens:
+        """A TransformerLens bridge on the ranker's weights, for interactive work; made when it is first asked for.
+
+        It returns what the model does (logits, or the last hidden states), and attends eagerly. Its hook points have
+        the names that :meth:`sites` lists. The ranker does not notice it: its modules are its own, only the weights are
+        the same.
+        """
+        from pyterrier_mechir.lens.bridge import Lens
+
+        return Lens(self)
+
+    @property
+    def hook_dict(self) -> dict[str, HookPoint]:
+        """The hook points of :attr:`lens`, by name."""
+        return self.lens.hook_dict
+
+    def run_with_cache(
+        self,
+        queries: str | Sequence[str],
+        texts: str | Sequence[str],
+        *,
+        names_filter: NamesFilter = None,
+        device: str | torch.device | None = None,
+    ) -> tuple[torch.Tensor, ActivationCache]:
+        """Score pairs in one batch, and keep the activations.
+
+        Args:
+            queries: a query, or one for each text.
+            texts: a text, or several. Of a bi-encoder, their encoder is the one that is run.
+            names_filter: the hook points to keep: a name, a list of names, or a function of the name; None for all.
+            device: where to keep them; None leaves them where they are.
+
+        Returns:
+            scores ``[len(texts)]``, with gradients unless you turn them off, and TransformerLens' cache:
+            ``cache["z", 5]`` or ``cache["blocks.5.attn.hook_z"]`` has a row per pair, in their order. What is beyond
+            the end of a shorter sequence is padding.
+
+        Raises:
+            ValueError: queries and texts are no pairs, or there is no such hook point.
+        """
+        from pyterrier_mechir.lens.bridge import run_with_cache
+
+        return run_with_cache(self, queries, texts, names_filter, device)
+
+    def run_with_hooks(
+        self, queries: str | Sequence[str], texts: str | Sequence[str], *, fwd_hooks: Sequence[Hook] = ()
+    ) -> torch.Tensor:
+        """Score pairs in one batch, with functions called where activations pass.
+
+        Args:
+            queries: as in :meth:`run_with_cache`.
+            texts: as there.
+            fwd_hooks: a hook point's name, or a function of the name, and what is called there: ``fn(activation,
+                hook)``. What it returns, unless None, takes the activation's place.
+
+        Returns:
+            scores ``[len(texts)]``, with gradients unless you turn them off.
+
+        Raises:
+            KeyError: there is no such hook point.
+            ValueError: queries and texts are no pairs.
+        """
+        from pyterrier_mechir.lens.bridge import run_with_hooks
+
+        return run_with_hooks(self, queries, texts, fwd_hooks)
 
     def scorer(self, *, text_field: str = "text", batch_size: int | None = None, verbose: bool = False) -> Scorer:
         """A plain re-ranker: a ``pt.Transformer`` that gives each (query, document) the ranker's score, and ranks.
@@ -288,6 +363,17 @@ class Ranker(ABC):
             of_rows = {name: value[[which_query[row] for row in rows]] for name, value in inputs.items()}
             yield Part(batch, rows, places, {name: value[places] for name, value in batch.items()} | of_rows)
 
+    def check_positions(self, positions: Positions, to_receivers: bool = False) -> None:
+        """Check that the positions of a sequence can be patched apart, and paths to receivers.
+
+        Args:
+            positions: which positions are patched together.
+            to_receivers: whether only paths to receivers are patched.
+
+        Raises:
+            ValueError: they cannot.
+        """
+
     def facing(self: Self, side: str) -> Self:
         """This ranker with pairs that vary on one side, the other side being the same for both.
 
@@ -320,11 +406,11 @@ class Ranker(ABC):
         from pyterrier_mechir.patching.autoencoder import n_features
 
         at = parse_site(site)
-        if f"{at.component}.feature" not in FEATURES or at.layer not in range(self.n_layers):
+        if not isinstance(at, Site) or f"{at.component}.feature" not in FEATURES or at.layer >= self.n_layers:
             names = ", ".join(name.removesuffix(".feature") for name in FEATURES)
             raise ValueError(
-                f"{site!r} cannot have an autoencoder; name one of {names}, of layers 0 to {self.n_layers - 1}, such as "
-                "'L0.resid_post'."
+                f"{site!r} cannot have an autoencoder; name one of {names}, of layers 0 to {self.n_layers - 1}, such "
+                "as 'L0.resid_post'."
             )
         made = copy(self)
         count = n_features(autoencoder, self.model.config.hidden_size, self.device)
@@ -370,27 +456,25 @@ class Ranker(ABC):
         distinct, which_context = unique(contexts)
         split = self.vocabulary.split_marks
         fixed_tokens = [split(tokens) for tokens in self._tokens(self._fixed_side, distinct)]
-        texts, which_text = unique([*baselines, *perturbed])
-        tokens = [split(tokens) for tokens in self._tokens(self.varies, texts)]
-        n = len(contexts)
+        n, sides = len(contexts), self._sides(baselines, perturbed)
         fillers = self._made_fillers(filler)
         pairs: list[list[AlignedPair | None]] = [[] for _ in range(len(fillers))]
         counts: Counter[str] = Counter()
-        for i, (context, alignment) in enumerate(zip(which_context, alignments, strict=True)):
-            aligned = align(tokens[which_text[i]], tokens[which_text[n + i]], self.vocabulary.spellings, alignment)
+        for i, (context, alignment, of_pair) in enumerate(zip(which_context, alignments, sides, strict=True)):
+            aligned = align(*of_pair, self.vocabulary.spellings, alignment)
             kept = None
             if aligned is None:
                 counts["other"] += 1
             else:
                 fixed_room, room = self._rooms(len(fixed_tokens[context]), len(aligned))
-                kept = keep_edit(aligned, room, from_left=self._cuts_left)
+                kept = keep_edit(aligned, room, from_left=self._cuts_left, n_last=self._n_last(self.varies))
                 counts["cut" if kept else "lost"] += len(aligned) > room and bool(aligned.edit.any())
             if kept is None:
                 for of_filler in pairs:
                     of_filler.append(None)
                 continue
             query = baselines[i] if self.varies == "query" else contexts[i]
-            fixed = self._cut(fixed_tokens[context], fixed_room)
+            fixed = self._cut(fixed_tokens[context], fixed_room, self._n_last(self._fixed_side))
             classes = token_classes(kept, fixed, self.vocabulary.spellings, self.varies)
             masked = alignment == "mask"
             of_position = (
@@ -478,7 +562,8 @@ class Ranker(ABC):
 
     def _plain(self, query: Tokens, document: Tokens) -> Encoded:
         query_room, room = self._room(len(query), len(document))
-        parts = self._parts(self._cut(query, query_room).ids, self._cut(document, room).ids)
+        query = self._cut(query, query_room, self._n_last("query"))
+        parts = self._parts(query.ids, self._cut(document, room, self._n_last("document")).ids)
         ids, types, owners = self._template.build(*parts)
         return Encoded(ids, types, (owners != UNATTENDED).astype(np.int64))
 
@@ -506,13 +591,35 @@ class Ranker(ABC):
         of_parts = zip(self._parts(*classes), self._parts(fixed.words, aligned.perturbed_words), strict=True)
         for part, (classes_of_part, words_of_part) in enumerate(of_parts):
             of_positions[owners == part], words[owners == part] = classes_of_part, words_of_part
+            ending = self._template.affixes[part].ending
+            last = np.flatnonzero(owners == part)[len(words_of_part) - len(ending) :]
+            if all(np.array_equal(side.ids[last], ending) for side in sides):
+                of_positions[last] = SEP
         return AlignedPair(sides[0], sides[1], of_positions, number, owners, words)
 
-    def _cut(self, tokens: Tokens, room: int) -> Tokens:
-        """The first tokens, or the last where the tokenizer cuts on the left."""
+    def _sides(self, baselines: Sequence[str], perturbed: Sequence[str]) -> Iterator[list[Tokens]]:
+        """The tokens of both sides of pairs; of neither is the last joined to the template's alone."""
+        texts, which = unique([*baselines, *perturbed])
+        tokens = [self.vocabulary.split_marks(tokens) for tokens in self._tokens(self.varies, texts)]
+        n_last, apart = self._n_last(self.varies), tokens
+        if n_last:
+            ended = self._template.tokens_apart(self.tokenizer, int(self.varies == "document"), texts)
+            apart = [self.vocabulary.split_marks(tokens) for tokens in ended]
+        for pair in zip(which[: len(baselines)], which[len(baselines) :], strict=True):
+            sides = [tokens[text] for text in pair]
+            yield ended_alike(sides, [apart[text] for text in pair], n_last) if n_last else sides
+
+    def _n_last(self, side: str) -> int:
+        """How many tokens at the end of queries or documents are the template's."""
+        return len(self._template.affixes[int(side == "document")].ending)
+
+    def _cut(self, tokens: Tokens, room: int, n_last: int = 0) -> Tokens:
+        """The first tokens and the last few, or the last where the tokenizer cuts on the left."""
         if self._cuts_left:
             return tokens[max(0, len(tokens) - room) :]
-        return tokens[:room]
+        if len(tokens) <= room or not n_last:
+            return tokens[:room]
+        return tokens[: max(0, room - n_last)] + tokens[len(tokens) - n_last :]
 
     def _room(self, n_query: int, n_document: int) -> tuple[int, int]:
         """How many tokens of a query and of a document fit; the longer is cut first, as transformers does."""
@@ -534,7 +641,7 @@ class Ranker(ABC):
 
     def _tokens(self, side: str, texts: Sequence[str]) -> list[Tokens]:
         """The tokens of queries or documents, with what the template puts right beside them."""
-        return tokenise(self.tokenizer, [self._template.around(int(side == "document"), text) for text in texts])
+        return self._template.tokens(self.tokenizer, int(side == "document"), texts)
 
     def _batches(
         self, lengths: Sequence[int], batch_size: int | None = None, verbose: bool = False
@@ -559,6 +666,11 @@ class Ranker(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.short_name!r})"
 
+    def _repr_html_(self) -> str:
+        from pyterrier_mechir.notebook import ranker_html
+
+        return ranker_html(self)
+
     def _key(self) -> tuple[Any, ...]:
         attached = tuple((key, id(autoencoder)) for key, (autoencoder, _) in self.anatomy.autoencoders.items())
         return (type(self), self._checkpoint, self.dtype, self.max_length, *self._settings().values(), attached)
@@ -568,6 +680,14 @@ class Ranker(ABC):
 
     def __hash__(self) -> int:
         return hash(self._key())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "lens"}
+
+
+def last_attended(mask: torch.Tensor) -> torch.Tensor:
+    """The last position of each sequence that is attended to, ``[B]``, given the attention mask ``[B, S]``."""
+    return mask.shape[1] - 1 - mask.flip(1).argmax(1)
 
 
 def unique(items: Sequence[Any]) -> tuple[list[Any], list[int]]:

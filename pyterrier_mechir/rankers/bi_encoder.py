@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.rankers.base import Ranker, last_attended
 from pyterrier_mechir.rankers.encoding import Encoded, Template, Tokens, tokenise
 
 if TYPE_CHECKING:
@@ -22,12 +22,13 @@ SIMILARITIES = ("dot", "cosine")
 
 
 class BiEncoder(Ranker):
-    """A bi-encoder such as TAS-B, ANCE or MiniLM.
+    """A bi-encoder such as TAS-B, ANCE, MiniLM or GTR.
 
-    What is patched is the encoder of the document, or of the query where queries are perturbed.
+    What is patched is the encoder of the document, or of the query where queries are perturbed. Pooled vectors are
+    projected where a sentence-transformers checkpoint has Dense modules that do so (sentence-T5, GTR, LaBSE).
 
     Args:
-        model: a Hugging Face id, a directory, or a loaded ``(model, tokenizer)``.
+        model: a Hugging Face id, a directory, a loaded ``(model, tokenizer)``, or a ``SentenceTransformer``.
         pooling: ``cls``, ``mean`` (over attended tokens) or ``last`` (attended token). None reads a
             sentence-transformers checkpoint's own, else ``cls``.
         similarity: ``dot`` or ``cosine``. None reads a sentence-transformers checkpoint's own, else ``dot``.
@@ -47,7 +48,7 @@ class BiEncoder(Ranker):
 
     def __init__(
         self,
-        model: str | Path | tuple[Any, Any],
+        model: str | Path | tuple[Any, Any] | Any,
         *,
         pooling: str | None = None,
         similarity: str | None = None,
@@ -58,9 +59,14 @@ class BiEncoder(Ranker):
         device: str | None = None,
         dtype: str = "float32",
     ):
-        from pyterrier_mechir.rankers.loading import Modules, read_modules
+        from pyterrier_mechir.rankers.loading import Modules, loaded_modules, read_modules
 
-        modules = Modules() if isinstance(model, tuple) else read_modules(str(model))
+        if isinstance(model, (str, Path)):
+            modules = read_modules(str(model))
+        elif isinstance(model, tuple):
+            modules = Modules()
+        else:
+            model, modules = loaded_modules(model)
         self.pooling = one_of("pooling", pooling or modules.pooling or "cls", POOLINGS)
         self.similarity = one_of("similarity", similarity or modules.similarity or "dot", SIMILARITIES)
         self.query_prefix = (modules.query_prefix or "") if query_prefix is None else query_prefix
@@ -76,7 +82,17 @@ class BiEncoder(Ranker):
         self.max_query_length = max_query_length or modules.max_query_length or self.max_length
         self._lowercase = modules.lowercase
         self.reads_first_token = self.pooling == "cls"
+        if self.model.config.is_encoder_decoder:
+            raise ValueError(
+                f"{type(self.model).__name__} has a decoder, which a bi-encoder lacks; load its encoder alone, such as a "
+                "T5EncoderModel."
+            )
+        self.projection = None if modules.projection is None else modules.projection.to(self.device)
         self._query_template = Template.of(self.tokenizer, pair=False)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        of_projection = {} if self.projection is None else self.projection.state_dict(prefix="projection.")
+        return super()._weights() | of_projection
 
     def _settings(self) -> dict[str, Any]:
         names = ("pooling", "similarity", "query_prefix", "doc_prefix", "max_query_length")
@@ -100,7 +116,8 @@ class BiEncoder(Ranker):
         for tokens in self._tokenise(self.query_prefix, queries):
             ids, types, _ = self._query_template.build(self._cut(tokens, room).ids)
             sequences.append(Encoded(ids, types, np.ones_like(ids)))
-        vectors = torch.empty((len(sequences), self.model.config.hidden_size), device=self.device)
+        size = self.model.config.hidden_size if self.projection is None else self.projection[-2].out_features
+        vectors = torch.empty((len(sequences), size), device=self.device)
         with torch.no_grad():
             for index in self._batches([len(s.ids) for s in sequences]):
                 vectors[index] = self.encode(self.collate([sequences[i] for i in index], {}, []))
@@ -116,12 +133,14 @@ class BiEncoder(Ranker):
     def encode(self, batch: Batch) -> torch.Tensor:
         """Vectors ``[B, d]``, in float32."""
         inputs = {name: value for name, value in batch.items() if name != "query_vector"}
-        states = self.model(**inputs).last_hidden_state.float()
+        states = self.model(**inputs, **self._switches).last_hidden_state.float()
         weights = self.pooling_weights(batch["attention_mask"])
         if self.pooling == "mean":
             vectors = (states * weights.unsqueeze(-1)).sum(1)
         else:
             vectors = states[range(len(states)), weights.argmax(1)]
+        if self.projection is not None:
+            vectors = self.projection(vectors)
         if self.similarity == "cosine":
             vectors = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         return vectors
@@ -137,5 +156,5 @@ class BiEncoder(Ranker):
         if self.pooling == "mean":
             return mask.float() / mask.sum(1, keepdim=True).clamp_min(1)
         first = torch.zeros_like(mask[:, 0])
-        at = first if self.pooling == "cls" else mask.shape[1] - 1 - mask.flip(1).argmax(1)
+        at = first if self.pooling == "cls" else last_attended(mask)
         return torch.nn.functional.one_hot(at, mask.shape[1]).float()

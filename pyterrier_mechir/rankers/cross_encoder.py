@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +54,8 @@ class CrossEncoder(Ranker):
             dtype=dtype,
             auto_class="AutoModelForSequenceClassification",
         )
+        if self.anatomy.is_causal:
+            raise ValueError(f"{self!r} is a decoder, which reads a prompt; use GenerativeReranker.")
         n_labels = self.model.config.num_labels
         if n_labels not in (1, 2):
             raise ValueError(
@@ -63,20 +64,15 @@ class CrossEncoder(Ranker):
         if relevant_label not in (0, 1):
             raise ValueError(f"relevant_label={relevant_label!r}: with two labels it is 0 or 1.")
         self.relevant_label = relevant_label
-        self.reads_first_token = getattr(self.model.config, "classifier_pooling", "cls") == "cls"
+        config = self.model.config
+        self.reads_first_token = getattr(config, "classifier_pooling", "cls") == "cls" and not config.is_encoder_decoder
 
     def _settings(self) -> dict[str, Any]:
         return {"score": self.score_type, "relevant_label": self.relevant_label}
 
     def encode(self, batch: Batch) -> torch.Tensor:
-        logits = self.model(**batch).logits.float()
+        logits = self.model(**batch, **self._switches).logits.float()
         if logits.shape[-1] == 1:
             return logits[:, 0]
         relevant = logits[:, self.relevant_label]
         return relevant if self.score_type == "logit" else relevant - logits[:, 1 - self.relevant_label]
-
-    def compare(self, encoded: torch.Tensor, batch: Batch) -> torch.Tensor:
-        return encoded
-
-    def query_inputs(self, queries: Sequence[str]) -> Batch:
-        return {}

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
@@ -28,7 +32,15 @@ class Modules:
     max_length: int | None = None
     max_query_length: int | None = None
     lowercase: bool = False
+    activation: str | None = None
+    projection: nn.Sequential | None = None
 
+
+_COMPUTED = {
+    "BiEncoder": ("Transformer", "Pooling", "Dense", "Normalize", "Dropout"),
+    "Splade": ("Transformer", "MLMTransformer", "SpladePooling"),
+}
+"""The modules that each ranker computes."""
 
 _POOLING = {"cls": "cls", "mean": "mean", "lasttoken": "last", "last": "last"}
 
@@ -42,6 +54,10 @@ def infer_device(device: str | torch.device | None) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+_ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel"}
+"""Which class loads the encoder alone of an encoder-decoder, by ``config.model_type``."""
+
+
 def load_checkpoint(
     name: str, auto_class: Any, subfolder: str, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -53,6 +69,8 @@ def load_checkpoint(
     try:
         config = AutoConfig.from_pretrained(name, subfolder=subfolder)
         tokenizer = AutoTokenizer.from_pretrained(name, subfolder=subfolder)
+        if auto_class is AutoModel and config.model_type in _ENCODERS:
+            auto_class = getattr(transformers, _ENCODERS[config.model_type])
         model, loaded = auto_class.from_pretrained(
             name, subfolder=subfolder, config=config, dtype=dtype, output_loading_info=True
         )
@@ -74,10 +92,10 @@ def _is_unused(weight: str, auto_class: Any) -> bool:
     return auto_class is AutoModel and weight.startswith("pooler.")
 
 
-def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+def fingerprint(weights: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
     """A digest of the weights of a model, in the precision that they have, and of its fast tokenizer: 32 hex digits."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, weight in sorted(model.state_dict().items()):
+    for name, weight in sorted(weights.items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     tokens = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -87,37 +105,76 @@ def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> s
     return digest.hexdigest()
 
 
-def read_modules(name: str) -> Modules:
+def read_modules(name: str, ranker: str = "BiEncoder") -> Modules:
     """What a checkpoint's sentence-transformers files say; all None where it has none.
+
+    Args:
+        name: the id or directory.
+        ranker: the class that is to compute them.
 
     Raises:
         ValueError: a module or a pooling that the package does not compute.
     """
-    listed = _read_json(name, "modules.json")
+    listed = read_json(name, "modules.json")
     if listed is None:
         return Modules()
     found: dict[str, Any] = {}
     for module in listed:
         kind, path = module["type"].rsplit(".", 1)[-1], module["path"]
-        if kind == "Transformer":
+        if kind not in _COMPUTED[ranker]:
+            raise ValueError(f"{name!r} has a sentence-transformers module {kind!r}, which {ranker} does not compute.")
+        if kind in ("Transformer", "MLMTransformer"):
             found["subfolder"] = path
-            settings = _read_json(name, f"{path}/sentence_bert_config.json".lstrip("/")) or {}
+            settings = read_json(name, f"{path}/sentence_bert_config.json".lstrip("/")) or {}
             longest = settings.get("max_seq_length")
             found["max_length"] = settings.get("document_length") or longest
             found["max_query_length"] = settings.get("query_length") or longest
             found["lowercase"] = bool(settings.get("do_lower_case"))
         elif kind == "Pooling":
-            found["pooling"] = _pooling(name, _read_json(name, f"{path}/config.json") or {})
+            found["pooling"] = _pooling(name, read_json(name, f"{path}/config.json") or {})
+        elif kind == "SpladePooling":
+            settings = read_json(name, f"{path}/config.json") or {}
+            found["pooling"] = settings.get("pooling_strategy")
+            found["activation"] = settings.get("activation_function")
+        elif kind == "Dense" and "similarity" not in found:
+            found["projection"] = nn.Sequential(*found.get("projection", ()), *_dense(name, path))
+        elif kind == "Dense":
+            raise ValueError(f"{name!r} projects normalised vectors, which BiEncoder does not do.")
         elif kind == "Normalize":
             found["similarity"] = "cosine"
-        elif kind != "Dropout":
-            raise ValueError(f"{name!r} has a sentence-transformers module {kind!r}, which BiEncoder does not compute.")
-    settings = _read_json(name, "config_sentence_transformers.json") or {}
+    settings = read_json(name, "config_sentence_transformers.json") or {}
     similarity = settings.get("similarity_fn_name")
     if similarity is not None:
         found.setdefault("similarity", one_of(f"similarity of {name!r}", similarity, SIMILARITIES))
     prompts = settings.get("prompts") or {}
     return Modules(**found, query_prefix=prompts.get("query"), doc_prefix=prompts.get("document"))
+
+
+def loaded_modules(model: Any) -> tuple[tuple[Any, Any], Modules]:
+    """The (model, tokenizer) of a SentenceTransformer that is loaded, and what its modules fix.
+
+    Raises:
+        ValueError: a module or a pooling that BiEncoder does not compute.
+    """
+    found: dict[str, Any] = {"max_length": model.max_seq_length, "max_query_length": model.max_seq_length}
+    name = type(model).__name__
+    for module in model:
+        kind = type(module).__name__
+        if kind not in _COMPUTED["BiEncoder"]:
+            raise ValueError(f"the {name} has a module {kind}, which BiEncoder does not compute.")
+        if kind == "Transformer":
+            found["lowercase"] = bool(getattr(module, "do_lower_case", False))
+        elif kind == "Pooling":
+            found["pooling"] = _pooling(name, module.get_config_dict())
+        elif kind == "Dense":
+            found["projection"] = nn.Sequential(*found.get("projection", ()), module.linear, module.activation_function)
+        elif kind == "Normalize":
+            found["similarity"] = "cosine"
+    if model.similarity_fn_name in SIMILARITIES:
+        found.setdefault("similarity", model.similarity_fn_name)
+    prompts = model.prompts or {}
+    modules = Modules(**found, query_prefix=prompts.get("query"), doc_prefix=prompts.get("document"))
+    return (model[0].auto_model, model.tokenizer), modules
 
 
 def _pooling(name: str, settings: dict[str, Any]) -> str:
@@ -133,14 +190,52 @@ def _pooling(name: str, settings: dict[str, Any]) -> str:
     return _POOLING[modes[0]]
 
 
-def _read_json(name: str, path: str) -> Any:
+_ACTIVATIONS = {"Identity": nn.Identity, "Tanh": nn.Tanh}
+
+
+def _dense(name: str, path: str) -> tuple[nn.Module, ...]:
+    """A linear map of vectors, and what comes after it."""
+    settings = read_json(name, f"{path}/config.json") or {}
+    kind = str(settings.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
+    others = {settings.get(f"module_{side}_name") for side in ("input", "output")} - {None, "sentence_embedding"}
+    if kind not in _ACTIVATIONS or others or settings.get("use_residual"):
+        what = f"{kind}, {', '.join(sorted(others)) or 'vectors'}, residual={bool(settings.get('use_residual'))}"
+        raise ValueError(
+            f"{name!r} has a Dense module of {what}; BiEncoder computes one of vectors, without residual, with tanh or "
+            "no activation."
+        )
+    weight, bias = (read_tensor(name, path, f"linear.{part}") for part in ("weight", "bias"))
+    if weight is None:
+        raise ValueError(f"cannot load {name!r}: its Dense module has no weights in {path!r}.")
+    linear = nn.Linear(*weight.T.shape, bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.float(), requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.float(), requires_grad=False)
+    return linear, _ACTIVATIONS[kind]()
+
+
+def read_tensor(name: str, folder: str, key: str) -> torch.Tensor | None:
+    """A weight in a folder of a checkpoint; None where there is none."""
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        found = find_file(name, f"{folder}/{file}".lstrip("/"))
+        if found is not None:
+            weights = load_file(found) if found.suffix == ".safetensors" else torch.load(found, "cpu", weights_only=True)
+            return weights.get(key)
+    return None
+
+
+def read_json(name: str, path: str) -> Any:
+    """A JSON file of a checkpoint; None where it has no such file."""
+    file = find_file(name, path)
+    return None if file is None else json.loads(file.read_text(encoding="utf-8"))
+
+
+def find_file(name: str, path: str) -> Path | None:
+    """A file of a checkpoint; None where it has no such file."""
     if Path(name).is_dir():
-        file: str | None = str(Path(name) / path) if (Path(name) / path).is_file() else None
-    else:
-        try:
-            file = cached_file(name, path, _raise_exceptions_for_missing_entries=False)
-        except OSError:
-            return None
-    if file is None:
+        return Path(name) / path if (Path(name) / path).is_file() else None
+    try:
+        file = cached_file(name, path, _raise_exceptions_for_missing_entries=False)
+    except OSError:
         return None
-    return json.loads(Path(file).read_text(encoding="utf-8"))
+    return None if file is None else Path(file)

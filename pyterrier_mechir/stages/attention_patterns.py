@@ -17,7 +17,7 @@ from pyterrier_mechir.perturb.words import STOPWORDS, lowercase_words
 from pyterrier_mechir.rankers.base import Ranker, unique
 from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
 from pyterrier_mechir.results.pairs import METADATA
-from pyterrier_mechir.stages.inputs import Keyed, check_batch_size, check_results, check_rows
+from pyterrier_mechir.stages.inputs import Keyed, check_batch_size, check_ranker, check_results, check_rows
 from pyterrier_mechir.stages.minimal_pairs import MinimalPairs
 
 if TYPE_CHECKING:
@@ -90,9 +90,7 @@ class AttentionPatterns(Keyed, pt.Transformer):
         batch_size: int | None = None,
         verbose: bool = False,
     ):
-        if not isinstance(ranker, Ranker):
-            raise TypeError(f"ranker should be a ranker such as BiEncoder({ranker!r}), not a {type(ranker).__name__}.")
-        self.ranker = ranker.facing("document")
+        self.ranker = check_ranker(ranker)
         self.heads = heads
         self.features = (features,) if isinstance(features, str) else tuple(features)
         self.idf = None if idf is None else Idf.of(idf)

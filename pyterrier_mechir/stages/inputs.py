@@ -9,17 +9,16 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.rankers.unwrap import as_ranker
 
 
-def check_ranker(ranker: Ranker) -> Ranker:
-    """Check a ranker; what it scores is documents.
+def check_ranker(ranker: Any) -> Ranker:
+    """The ranker that something holds; what it scores is documents.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it holds none (see :func:`~pyterrier_mechir.rankers.unwrap.as_ranker`).
     """
-    if not isinstance(ranker, Ranker):
-        raise TypeError(f"ranker should be a ranker such as BiEncoder({ranker!r}), not a {type(ranker).__name__}.")
-    return ranker.facing("document")
+    return as_ranker(ranker).facing("document")
 
 
 def check_results(stage: pt.Transformer, frame: pd.DataFrame, text_field: str) -> None:

@@ -25,7 +25,7 @@ from pyterrier_mechir.stages.minimal_pairs import ADDED, MinimalPairs, PairColum
 from pyterrier_mechir.stages.perturb_docs import PerturbDocs
 
 if TYPE_CHECKING:
-    from pyterrier_mechir.patching.metrics import AttentionTo
+    from pyterrier_mechir.patching.metrics import Metric
     from pyterrier_mechir.patching.screening import Screening
     from pyterrier_mechir.patching.sweep import SweepResult
     from pyterrier_mechir.rankers.encoding import AlignedPair
@@ -67,7 +67,7 @@ class PairScorer(Keyed, pt.Transformer):
     min_delta: float = 0.0
     method: Method = "exact"
     screen: int | None = None
-    metric: AttentionTo | None = None
+    metric: Metric | None = None
 
     def __init__(
         self,
@@ -212,7 +212,7 @@ class PairScorer(Keyed, pt.Transformer):
 
     def _check_alignments(self, pairs: MinimalPairs) -> None:
         patched = {part.component for i in self.sites.swept for part in self.sites.sites[i].parts}
-        if "pattern" in patched and "mask" in pairs.alignments:
+        if patched & {"pattern", "cross_pattern"} and "mask" in pairs.alignments:
             raise ValueError(
                 "attention weights cannot be patched in pairs of alignment 'mask': one side attends to positions that "
                 "the other masks; patch heads' q, k, v or z, or use another perturbation."
@@ -241,16 +241,22 @@ class PairScorer(Keyed, pt.Transformer):
         """Sweep distinct pairs: those that could be encoded, and their results, averaged over fillers."""
         sweep = sweeper(self.method, self.screen, self.paths_to)
         ranker = self.ranker.facing(side)
+        if self.sites.swept and ranker.sites().shape != self.ranker.sites().shape:
+            raise ValueError(
+                f"{self!r} cannot patch queries: their encoder {ranker.short_name!r} has other layers, heads or neurons "
+                f"than that of documents, {self.ranker.short_name!r}."
+            )
         contexts, baselines, perturbed, alignments = zip(*keys, strict=True)
         aligned = ranker.align(contexts, baselines, perturbed, alignments=alignments, filler=self.filler)
         encoded = {i: pair for i, pair in enumerate(aligned[: len(keys)]) if pair is not None}
         keyed = {pair.key(): pair for pair in aligned if pair is not None}
         places = dict(zip(keyed, range(len(keyed)), strict=True))
         pairs = list(keyed.values())
+        distinct, _ = unique(contexts)
         if self.metric is None:
-            inputs = ranker.query_inputs(unique(contexts)[0])
+            inputs = ranker.query_inputs(distinct)
         else:
-            ranker, pairs, inputs = self.metric.observed(ranker, pairs)
+            ranker, pairs, inputs = self.metric.observed(ranker, pairs, distinct)
         with pt.tqdm(total=len(pairs), desc=repr(self.ranker), unit="pair", disable=not self.verbose) as bar:
             sites = self.sites
             swept = [sites.sites[i] for i in sites.swept]

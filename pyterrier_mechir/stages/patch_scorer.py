@@ -17,7 +17,7 @@ from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.stages.pair_scorer import PairScorer
 
 if TYPE_CHECKING:
-    from pyterrier_mechir.patching.metrics import AttentionTo
+    from pyterrier_mechir.patching.metrics import Metric
     from pyterrier_mechir.patching.screening import Screening
 
 
@@ -64,9 +64,11 @@ class PatchScorer(PairScorer):
     Args:
         ranker: a ranker, such as :class:`~pyterrier_mechir.BiEncoder`.
         component: ``head`` (z), ``q``, ``k``, ``v``, ``pattern``, ``attn_out``, ``mlp_out``, ``neuron``, ``resid_pre``,
-            ``resid_mid``, ``resid_post``, ``embed``, or a list of these; ``block`` is resid_pre, attn_out and mlp_out.
-            What each is, :data:`~pyterrier_mechir.patching.sites.COMPONENTS` says. A position of a pattern is where
-            attention comes from: its row.
+            ``resid_mid``, ``resid_post``, ``embed``, of a decoder that reads an encoder also ``cross_head``,
+            ``cross_q``, ``cross_k``, ``cross_v``, ``cross_pattern`` and ``cross_attn_out``, or a list of these;
+            ``block`` is resid_pre, attn_out and mlp_out. What each is,
+            :data:`~pyterrier_mechir.patching.sites.COMPONENTS` says. A position of a pattern is where attention comes
+            from: its row.
         positions: ``all``: a site is patched at every position at once; ``each``: at each position by itself;
             ``class``: at the positions of each token class by themselves
             (:data:`~pyterrier_mechir.rankers.encoding.TOKEN_CLASSES`); or a list of positions, each by itself, where
@@ -87,9 +89,10 @@ class PatchScorer(PairScorer):
             keys and values, ``"L5H8.q"``, which are all patched together. A site that is upstream of none of them is
             left out. Heads read the stream that enters their layer, so nothing of their own layer but its ``resid_pre``
             is upstream. A receiver that a site is not upstream of keeps its value. None patches all paths.
-        metric: what is measured in place of the score: an :class:`~pyterrier_mechir.AttentionTo`, whose values
-            ``score_baseline``, ``score_perturbed`` and ``patch_scores`` then are. ``score`` and ``rank`` stay the
-            ranker's. Sites that do not come before it are left out. None measures the score.
+        metric: what is measured in place of the score, whose values ``score_baseline``, ``score_perturbed`` and
+            ``patch_scores`` then are: an :class:`~pyterrier_mechir.AttentionTo` (where a head looks), of a Splade a
+            :class:`~pyterrier_mechir.TermWeight`, of a ColBERT a :class:`~pyterrier_mechir.QueryTokenScore`. ``score``
+            and ``rank`` stay the ranker's. Sites that do not come before it are left out. None measures the score.
         perturbation: applied where the input has no ``text_perturbed``; :class:`~pyterrier_mechir.perturb.TFC1` by
             default.
         filler: what stands in the baseline where the perturbed side has an insertion: ``"a"`` (published practice),
@@ -121,7 +124,7 @@ class PatchScorer(PairScorer):
         heads: Sequence[Any] | None = None,
         layers: Sequence[int] | None = None,
         receivers: str | Sequence[str] | None = None,
-        metric: AttentionTo | None = None,
+        metric: Metric | None = None,
         perturbation: Perturbation | None = None,
         filler: Filler | Sequence[Filler] = "a",
         min_delta: float = 1e-3,
@@ -137,6 +140,7 @@ class PatchScorer(PairScorer):
             batch_size=batch_size,
             verbose=verbose,
         )
+        ranker = self.ranker
         self.component = component
         self.positions = positions
         self.slots = Positions.of(positions)
@@ -146,11 +150,12 @@ class PatchScorer(PairScorer):
         self.layers = layers
         self.receivers = receivers
         self.screen = self._checked(screen)
+        self.ranker.check_positions(self.slots, receivers is not None)
         self.paths_to = parse_receivers(receivers, ranker.n_layers, ranker.n_heads, ranker.anatomy.n_kv_heads)
         self.metric = metric
         if metric is not None:
-            metric.check(ranker.anatomy)
-        if metric is not None and receivers == FINAL:
+            metric.check(self.ranker)
+        if metric is not None and not metric.at_end and receivers == FINAL:
             raise ValueError("the final stream comes after all attention; name heads' q, k or v as receivers instead.")
         self.min_delta = min_delta
         for part in {(part.component, part.layer): part for site in self.sites.sites for part in site.parts}.values():

@@ -1,0 +1,1 @@
+"""TransformerLens: its names, its cache and its interactive bridge, for rankers."""

@@ -1,0 +1,123 @@
+"""Rankers that encode queries and documents apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+
+from pyterrier_mechir._options import one_of
+from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.rankers.encoding import Tokens, tokenise
+
+if TYPE_CHECKING:
+    import torch
+
+    from pyterrier_mechir.patching.recording import Batch
+    from pyterrier_mechir.rankers.loading import Modules
+
+Self = TypeVar("Self", bound="DualEncoder")
+
+_NOTHING = Tokens(*np.empty((2, 0), dtype=np.int64))
+
+
+class DualEncoder(Ranker):
+    """A ranker that encodes queries and documents apart, and compares what comes of them.
+
+    What is patched is the encoder of the document, or of the query where queries are perturbed.
+
+    Args:
+        model: a Hugging Face id, a directory, or a loaded ``(model, tokenizer)``.
+        modules: what the checkpoint says of itself.
+        query_prefix: put before every query; None reads the checkpoint's own.
+        doc_prefix: put before every document; None reads the checkpoint's own.
+        max_query_length: longest query, in tokens with special ones; None takes the checkpoint's own, else
+            ``max_length``.
+        max_length: longest document, in tokens with special ones; None takes the checkpoint's own.
+        device: None takes CUDA, then MPS, then the CPU.
+        dtype: of the weights.
+        auto_class: the class of transformers that loads the model.
+    """
+
+    reads_query = False
+
+    _of_sides: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("query_prefix", "doc_prefix"),
+        ("max_query_length", "max_length"),
+        ("_query_template", "_template"),
+    )
+    """The attributes that queries and documents each have of their own."""
+
+    def __init__(
+        self,
+        model: str | Path | tuple[Any, Any],
+        modules: Modules,
+        *,
+        query_prefix: str | None,
+        doc_prefix: str | None,
+        max_query_length: int | None,
+        max_length: int | None,
+        device: str | None,
+        dtype: str,
+        auto_class: str,
+    ):
+        self.query_prefix = (modules.query_prefix or "") if query_prefix is None else query_prefix
+        self.doc_prefix = (modules.doc_prefix or "") if doc_prefix is None else doc_prefix
+        super().__init__(
+            model,
+            max_length=max_length or modules.max_length,
+            device=device,
+            dtype=dtype,
+            auto_class=auto_class,
+            subfolder=modules.subfolder,
+        )
+        self.max_query_length = max_query_length or modules.max_query_length or self.max_length
+        self._lowercase = modules.lowercase
+        self._query_template = self._template
+
+    def facing(self: Self, side: str) -> Self:
+        return self if one_of("side", side, ("document", "query")) == self.varies else self._other_side()
+
+    def _other_side(self: Self) -> Self:
+        """This ranker with pairs that vary on the other side: what encodes the side that is the same for both."""
+        other = copy(self)
+        other.varies = self._fixed_side
+        for pair in self._of_sides:
+            for name, mirrored in zip(pair, pair[::-1], strict=True):
+                setattr(other, name, getattr(self, mirrored))
+        return other
+
+    def encoded(self, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, Batch, torch.Tensor]]:
+        """Encode texts of the side that varies, batch by batch.
+
+        Yields:
+            For each batch, which texts are in it, its inputs, and what :meth:`encode` makes of them.
+        """
+        import torch
+
+        sequences = [self._plain(_NOTHING, tokens) for tokens in self._tokens(self.varies, texts)]
+        for index in self._batches([len(s.ids) for s in sequences]):
+            batch = self.collate([sequences[i] for i in index], {}, [])
+            with torch.no_grad():
+                made = self.encode(batch)
+            yield index, batch, made
+
+    def _tokens(self, side: str, texts: Sequence[str]) -> list[Tokens]:
+        prefix = self.doc_prefix if side == self.varies else ""
+        prefixed = (prefix + text for text in texts)
+        return tokenise(self.tokenizer, [text.lower() if self._lowercase else text for text in prefixed])
+
+
+def inputs_of_model(batch: Batch) -> Batch:
+    """The part of a batch that goes into a transformers model."""
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+
+
+def in_one(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Rows of different lengths in one tensor, filled up with zeros; empty where there are none."""
+    import torch
+
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True) if rows else torch.empty((0, 0))

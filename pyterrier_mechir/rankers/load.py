@@ -1,0 +1,111 @@
+"""Any checkpoint as a ranker: which class it needs, told by its own files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pyterrier_mechir.rankers.base import Ranker
+
+
+class Choice(NamedTuple):
+    """Which class a checkpoint needs, and what tells so."""
+
+    ranker: str
+    reason: str
+
+
+_HOMES = {
+    "BiEncoder": "bi_encoder",
+    "ColBERT": "colbert",
+    "CrossEncoder": "cross_encoder",
+    "GenerativeReranker": "generative",
+    "MonoT5": "mono_t5",
+    "Splade": "splade",
+}
+
+
+def load_ranker(name: str | Path, *, verbose: bool = True, **options: Any) -> Ranker:
+    """A ranker of whatever class a checkpoint needs, with the options that its files say.
+
+    Args:
+        name: a Hugging Face id, or a directory.
+        verbose: print which class was chosen, and why.
+        **options: for the class, such as ``max_length``, ``device`` or ``dtype``; they go before what the files say.
+
+    Returns:
+        A :class:`~pyterrier_mechir.BiEncoder`, :class:`~pyterrier_mechir.CrossEncoder`,
+        :class:`~pyterrier_mechir.MonoT5`, :class:`~pyterrier_mechir.GenerativeReranker`,
+        :class:`~pyterrier_mechir.Splade` or :class:`~pyterrier_mechir.ColBERT`.
+
+    Raises:
+        ValueError: the checkpoint cannot be found or read, or its files do not tell.
+    """
+    from importlib import import_module
+
+    choice = choose(str(name))
+    made: Ranker = getattr(import_module(f"pyterrier_mechir.rankers.{_HOMES[choice.ranker]}"), choice.ranker)(
+        name, **options
+    )
+    if verbose:
+        settings = ", ".join(f"{key}={value!r}" for key, value in made._settings().items() if value not in (None, ""))
+        print(f"{made.short_name}: {choice.ranker}({settings}), because {choice.reason}.", file=sys.stderr)
+    return made
+
+
+def choose(name: str) -> Choice:
+    """Which class a checkpoint needs.
+
+    Raises:
+        ValueError: it cannot be found or read, or its files do not tell.
+    """
+    from pyterrier_mechir.rankers.loading import find_file, read_json
+
+    modules = read_json(name, "modules.json") or []
+    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
+    if find_file(name, "artifact.metadata") is not None:
+        return Choice("ColBERT", "it has an artifact.metadata of ColBERT")
+    if "SpladePooling" in kinds:
+        return Choice("Splade", "modules.json has a SpladePooling")
+    if any(module["type"].startswith("pylate.") for module in modules) or _is_multi_vector(kinds):
+        return Choice("ColBERT", "modules.json has a projection of single tokens")
+    if "Pooling" in kinds:
+        return Choice("BiEncoder", "modules.json has a Pooling")
+    folder = next((module["path"] for module in modules), "")
+    config = read_json(name, f"{folder}/config.json".lstrip("/"))
+    if config is None:
+        raise ValueError(
+            f"cannot load {name!r}: give the id of a Hugging Face checkpoint, or a directory that holds one; there is "
+            "no config.json."
+        )
+    return _by_architecture(name, config)
+
+
+def _is_multi_vector(kinds: list[str]) -> bool:
+    return "Dense" in kinds and "Pooling" not in kinds
+
+
+def _by_architecture(name: str, config: dict[str, Any]) -> Choice:
+    from pyterrier_mechir.rankers.anatomy import ARCHITECTURES
+
+    architecture = next(iter(config.get("architectures") or []), "")
+    kind = config.get("model_type", "")
+    reason = f"config.json names {architecture}"
+    if architecture == "HF_ColBERT":
+        return Choice("ColBERT", reason)
+    if architecture.endswith("ForSequenceClassification"):
+        is_decoder = kind in ARCHITECTURES and ARCHITECTURES[kind].is_decoder
+        return Choice("GenerativeReranker" if is_decoder else "CrossEncoder", reason)
+    if architecture.endswith("ForConditionalGeneration"):
+        return Choice("MonoT5", reason)
+    if architecture.endswith("ForCausalLM"):
+        return Choice("GenerativeReranker", reason)
+    if architecture.endswith("ForMaskedLM"):
+        return Choice("Splade", f"{reason}, whose head weighs terms if it was trained to")
+    if architecture.endswith("Model"):
+        return Choice("BiEncoder", f"{reason}, which has no head; nothing says how it pools")
+    raise ValueError(
+        f"the files of {name!r} do not tell what kind of ranker it is (architecture {architecture or 'unknown'}); use "
+        f"one of {', '.join(_HOMES)}."
+    )
