@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from pyterrier_mechir.patching.attention import attention_of
     from pyterrier_mechir.patching.autoencoder import SparseAutoencoder
+    from pyterrier_mechir.patching.end_metrics import QueryTokenScore, TermWeight
     from pyterrier_mechir.patching.methods import Attribution, IntegratedGradients
     from pyterrier_mechir.patching.metrics import AttentionTo
     from pyterrier_mechir.plots.attention import plot_attention
@@ -78,6 +79,7 @@ _HOMES = {
     "PatchScorer": "stages.patch_scorer",
     "PerturbDocs": "stages.perturb_docs",
     "PerturbQueries": "stages.perturb_queries",
+    "QueryTokenScore": "patching.end_metrics",
     "RankShift": "measures",
     "ScoreAttribution": "stages.score_attribution",
     "ScoreLens": "stages.score_lens",
@@ -86,6 +88,7 @@ _HOMES = {
     "Splade": "rankers.splade",
     "Steer": "stages.steer",
     "Sweep": "stages.sweep",
+    "TermWeight": "patching.end_metrics",
     "attention_of": "patching.attention",
     "circuit_measures": "circuits",
     "compare_heads": "stages.compare",
@@ -127,6 +130,7 @@ __all__ = [
     "PatchScorer",
     "PerturbDocs",
     "PerturbQueries",
+    "QueryTokenScore",
     "RankShift",
     "ScoreAttribution",
     "ScoreLens",
@@ -135,6 +139,7 @@ __all__ = [
     "Splade",
     "Steer",
     "Sweep",
+    "TermWeight",
     "attention_of",
     "circuit_measures",
     "compare_heads",

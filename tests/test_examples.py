@@ -22,7 +22,9 @@ def test_the_quickstart_script_runs(tmp_path):
     assert (tmp_path / "quickstart-heads.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize(("name", "figures"), [("quickstart", 2), ("position_or_term", 1), ("paths", 3)])
+@pytest.mark.parametrize(
+    ("name", "figures"), [("quickstart", 2), ("position_or_term", 1), ("paths", 3), ("families", 1)]
+)
 def test_the_notebook_runs(name, figures, tmp_path):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
