@@ -249,7 +249,8 @@ def decoder_tokenizer(architecture: str, ends: bool = False) -> tf.PreTrainedTok
     learner = Tokenizer(models.BPE(unk_token=None if bos is None else "<unk>"))
     backend = blank.backend_tokenizer
     learner.normalizer = backend.normalizer
-    learner.pre_tokenizer = backend.pre_tokenizer if bos is None else pre_tokenizers.Metaspace()
+    words = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    learner.pre_tokenizer = backend.pre_tokenizer if bos is None else words
     letters = pre_tokenizers.ByteLevel.alphabet() if bos is None else []
     trainer = trainers.BpeTrainer(
         vocab_size=500, special_tokens=names, initial_alphabet=letters, show_progress=False, min_frequency=3
@@ -287,9 +288,10 @@ def build_decoder(
     """
     torch.manual_seed(0)
     tokens = decoder_tokenizer(architecture, ends)
-    sizes = _SIZES | {"num_hidden_layers": 2, "num_key_value_heads": 2, "head_dim": 12, "num_labels": 1, "max_position_embeddings": 400}
+    sizes = _SIZES | {"num_hidden_layers": 2, "num_key_value_heads": 2, "head_dim": 12, "num_labels": 1}
+    sizes["max_position_embeddings"] = 400
     of_kind: dict[str, dict[str, object]] = {
-        "mistral": {"sliding_window": 24},
+        "mistral": {"sliding_window": 48},
         "gemma2": {
             "sliding_window": 16,
             "query_pre_attn_scalar": 10,

@@ -20,7 +20,8 @@ class Paths(NamedTuple):
     """Where parts are, as read in transformers' modeling files; ``prefix`` is the encoder's place in a classifier.
 
     ``maps`` are those of queries, keys and values, ``mid`` the norm that the stream between attention and MLP leaves
-    (or, for ModernBERT and decoders, enters; for T5 the part of the layer that it enters), ``cross`` the module of cross-attention.
+    (or, for ModernBERT and decoders, enters; for T5 the part of the layer that it enters), ``cross`` the module of
+    cross-attention.
     """
 
     prefix: str

@@ -27,6 +27,7 @@ from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from test_exactness import assert_same
 from test_paths import path_patched
 from test_rankers import QUERIES_AND_LONG, TEXTS_AND_LONG
+from tokenizers import processors
 from torch import Tensor, nn
 
 from pyterrier_mechir import AggregateHeads, BiEncoder, PatchScorer, PerturbDocs, PerturbQueries, ScoreLens
@@ -589,6 +590,16 @@ def test_a_marker_that_is_no_token_is_an_error():
     without = ColBERT((model, made), projection=loaded("bert")[2], query_marker="", doc_marker="")
     (_, batch, _), *_ = without.encoded(["tides"])
     assert batch["input_ids"].tolist() == [made("tides")["input_ids"]]
+
+
+def test_a_tokenizer_that_puts_no_token_first_has_no_markers():
+    model, made, projection = loaded("bert")
+    bare = deepcopy(made)
+    bare.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A [SEP]", special_tokens=[("[SEP]", made.sep_token_id)]
+    )
+    with pytest.raises(ValueError, match="markers come after the first special token"):
+        ColBERT((model, bare), projection=projection)
 
 
 def test_a_tokenizer_without_a_mask_cannot_expand_queries():

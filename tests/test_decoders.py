@@ -1,4 +1,4 @@
-"""Decoders score as transformers and sentence-transformers do, and each of their sites is exact; groups share k and v."""
+"""Decoders score as transformers and sentence-transformers do, and every site is exact, keys of groups among them."""
 
 from __future__ import annotations
 
@@ -250,7 +250,9 @@ def test_patterns_of_a_group_and_its_values_are_the_outputs_of_its_heads(archite
         one = case._replace(pairs=[case.pairs[row]], references=[case.references[row]])
         inputs = one.ranker.query_inputs([PAIRS[row][0]])
         pairs = [replace(one.pairs[0], query=0)]
-        made, wanted = (sweep(one.ranker, pairs, inputs, [parse_site(n) for n in of]) for of in zip(*names, strict=True))
+        made, wanted = (
+            sweep(one.ranker, pairs, inputs, [parse_site(n) for n in of]) for of in zip(*names, strict=True)
+        )
         assert_same(made.denoise, wanted.denoise)
 
 
@@ -335,7 +337,10 @@ def test_a_group_that_a_layer_does_not_have_is_an_error_that_says_which_there_ar
 def test_estimates_from_gradients_are_those_of_autograd_on_the_plain_model(architecture, kind):
     case = make(architecture, kind)
     sites = all_sites(case.ranker)
-    for method, slow, rows in ((Attribution(), attribution, (1, 2)), (IntegratedGradients(steps=STEPS), over_inputs, (3,))):
+    for method, slow, rows in (
+        (Attribution(), attribution, (1, 2)),
+        (IntegratedGradients(steps=STEPS), over_inputs, (3,)),
+    ):
         found = run(case, method, sites)
         for row in rows:
             for noise, patched in ((False, found.denoise), (True, found.noise)):
@@ -358,7 +363,7 @@ def test_integrating_along_each_site_tends_to_the_exact_score(architecture, kind
 
 @each_decoder
 def test_recomputed_softmax_is_refused_where_positions_are_rotary(architecture):
-    with pytest.raises(ValueError, match="qk_fix recomputes attention .* this model adds rotary"):
+    with pytest.raises(ValueError, match=r"qk_fix recomputes attention .* this model adds rotary"):
         PatchScorer(make(architecture, "last cosine").ranker, "q", method=Attribution(qk_fix=True))
 
 

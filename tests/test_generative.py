@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from models import DECODERS, QUERIES, TEXTS, build, build_decoder, decoder_tokenizer
+from models import DECODERS, QUERIES, TEXTS, build, build_decoder, tokenizer
 from reference import Reference, inputs_of
 from test_exactness import assert_same, snapshot
 from test_positions import assert_equal, slots_of
@@ -69,12 +69,13 @@ MARKS = {"qwen": "Ġ", "gemm": "▁", "llam": "▁", "mist": "▁"}
 def test_any_prompt_is_scored_as_the_plain_model_scores_it(architecture, template):
     loaded = unlimited(architecture)
     space = "" if template == BELOW else MARKS[architecture[:4]]
+    pairs = [pair for pair in PAIRS if template != BELOW or all(pair)]
     options = {"instruction": "Find day, night"} if "{instruction}" in template else {}
-    wanted = plain_scores(*loaded, template, f"{space}yes", f"{space}no", *options.values())
+    wanted = plain_scores(*loaded, template, f"{space}yes", f"{space}no", options.get("instruction", ""), pairs)
     assert np.ptp(wanted) > 0.1
     ranker = GenerativeReranker(loaded, template=template, **options)
     for batch_size in (None, 1, 5):
-        assert_same(scored(ranker, batch_size=batch_size), wanted)
+        assert_same(scored(ranker, pairs, batch_size=batch_size), wanted)
 
 
 @pytest.mark.parametrize("instruction", [None, "Given a claim, find documents that refute the claim"])
@@ -150,11 +151,14 @@ def test_only_the_answers_are_projected_and_only_at_the_last_position():
 # Length
 
 
-@pytest.mark.parametrize("template", [INLINE, LINES, BELOW, "{query}\n{document}\n"], ids=["inline", "lines", "below", "bare"])
+@pytest.mark.parametrize(
+    "template", [INLINE, LINES, BELOW, "{query}\n{document}\n"], ids=["inline", "lines", "below", "bare"]
+)
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma"])
 def test_long_texts_are_cut_and_the_prompt_around_them_stays(architecture, template):
-    ranker = GenerativeReranker(unlimited(architecture), template=template, max_length=80)
-    ends = GenerativeReranker(unlimited(architecture), template=template)
+    options = {"instruction": "find day and night"} if template == LINES else {}
+    ranker = GenerativeReranker(unlimited(architecture), template=template, max_length=80, **options)
+    ends = GenerativeReranker(unlimited(architecture), template=template, **options)
     decode = ranker.tokenizer.decode
     for query, document in ((QUERIES[0], LONG), (LONG, "tides"), (LONG, LONG), (QUERIES[0], TEXTS[0])):
         cut, whole = (
@@ -162,7 +166,7 @@ def test_long_texts_are_cut_and_the_prompt_around_them_stays(architecture, templ
             for one in (ranker, ends)
         )
         assert len(cut) == min(80, len(whole))
-        pieces = filled(template, "\0", "\0", INSTRUCTION).split("\0")
+        pieces = filled(template, "\0", "\0", *options.values()).split("\0")
         at = 0
         for piece in pieces:
             at = decode(cut).index(piece.strip(" "), at) + len(piece.strip(" "))
@@ -197,18 +201,16 @@ def ids_of(ranker: GenerativeReranker, query: str, document: str) -> list[int]:
 def test_sides_are_the_prompts_of_their_texts_though_marks_join_line_breaks(architecture, text, template):
     ranker = GenerativeReranker(build_decoder(architecture, LM), template=template)
     query = "why are there tides?"
-    changes = [f"{text} tides", f"tides {text}", f"{text} tides tides.", text.replace("moon", "sun")]
-    fillers = [f"{text} a", f"a {text}", None, None]
-    pairs = ranker.align([query] * 4, [text] * 4, changes, alignments=["fill", "fill", "fill", "fill"])
-    for pair, changed, filler in zip(pairs, changes, fillers, strict=True):
-        perturbed = [token for token, class_ in zip(pair.perturbed.ids, pair.classes, strict=True)]
-        if changed != text.replace("moon", "sun"):
-            assert perturbed == ids_of(ranker, query, changed)
-        if filler == f"{text} a" and len(ranker.vocabulary.pieces(["tides"])[0]) == 1:
-            assert pair.baseline.ids.tolist() == ids_of(ranker, query, filler)
+    changes = [f"{text} tides", f"tides {text}", f"{text} tides tides.", f"{text},"]
+    pairs = ranker.align([query] * 4, [text] * 4, changes, alignments=["fill"] * 4)
+    for pair, changed in zip(pairs, changes, strict=True):
+        assert pair.perturbed.ids.tolist() == ids_of(ranker, query, changed)
         edited = pair.classes == TOKEN_CLASSES.index("EDIT")
-        assert edited.sum() <= 5
-        assert "\n" not in ranker.tokenizer.decode(pair.baseline.ids[edited])
+        tokens = ranker.tokenizer.decode(pair.perturbed.ids[edited]).strip()
+        assert tokens in {"tides", "tides tides.", ". tides tides", ",", ".,", '.",'}
+    assert pairs[0].baseline.ids.tolist() == ids_of(ranker, query, f"{text} a")
+    if architecture == "qwen3" and template == LINES and text.endswith("n"):
+        assert pairs[2].baseline.ids.tolist() == ids_of(ranker, query, f"{text} a a")
 
 
 def test_line_breaks_of_the_prompt_are_special():
@@ -226,7 +228,18 @@ def test_line_breaks_of_the_prompt_are_special():
 
 SITES = [
     parse_site(name)
-    for name in ("L0H1", "L1H3", "L0H1.k", "L1H0.v", "L1H2.q", "L0.attn_out", "L1.mlp_out", "L0N7", "L1.resid_mid", "embed")
+    for name in (
+        "L0H1",
+        "L1H3",
+        "L0H1.k",
+        "L1H0.v",
+        "L1H2.q",
+        "L0.attn_out",
+        "L1.mlp_out",
+        "L0N7",
+        "L1.resid_mid",
+        "embed",
+    )
 ]
 TRIPLES = [
     (QUERIES[0], TEXTS[0], f"{TEXTS[0]} tides tides", "fill"),
@@ -316,7 +329,6 @@ def test_the_last_position_is_found_whatever_the_padding_token(pad):
     ("options", "message"),
     [
         ({"template": "{query} yes or no:"}, r"should have \{query\} and \{document\} once each"),
-        ({"template": "{query}{document}"}, "put spaces, line breaks or special tokens around"),
         ({"template": INLINE, "instruction": "Find"}, r"the template has no \{instruction\} in it"),
         ({"template": INLINE, "yes": "absolutely"}, "yes='absolutely' is not one token after the template"),
         ({"template": INLINE, "no": ""}, "no='' is not one token after the template"),
@@ -328,10 +340,16 @@ def test_a_prompt_or_an_answer_that_cannot_be_is_an_error(options, message):
         GenerativeReranker(build_decoder("qwen3", LM), **options)
 
 
+def test_a_prompt_that_is_one_word_with_its_query_is_an_error():
+    model, _ = build_decoder("qwen3", LM)
+    with pytest.raises(ValueError, match="put spaces, line breaks or special tokens around"):
+        GenerativeReranker((model, tokenizer("bert")), template="{query} {document}s")
+
+
 def test_a_model_that_is_no_generative_reranker_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"GenerativeReranker\('BertModel'\) is no decoder"):
         GenerativeReranker(build("bert", classifier=False), template=INLINE)
-    with pytest.raises(ValueError, match="'Qwen3Model'.* has no language-model head, nor one that classifies"):
+    with pytest.raises(ValueError, match=r"'Qwen3Model'.* has no language-model head, nor one that classifies"):
         GenerativeReranker(build_decoder("qwen3"))
     with pytest.raises(ValueError, match="has 3 labels; a reranker's head has one"):
         GenerativeReranker(build_decoder("qwen3", HEAD, num_labels=3))
@@ -357,4 +375,3 @@ def test_rerankers_of_the_same_settings_are_equal():
     assert (about["ranker"], about["architecture"]) == ("GenerativeReranker", "Qwen3ForCausalLM")
     assert (about["template"], about["instruction"]) == (QWEN3_RERANKER, INSTRUCTION)
     assert Site("k", 0, 1) in PatchScorer(ranker, "k").sites.sites
-    assert decoder_tokenizer("qwen3") is loaded[1]

@@ -67,10 +67,11 @@ class Case(NamedTuple):
 
 
 @cache
-def make(kind: str, stack: str, attention: str = "sdpa") -> Case:
+def make(kind: str, stack: str, *, eager: bool = False) -> Case:
     """A ranker, the pairs of the exactness tests, the reference, and both sides of each pair as its inputs."""
     model, tokenizer = build_t5(kind)
-    model.set_attn_implementation(attention)
+    if eager:
+        model.set_attn_implementation("eager")
     ranker = MonoT5((model, tokenizer), stack=stack)
     queries, baselines, perturbed, alignments = zip(*PAIRS, strict=True)
     pairs = ranker.align(queries, baselines, perturbed, alignments=alignments)
@@ -154,7 +155,7 @@ def test_a_score_is_that_of_transformers_for_the_whole_prompt(kind, stack, batch
     queries = [*QUERIES, QUERIES[0], "why", "", "a 'b' (c)"]
     ranker = MonoT5(build_t5(kind), stack=stack)
     wanted = [plain_score(ranker.model, ids) for ids in whole_prompts(queries, texts)]
-    assert np.ptp(wanted) > 1
+    assert np.ptp(wanted) > 0.3
     assert_same(ranker.score(queries, texts, batch_size=batch_size), np.array(wanted))
 
 
@@ -319,7 +320,7 @@ def test_patches_move_scores_so_that_a_wrong_one_would_be_seen(kind, stack):
 
 @each_stack
 def test_small_token_budgets_eager_attention_and_one_direction_give_the_same(stack, monkeypatch):
-    case = make("flan", stack, "eager")
+    case = make("flan", stack, eager=True)
     denoise, noise = expected("flan", stack)
     assert_same(run(case, direction="denoise", batch_size=None).denoise, denoise)
     monkeypatch.setattr(case.ranker, "batch_tokens", 64)
@@ -765,6 +766,7 @@ def test_a_bi_encoder_of_t5_scores_as_sentence_transformers(name, tmp_path):
     texts, queries = [*TEXTS, LONG], [*QUERIES, QUERIES[0]]
     wanted = model.similarity_pairwise(model.encode_query(queries), model.encode_document(texts)).numpy()
     assert_same(ranker.score(queries, texts), wanted)
+    assert_same(BiEncoder(model).score(queries, texts), wanted)
 
 
 def test_weights_in_the_older_format_are_read(tmp_path):
@@ -776,21 +778,26 @@ def test_weights_in_the_older_format_are_read(tmp_path):
     (path / "2_Dense" / "model.safetensors").unlink()
     assert_same(BiEncoder(path, device="cpu").score(QUERIES, TEXTS), wanted)
     (path / "2_Dense" / "pytorch_model.bin").unlink()
-    with pytest.raises(ValueError, match="its Dense module has no weights in '2_Dense'"):
+    with pytest.raises(ValueError, match="its Dense module has no weights"):
         BiEncoder(path, device="cpu")
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (lambda: [Dense(32, 20, activation_function=nn.ReLU())], "Dense module of ReLU"),
-        (lambda: [Dense(32, 32, use_residual=True)], "residual=True"),
+        (
+            lambda: [Dense(32, 20, activation_function=nn.ReLU())],
+            "Dense module with activation ReLU of sentence_embedding; BiEncoder computes",
+        ),
+        (lambda: [Dense(32, 32, use_residual=True)], "of sentence_embedding and a residual; BiEncoder computes"),
         (lambda: [Normalize(), Dense(32, 20)], "projects normalised vectors"),
     ],
 )
 def test_a_projection_that_is_not_computed_is_refused(more, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        BiEncoder(checkpoint(tmp_path, *more()), device="cpu")
+    path = checkpoint(tmp_path, *more())
+    for given in (path, SentenceTransformer(str(path), device="cpu")):
+        with pytest.raises(ValueError, match=message):
+            BiEncoder(given, device="cpu")
 
 
 def test_the_weights_of_a_projection_are_part_of_the_fingerprint(tmp_path):

@@ -251,7 +251,7 @@ def test_every_slot_is_exact(architecture, side, positions):
 
 
 @pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["bert", "electra", "modernbert"])
 def test_patches_move_scores_so_that_a_wrong_one_would_be_seen(architecture, side):
     assert_moves(make(architecture, side))
 
@@ -378,8 +378,7 @@ def weighed(architecture: str, side: str) -> Case:
     return case._replace(pairs=pairs, inputs=inputs)
 
 
-@pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("architecture", ["bert", "distilbert"])
+@pytest.mark.parametrize(("architecture", "side"), [("bert", "document"), ("distilbert", "query")])
 def test_the_weight_of_a_term_is_that_of_the_plain_model(architecture, side):
     case = weighed(architecture, side)
     assert_exact(case, batch_size=None)

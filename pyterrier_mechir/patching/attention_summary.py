@@ -142,9 +142,11 @@ def summarise_attention(
                 columns = [column for column, (of_layer, _) in enumerate(heads) if of_layer == layer]
                 asked = reader.of_heads(columns, [heads[column][1] for column in columns])
                 stack.enter_context(on_pattern(ranker.anatomy.port(layer, "pattern").module, asked))
-            encoded = ranker.encode(ranker.collate([distinct[i] for i in index], {}, []))
-        of_queries = {name: value[[pairs[number].query for number in numbers]] for name, value in query_inputs.items()}
-        summary.scores[numbers] = ranker.compare(encoded[rows], of_queries).cpu().numpy()
+            batch = ranker.collate([distinct[i] for i in index], {}, [])
+            encoded = ranker.encode(batch)
+            inputs = {name: value[rows] for name, value in batch.items()}
+            inputs |= {name: value[[pairs[number].query for number in numbers]] for name, value in query_inputs.items()}
+            summary.scores[numbers] = ranker.compare(encoded[rows], inputs).cpu().numpy()
         if progress is not None:
             progress(len(numbers))
     return summary

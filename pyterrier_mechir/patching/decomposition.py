@@ -37,8 +37,8 @@ def check_direct_path(ranker: Ranker) -> BiEncoder:
         )
     if ranker.projection is not None:
         raise ValueError(
-            f"{ranker!r} projects its pooled vectors, which ScoreAttribution does not follow; use ScoreLens or PatchScorer "
-            "instead."
+            f"{ranker!r} projects its pooled vectors, which ScoreAttribution does not follow; use ScoreLens or "
+            "PatchScorer instead."
         )
     for step in ranker.anatomy.direct_path():
         if isinstance(step, nn.Module):

@@ -262,10 +262,10 @@ def _given(anatomy: Anatomy, layer: int, z: Tensor, n: int, maps: Iterable[nn.Mo
         maps: of queries, keys or values; called, so that what they give can be read.
     """
 
-    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         for module in maps:
             module(hidden_states)
-        return anatomy.attention_output(layer, _copies(z[:, : hidden_states.shape[1]], n))
+        return anatomy.attention_output(layer, _copies(z[:, : hidden_states.shape[1]], n), **kwargs)
 
     return forward
 
@@ -293,7 +293,7 @@ def _narrow(
         query, key, value = maps
         context: list[Tensor] = []
 
-        def narrowed(hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> tuple[Tensor, None]:
+        def narrowed(hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> tuple[Any, ...]:
             q, k, v = (
                 module(states).unflatten(-1, (anatomy.n_heads, -1)).transpose(1, 2)
                 for module, states in ((query, hidden_states), (key, context[0]), (value, context[0]))

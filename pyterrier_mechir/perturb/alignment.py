@@ -20,6 +20,8 @@ ALIGNMENTS = ("fill", "mask", "swap", "permute", "free")
 """How the sides of a perturbation correspond: an insertion against as many filler tokens, an insertion against
 attention-masked positions, a replacement of equal length, the same tokens in another order, or not at all."""
 
+NOTHING = np.empty(0, dtype=np.int64)
+
 FILL = -1
 """Stands for a filler token, to be chosen, where the other side has an insertion."""
 
@@ -55,8 +57,20 @@ class Alignment:
             self.edit[index],
         )
 
+    def followed_by(self, baseline: Tokens, perturbed: Tokens) -> Alignment:
+        """The alignment and, after it, as many tokens of either side, each of which corresponds to the other's."""
+        return Alignment(
+            np.append(self.baseline, baseline.ids),
+            np.append(self.perturbed, perturbed.ids),
+            np.append(self.baseline_words, baseline.words),
+            np.append(self.perturbed_words, perturbed.words),
+            np.append(self.edit, baseline.ids != perturbed.ids),
+        )
 
-def align(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray, alignment: str = "fill") -> Alignment | None:
+
+def align(
+    baseline: Tokens, perturbed: Tokens, spellings: np.ndarray, alignment: str = "fill", n_last: int = 0
+) -> Alignment | None:
     """Align the two sides of a pair.
 
     Args:
@@ -65,6 +79,7 @@ def align(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray, alignment:
         spellings: for each token id of the vocabulary, its text without marks of spaces and continuation.
         alignment: the perturbation's declared alignment. The tokens of a ``permute`` correspond one to one, and so do
             the words of a ``swap`` of as many words; anything else is found by comparing the sides.
+        n_last: how many tokens at the end, those of line breaks that a prompt has there, correspond to each other.
 
     Returns:
         The alignment; None for a ``permute`` whose sides are not the same words in another order. A word that both
@@ -72,6 +87,9 @@ def align(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray, alignment:
         perturbed side's pieces on both, so that the sides differ by the edit alone. The perturbed side of a ``permute``
         is made of the baseline's tokens, each of its words with the pieces that it has there.
     """
+    if n_last:
+        rest = align(baseline[:-n_last], perturbed[:-n_last], spellings, alignment)
+        return None if rest is None else rest.followed_by(baseline[-n_last:], perturbed[-n_last:])
     if alignment == "permute":
         return _permuted(baseline, perturbed, spellings)
     if alignment == "swap" and len(baseline) == len(perturbed) and _of_equal_words(baseline, perturbed):
@@ -96,8 +114,7 @@ def align(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray, alignment:
             )
         )
     if not columns:
-        empty = np.empty(0, dtype=np.int64)
-        return Alignment(empty, empty, empty, empty, empty.astype(bool))
+        return Alignment(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING.astype(bool))
     return Alignment(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 
 
@@ -192,11 +209,13 @@ def _leading(same: np.ndarray) -> int:
     return int(np.argmin(same)) if not same.all() else len(same)
 
 
-def keep_edit(aligned: Alignment, budget: int, from_left: bool = False, n_last: int = 0) -> Alignment | None:
+def keep_edit(
+    aligned: Alignment, budget: int, from_left: bool = False, ending: np.ndarray = NOTHING
+) -> Alignment | None:
     """Cut an alignment to a number of positions without losing its edit.
 
-    Unedited positions are dropped from the end, but for the last ``n_last``, or from the left where asked; those of the
-    edit never.
+    Unedited positions are dropped from the end, whose last become the tokens of the ``ending``, or from the left where
+    asked; those of the edit never.
 
     Returns:
         The alignment, or None where the edit alone is longer than the budget, or is at least as long as the rest, so
@@ -205,14 +224,18 @@ def keep_edit(aligned: Alignment, budget: int, from_left: bool = False, n_last: 
     if len(aligned) <= budget:
         return aligned
     kept = aligned.edit.copy()
-    if not from_left:
-        kept[len(kept) - n_last :] = True
+    n_last = 0 if from_left else len(ending)
+    kept[len(kept) - n_last :] = True
     if kept.sum() > budget or aligned.edit.sum() > (len(aligned) - 1) // 2:
         return None
     unedited = np.flatnonzero(~kept)
     dropped = len(aligned) - budget
     kept[unedited[dropped:] if from_left else unedited[: len(unedited) - dropped]] = True
-    return aligned.at(np.flatnonzero(kept))
+    cut = aligned.at(np.flatnonzero(kept))
+    if not n_last or cut.edit[-n_last:].any():
+        return cut
+    last = Tokens(ending, np.full(n_last, -1))
+    return cut.at(np.arange(len(cut) - n_last)).followed_by(last, last)
 
 
 def with_fillers(aligned: Alignment, fillers: np.ndarray) -> Alignment:

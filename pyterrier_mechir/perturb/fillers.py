@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _SPACES = "Ġ▁"
 _CONTINUED = "##"
+_BREAKS = ("<0x0A>", "<0x0D>")
 
 
 class Vocabulary:
@@ -34,7 +35,7 @@ class Vocabulary:
         tokenizer: the tokenizer.
         spellings: the text of each token id, without the marks of a preceding space and of a continued word.
         words: ids of whole alphabetic words of three letters or more.
-        is_mark: for each token id, whether it has no letter and no digit, or is special.
+        is_mark: for each token id, whether it has no letter and no digit, or is special or a line break.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
@@ -48,19 +49,20 @@ class Vocabulary:
             [i for i, word in enumerate(spellings) if starts_word[i] and len(word) > 2 and word.isalpha()],
             dtype=np.int64,
         )
-        special = set(tokenizer.all_special_ids)
+        special = {*tokenizer.all_special_ids, *(i for i, token in enumerate(tokens) if token in _BREAKS)}
         self.is_mark = np.array([i in special or not any(map(str.isalnum, w)) for i, w in enumerate(spellings)])
+        self._is_spaced = np.array(marked)
         self._is_space = np.array([not word for word in spellings])
         self._lexicons: dict[Idf, dict[int, Lexicon]] = {}
 
     def split_marks(self, tokens: Tokens) -> Tokens:
-        """Tokens whose words end where marks begin, as some tokenizers leave marks at the words beside them."""
+        """Tokens whose words end at spaces and marks: some tokenizers leave marks, or all words, to one another."""
         if not len(tokens):
             return tokens
         marks, spaces = self.is_mark[tokens.ids], self._is_space[tokens.ids]
         marks = np.where(spaces, np.append(marks[1:], False), marks)
         begins = np.ones(len(tokens), dtype=bool)
-        begins[1:] = tokens.starts()[1:-1] | (marks[1:] != marks[:-1])
+        begins[1:] = tokens.starts()[1:-1] | (marks[1:] != marks[:-1]) | self._is_spaced[tokens.ids[1:]]
         return Tokens(tokens.ids, np.where(tokens.words < 0, -1, np.cumsum(begins) - 1))
 
     def lexicons(self, idf: Idf | None = None) -> dict[int, Lexicon]:

@@ -52,8 +52,8 @@ class Architecture:
         cross_out_proj: in a layer, what ``out_proj`` is for cross-attention.
         cross_qkv: in a layer, what ``qkv`` is for cross-attention, three maps.
         blocks: what TransformerLens calls the layers.
-        mlp_in: in a layer, the map into the MLP's hidden units; in gated MLPs the map that is activated and the one that
-            it is multiplied with, or the one map that gives both after one another.
+        mlp_in: in a layer, the map into the MLP's hidden units; in gated MLPs the map that is activated and the one
+            that it is multiplied with, or the one map that gives both after one another.
         is_decoder: whether it is the decoder of a language model, which reads prompts.
     """
 
@@ -294,11 +294,6 @@ class Anatomy:
     def _has_interface(self) -> bool:
         modeling = sys.modules[type(self.attention(0)).__module__]
         return self.architecture.attention_interface and hasattr(modeling, "eager_attention_forward")
-
-    @property
-    def is_causal(self) -> bool:
-        """Whether positions attend to none that come after them."""
-        return bool(getattr(self.attention(0), "is_causal", False))
 
     @property
     def lacks(self) -> dict[str, str]:

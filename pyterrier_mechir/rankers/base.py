@@ -363,7 +363,7 @@ class Ranker(ABC):
             of_rows = {name: value[[which_query[row] for row in rows]] for name, value in inputs.items()}
             yield Part(batch, rows, places, {name: value[places] for name, value in batch.items()} | of_rows)
 
-    def check_positions(self, positions: Positions, to_receivers: bool = False) -> None:
+    def check_positions(self, positions: Positions, to_receivers: bool = False) -> None:  # noqa: B027 - most can all
         """Check that the positions of a sequence can be patched apart, and paths to receivers.
 
         Args:
@@ -454,28 +454,28 @@ class Ranker(ABC):
                 "put into the other; declare another alignment, or compare the scores of both sides with PairScorer."
             )
         distinct, which_context = unique(contexts)
-        split = self.vocabulary.split_marks
+        split, spellings = self.vocabulary.split_marks, self.vocabulary.spellings
         fixed_tokens = [split(tokens) for tokens in self._tokens(self._fixed_side, distinct)]
         n, sides = len(contexts), self._sides(baselines, perturbed)
         fillers = self._made_fillers(filler)
         pairs: list[list[AlignedPair | None]] = [[] for _ in range(len(fillers))]
         counts: Counter[str] = Counter()
         for i, (context, alignment, of_pair) in enumerate(zip(which_context, alignments, sides, strict=True)):
-            aligned = align(*of_pair, self.vocabulary.spellings, alignment)
+            aligned = align(of_pair[0], of_pair[1], spellings, alignment, len(self._ending(self.varies)))
             kept = None
             if aligned is None:
                 counts["other"] += 1
             else:
                 fixed_room, room = self._rooms(len(fixed_tokens[context]), len(aligned))
-                kept = keep_edit(aligned, room, from_left=self._cuts_left, n_last=self._n_last(self.varies))
+                kept = keep_edit(aligned, room, self._cuts_left, self._ending(self.varies))
                 counts["cut" if kept else "lost"] += len(aligned) > room and bool(aligned.edit.any())
             if kept is None:
                 for of_filler in pairs:
                     of_filler.append(None)
                 continue
             query = baselines[i] if self.varies == "query" else contexts[i]
-            fixed = self._cut(fixed_tokens[context], fixed_room, self._n_last(self._fixed_side))
-            classes = token_classes(kept, fixed, self.vocabulary.spellings, self.varies)
+            fixed = self._cut(fixed_tokens[context], fixed_room, self._fixed_side)
+            classes = token_classes(kept, fixed, spellings, self.varies)
             masked = alignment == "mask"
             of_position = (
                 [self._masked_ids(len(kept))] * len(fillers) if masked else fillers.ids(kept, query, baselines[i])
@@ -562,8 +562,7 @@ class Ranker(ABC):
 
     def _plain(self, query: Tokens, document: Tokens) -> Encoded:
         query_room, room = self._room(len(query), len(document))
-        query = self._cut(query, query_room, self._n_last("query"))
-        parts = self._parts(query.ids, self._cut(document, room, self._n_last("document")).ids)
+        parts = self._parts(self._cut(query, query_room, "query").ids, self._cut(document, room, "document").ids)
         ids, types, owners = self._template.build(*parts)
         return Encoded(ids, types, (owners != UNATTENDED).astype(np.int64))
 
@@ -597,29 +596,30 @@ class Ranker(ABC):
                 of_positions[last] = SEP
         return AlignedPair(sides[0], sides[1], of_positions, number, owners, words)
 
-    def _sides(self, baselines: Sequence[str], perturbed: Sequence[str]) -> Iterator[list[Tokens]]:
-        """The tokens of both sides of pairs; of neither is the last joined to the template's alone."""
+    def _sides(self, baselines: Sequence[str], perturbed: Sequence[str]) -> Iterator[tuple[Tokens, Tokens]]:
+        """The tokens of both sides of pairs, as they correspond (see :func:`~.encoding.ended_alike`)."""
         texts, which = unique([*baselines, *perturbed])
         tokens = [self.vocabulary.split_marks(tokens) for tokens in self._tokens(self.varies, texts)]
-        n_last, apart = self._n_last(self.varies), tokens
+        n_last, apart = len(self._ending(self.varies)), tokens
         if n_last:
             ended = self._template.tokens_apart(self.tokenizer, int(self.varies == "document"), texts)
             apart = [self.vocabulary.split_marks(tokens) for tokens in ended]
         for pair in zip(which[: len(baselines)], which[len(baselines) :], strict=True):
-            sides = [tokens[text] for text in pair]
-            yield ended_alike(sides, [apart[text] for text in pair], n_last) if n_last else sides
+            one, other = (tokens[text] for text in pair)
+            yield ended_alike((one, other), [apart[text] for text in pair], n_last) if n_last else (one, other)
 
-    def _n_last(self, side: str) -> int:
-        """How many tokens at the end of queries or documents are the template's."""
-        return len(self._template.affixes[int(side == "document")].ending)
+    def _ending(self, side: str) -> np.ndarray:
+        """The tokens of line breaks that the template has after queries or documents."""
+        return self._template.affixes[int(side == "document")].ending
 
-    def _cut(self, tokens: Tokens, room: int, n_last: int = 0) -> Tokens:
-        """The first tokens and the last few, or the last where the tokenizer cuts on the left."""
+    def _cut(self, tokens: Tokens, room: int, side: str) -> Tokens:
+        """The first tokens and what the template has after them, or the last where the tokenizer cuts on the left."""
         if self._cuts_left:
             return tokens[max(0, len(tokens) - room) :]
-        if len(tokens) <= room or not n_last:
-            return tokens[:room]
-        return tokens[: max(0, room - n_last)] + tokens[len(tokens) - n_last :]
+        if len(tokens) <= room:
+            return tokens
+        ending = self._ending(side)
+        return tokens[: max(0, room - len(ending))] + Tokens(ending, np.full(len(ending), -1))
 
     def _room(self, n_query: int, n_document: int) -> tuple[int, int]:
         """How many tokens of a query and of a document fit; the longer is cut first, as transformers does."""

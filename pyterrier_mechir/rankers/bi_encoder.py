@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.rankers.base import Ranker, last_attended
-from pyterrier_mechir.rankers.encoding import Encoded, Template, Tokens, tokenise
+from pyterrier_mechir.rankers.base import last_attended
+from pyterrier_mechir.rankers.dual_encoder import DualEncoder, inputs_of_model
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +19,7 @@ POOLINGS = ("cls", "mean", "last")
 SIMILARITIES = ("dot", "cosine")
 
 
-class BiEncoder(Ranker):
+class BiEncoder(DualEncoder):
     """A bi-encoder such as TAS-B, ANCE, MiniLM or GTR.
 
     What is patched is the encoder of the document, or of the query where queries are perturbed. Pooled vectors are
@@ -43,8 +41,6 @@ class BiEncoder(Ranker):
         ValueError: an unknown pooling or similarity, a checkpoint that cannot be loaded, or an unsupported
             architecture.
     """
-
-    reads_query = False
 
     def __init__(
         self,
@@ -69,26 +65,24 @@ class BiEncoder(Ranker):
             model, modules = loaded_modules(model)
         self.pooling = one_of("pooling", pooling or modules.pooling or "cls", POOLINGS)
         self.similarity = one_of("similarity", similarity or modules.similarity or "dot", SIMILARITIES)
-        self.query_prefix = (modules.query_prefix or "") if query_prefix is None else query_prefix
-        self.doc_prefix = (modules.doc_prefix or "") if doc_prefix is None else doc_prefix
         super().__init__(
             model,
-            max_length=max_length or modules.max_length,
+            modules,
+            query_prefix=query_prefix,
+            doc_prefix=doc_prefix,
+            max_query_length=max_query_length,
+            max_length=max_length,
             device=device,
             dtype=dtype,
             auto_class="AutoModel",
-            subfolder=modules.subfolder,
         )
-        self.max_query_length = max_query_length or modules.max_query_length or self.max_length
-        self._lowercase = modules.lowercase
         self.reads_first_token = self.pooling == "cls"
         if self.model.config.is_encoder_decoder:
             raise ValueError(
-                f"{type(self.model).__name__} has a decoder, which a bi-encoder lacks; load its encoder alone, such as a "
-                "T5EncoderModel."
+                f"{type(self.model).__name__} has a decoder, which a bi-encoder lacks; load its encoder alone, such as "
+                "a T5EncoderModel."
             )
         self.projection = None if modules.projection is None else modules.projection.to(self.device)
-        self._query_template = Template.of(self.tokenizer, pair=False)
 
     def _weights(self) -> dict[str, torch.Tensor]:
         of_projection = {} if self.projection is None else self.projection.state_dict(prefix="projection.")
@@ -98,42 +92,23 @@ class BiEncoder(Ranker):
         names = ("pooling", "similarity", "query_prefix", "doc_prefix", "max_query_length")
         return {name: getattr(self, name) for name in names}
 
-    def facing(self, side: str) -> BiEncoder:
-        other = super().facing(side)
-        if other is not self:
-            other.query_prefix, other.doc_prefix = self.doc_prefix, self.query_prefix
-            other.max_query_length, other.max_length = self.max_length, self.max_query_length
-        return other
-
     def compare(self, encoded: torch.Tensor, batch: Batch) -> torch.Tensor:
         return (encoded * batch["query_vector"]).sum(-1)
 
     def query_inputs(self, queries: Sequence[str]) -> Batch:
         import torch
 
-        room = self.max_query_length - self._query_template.n_special
-        sequences = []
-        for tokens in self._tokenise(self.query_prefix, queries):
-            ids, types, _ = self._query_template.build(self._cut(tokens, room).ids)
-            sequences.append(Encoded(ids, types, np.ones_like(ids)))
-        size = self.model.config.hidden_size if self.projection is None else self.projection[-2].out_features
-        vectors = torch.empty((len(sequences), size), device=self.device)
-        with torch.no_grad():
-            for index in self._batches([len(s.ids) for s in sequences]):
-                vectors[index] = self.encode(self.collate([sequences[i] for i in index], {}, []))
+        size = self.model.config.hidden_size
+        if self.projection is not None:
+            size = len(self.projection[-2].weight)  # type: ignore[arg-type]
+        vectors = torch.empty((len(queries), size), device=self.device)
+        for index, _, encoded in self._other_side().encoded(queries):
+            vectors[index] = encoded
         return {"query_vector": vectors}
-
-    def _tokens(self, side: str, texts: Sequence[str]) -> list[Tokens]:
-        return self._tokenise(self.doc_prefix if side == self.varies else "", texts)
-
-    def _tokenise(self, prefix: str, texts: Sequence[str]) -> list[Tokens]:
-        prefixed = (prefix + text for text in texts)
-        return tokenise(self.tokenizer, [text.lower() if self._lowercase else text for text in prefixed])
 
     def encode(self, batch: Batch) -> torch.Tensor:
         """Vectors ``[B, d]``, in float32."""
-        inputs = {name: value for name, value in batch.items() if name != "query_vector"}
-        states = self.model(**inputs, **self._switches).last_hidden_state.float()
+        states = self.model(**inputs_of_model(batch), **self._switches).last_hidden_state.float()
         weights = self.pooling_weights(batch["attention_mask"])
         if self.pooling == "mean":
             vectors = (states * weights.unsqueeze(-1)).sum(1)

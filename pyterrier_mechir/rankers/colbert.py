@@ -98,6 +98,7 @@ class ColBERT(DualEncoder):
         self.attend_to_masks = files.attends if attend_to_masks is None else attend_to_masks
         self.expand_queries = files.query_length is not None if expand_queries is None else expand_queries
         self.skipped = {None: files.skipped, True: PUNCTUATION, False: ()}[mask_punctuation]
+        self.mask_punctuation = {PUNCTUATION: True, (): False}.get(self.skipped, self.skipped)
         known = self.tokenizer.get_vocab()
         self._skipped_ids = torch.tensor([known[token] for token in self.skipped if token in known], device=self.device)
         self._template, self._query_template = map(self._marked, (self.doc_marker, self.query_marker))
@@ -124,6 +125,10 @@ class ColBERT(DualEncoder):
         known, template = self.tokenizer.get_vocab(), self._made_template()
         if not marker:
             return template
+        if template.slots[0].part is not None:
+            raise ValueError(
+                f"markers come after the first special token, which the tokenizer of {self!r} does not put."
+            )
         if marker not in known and marker.strip() not in known:
             raise ValueError(
                 f"the marker {marker!r} is no token of the vocabulary; name one by query_marker= and doc_marker=, or "
@@ -144,7 +149,8 @@ class ColBERT(DualEncoder):
 
     def _settings(self) -> dict[str, Any]:
         names = ("query_marker", "doc_marker", "query_prefix", "doc_prefix", "max_query_length")
-        return {name: getattr(self, name) for name in (*names, "skipped", "expand_queries", "attend_to_masks", "dim")}
+        of_late = ("mask_punctuation", "expand_queries", "attend_to_masks", "dim")
+        return {name: getattr(self, name) for name in (*names, *of_late)}
 
     def _key(self) -> tuple[Any, ...]:
         of_loaded = (self.projection.data_ptr(),) if isinstance(self._checkpoint, int) else ()
@@ -157,7 +163,7 @@ class ColBERT(DualEncoder):
         """The vectors of all tokens, of length 1, ``[B, S, dim]``, in float32."""
         import torch
 
-        states = self.model(**inputs_of_model(batch)).last_hidden_state
+        states = self.model(**inputs_of_model(batch), **self._switches).last_hidden_state
         vectors = torch.nn.functional.linear(states, self.projection).float()
         return torch.nn.functional.normalize(vectors, dim=-1)
 

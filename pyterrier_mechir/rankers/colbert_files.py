@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from pyterrier_mechir.rankers.loading import Modules, find_file, read_json
+from pyterrier_mechir.rankers.loading import Modules, read_json, read_tensor
 
 PUNCTUATION = tuple(string.punctuation)
 
@@ -54,7 +53,7 @@ def read_colbert(name: str) -> ColBERTFiles:
 
 
 def _of_colbert_ir(name: str) -> ColBERTFiles:
-    projection = _read_linear(name, "")
+    projection = read_tensor(name, "", "linear.weight")
     if projection is None:
         raise ValueError(
             f"cannot load {name!r}: it has no linear.weight, the projection of token states; give a checkpoint of "
@@ -138,7 +137,7 @@ def _dense(name: str, path: str, config: dict[str, Any]) -> torch.Tensor:
     activation = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
     is_plain = activation == "Identity" and not config.get("bias", True) and not config.get("use_residual")
     _check(name, is_plain, f"projects with an activation ({activation}), a bias or a residual")
-    weight = _read_linear(name, path)
+    weight = read_tensor(name, path, "linear.weight")
     _check(name, weight is not None, f"has no weights in {path!r}")
     assert weight is not None
     return weight
@@ -146,24 +145,6 @@ def _dense(name: str, path: str, config: dict[str, Any]) -> torch.Tensor:
 
 def _composed(first: torch.Tensor | None, then: torch.Tensor) -> torch.Tensor:
     return then if first is None else then @ first
-
-
-def _read_linear(name: str, folder: str) -> torch.Tensor | None:
-    """The tensor ``linear.weight`` of a folder of a checkpoint."""
-    for file in ("model.safetensors", "pytorch_model.bin"):
-        found = find_file(name, f"{folder}/{file}".lstrip("/"))
-        if found is not None:
-            return _read_tensor(found, "linear.weight")
-    return None
-
-
-def _read_tensor(file: Path, key: str) -> torch.Tensor | None:
-    if file.suffix == ".bin":
-        return torch.load(file, map_location="cpu", weights_only=True).get(key)
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as tensors:
-        return tensors.get_tensor(key) if key in list(tensors.keys()) else None
 
 
 def _check(name: str, is_fine: bool, what: str) -> None:

@@ -54,7 +54,7 @@ class CrossEncoder(Ranker):
             dtype=dtype,
             auto_class="AutoModelForSequenceClassification",
         )
-        if self.anatomy.is_causal:
+        if self.anatomy.architecture.is_decoder:
             raise ValueError(f"{self!r} is a decoder, which reads a prompt; use GenerativeReranker.")
         n_labels = self.model.config.num_labels
         if n_labels not in (1, 2):

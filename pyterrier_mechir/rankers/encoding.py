@@ -149,8 +149,8 @@ class Padding:
 
 def _tokens_after(tokenizer: PreTrainedTokenizerBase, anchor: str, text: str) -> np.ndarray:
     """The ids of a text where it follows another."""
-    before, whole = (tokenizer(one, add_special_tokens=False)["input_ids"] for one in (anchor, anchor + text))
-    return np.array(whole[len(before) :], dtype=np.int64)  # type: ignore[arg-type, index]
+    before, whole = (tokenise(tokenizer, [one])[0].ids for one in (anchor, anchor + text))
+    return whole[len(before) :]
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,8 @@ class Template:
         Query and document are tokenised apart from the rest, so that each token belongs to one of them. That gives the
         tokens of the whole prompt: a space before a part goes with it, or is left out where the tokenizer puts its own
         there, and line breaks after a part go with it, as they may join its last mark. A part is tokenised after what
-        comes before it where it has other tokens alone.
+        comes before it where it has other tokens alone. (Only an empty part, or one that begins with a line break, may
+        have other tokens beside line breaks than in the whole.)
 
         Args:
             tokenizer: a fast tokenizer.
@@ -314,7 +315,7 @@ class Template:
         return ids, types, owners
 
 
-def ended_alike(sides: Sequence[Tokens], apart: Sequence[Tokens], n_last: int) -> list[Tokens]:
+def ended_alike(sides: Sequence[Tokens], apart: Sequence[Tokens], n_last: int) -> tuple[Tokens, Tokens]:
     """The sides of a pair with a prompt's line breaks apart on both, if only the shorter has them joined to its text.
 
     Tokenizers may make one token of a mark and the line breaks after it. Where one text goes on after the last mark of
@@ -328,5 +329,5 @@ def ended_alike(sides: Sequence[Tokens], apart: Sequence[Tokens], n_last: int) -
     joined = [not np.array_equal(side.ids[-n_last:], of.ids[-n_last:]) for side, of in zip(sides, apart, strict=True)]
     shorter = int(len(sides[1]) < len(sides[0]))
     if joined[shorter] and not joined[1 - shorter]:
-        return [apart[shorter], sides[1]] if shorter == 0 else [sides[0], apart[shorter]]
-    return list(sides)
+        return (sides[0], apart[1]) if shorter else (apart[0], sides[1])
+    return sides[0], sides[1]

@@ -83,7 +83,7 @@ class GenerativeReranker(Ranker):
             self._answers = [self._answer(*one) for one in given.items()]
 
     def _check(self) -> None:
-        if not self.anatomy.is_causal:
+        if not self.anatomy.architecture.is_decoder:
             raise ValueError(f"{self!r} is no decoder; a GenerativeReranker is one. Encoders make a CrossEncoder.")
         if self._classifies and self.model.config.num_labels != 1:
             raise ValueError(f"{self!r} has {self.model.config.num_labels} labels; a reranker's head has one.")
@@ -112,9 +112,10 @@ class GenerativeReranker(Ranker):
         prompt = self._prompt.replace("{query}", "a").replace("{document}", "a")
         ids = self._ids(prompt)
         is_open = prompt[-1:].isspace() or ids[-1] in self.tokenizer.added_tokens_decoder
-        for text in (answer, f" {answer}") if is_open else (f" {answer}", answer):
+        texts = (answer, f" {answer}") if is_open else (f" {answer}", answer)
+        for text in texts[:1] if prompt.endswith(" ") else texts:
             whole = self._ids(prompt + text)
-            if whole[:-1] == ids and whole[-1] != self.tokenizer.unk_token_id:
+            if answer.strip() and whole[:-1] == ids and whole[-1] != self.tokenizer.unk_token_id:
                 return whole[-1]
         raise ValueError(
             f"{option}={answer!r} is not one token after the template; choose an answer that is, or end the template "

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
@@ -136,10 +136,9 @@ def read_modules(name: str, ranker: str = "BiEncoder") -> Modules:
             settings = read_json(name, f"{path}/config.json") or {}
             found["pooling"] = settings.get("pooling_strategy")
             found["activation"] = settings.get("activation_function")
-        elif kind == "Dense" and "similarity" not in found:
-            found["projection"] = nn.Sequential(*found.get("projection", ()), *_dense(name, path))
         elif kind == "Dense":
-            raise ValueError(f"{name!r} projects normalised vectors, which BiEncoder does not do.")
+            linear = (read_tensor(name, path, f"linear.{part}") for part in ("weight", "bias"))
+            found["projection"] = _with_dense(found, name, read_json(name, f"{path}/config.json") or {}, *linear)
         elif kind == "Normalize":
             found["similarity"] = "cosine"
     settings = read_json(name, "config_sentence_transformers.json") or {}
@@ -167,7 +166,8 @@ def loaded_modules(model: Any) -> tuple[tuple[Any, Any], Modules]:
         elif kind == "Pooling":
             found["pooling"] = _pooling(name, module.get_config_dict())
         elif kind == "Dense":
-            found["projection"] = nn.Sequential(*found.get("projection", ()), module.linear, module.activation_function)
+            settings = module.get_config_dict()
+            found["projection"] = _with_dense(found, name, settings, module.linear.weight, module.linear.bias)
         elif kind == "Normalize":
             found["similarity"] = "cosine"
     if model.similarity_fn_name in SIMILARITIES:
@@ -193,34 +193,43 @@ def _pooling(name: str, settings: dict[str, Any]) -> str:
 _ACTIVATIONS = {"Identity": nn.Identity, "Tanh": nn.Tanh}
 
 
-def _dense(name: str, path: str) -> tuple[nn.Module, ...]:
-    """A linear map of vectors, and what comes after it."""
-    settings = read_json(name, f"{path}/config.json") or {}
+def _with_dense(
+    found: dict[str, Any], name: str, settings: dict[str, Any], weight: torch.Tensor | None, bias: torch.Tensor | None
+) -> nn.Sequential:
+    """The projection of what was found, followed by a Dense module.
+
+    Raises:
+        ValueError: the module does not come between pooling and normalisation, or does more than a linear map and tanh.
+    """
     kind = str(settings.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
-    others = {settings.get(f"module_{side}_name") for side in ("input", "output")} - {None, "sentence_embedding"}
-    if kind not in _ACTIVATIONS or others or settings.get("use_residual"):
-        what = f"{kind}, {', '.join(sorted(others)) or 'vectors'}, residual={bool(settings.get('use_residual'))}"
+    places = {settings.get(f"module_{side}_name") or "sentence_embedding" for side in ("input", "output")}
+    if kind not in _ACTIVATIONS or places != {"sentence_embedding"} or settings.get("use_residual"):
         raise ValueError(
-            f"{name!r} has a Dense module of {what}; BiEncoder computes one of vectors, without residual, with tanh or "
-            "no activation."
+            f"{name!r} has a Dense module with activation {kind} of {' and '.join(sorted(places))}"
+            f"{' and a residual' if settings.get('use_residual') else ''}; BiEncoder computes one of the pooled "
+            "vector, with tanh or no activation."
         )
-    weight, bias = (read_tensor(name, path, f"linear.{part}") for part in ("weight", "bias"))
+    if "similarity" in found:
+        raise ValueError(f"{name!r} projects normalised vectors, which BiEncoder does not do.")
     if weight is None:
-        raise ValueError(f"cannot load {name!r}: its Dense module has no weights in {path!r}.")
-    linear = nn.Linear(*weight.T.shape, bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight.float(), requires_grad=False)
+        raise ValueError(f"cannot load {name!r}: its Dense module has no weights.")
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.detach().float(), requires_grad=False)
     if bias is not None:
-        linear.bias = nn.Parameter(bias.float(), requires_grad=False)
-    return linear, _ACTIVATIONS[kind]()
+        linear.bias = nn.Parameter(bias.detach().float(), requires_grad=False)
+    return nn.Sequential(*found.get("projection", ()), linear, _ACTIVATIONS[kind]())
 
 
 def read_tensor(name: str, folder: str, key: str) -> torch.Tensor | None:
     """A weight in a folder of a checkpoint; None where there is none."""
     for file in ("model.safetensors", "pytorch_model.bin"):
         found = find_file(name, f"{folder}/{file}".lstrip("/"))
+        if found is not None and found.suffix == ".bin":
+            weight: torch.Tensor | None = torch.load(found, "cpu", weights_only=True).get(key)
+            return weight
         if found is not None:
-            weights = load_file(found) if found.suffix == ".safetensors" else torch.load(found, "cpu", weights_only=True)
-            return weights.get(key)
+            with safe_open(found, framework="pt") as weights:
+                return weights.get_tensor(key) if key in weights.keys() else None  # noqa: SIM118
     return None
 
 

@@ -243,8 +243,8 @@ class PairScorer(Keyed, pt.Transformer):
         ranker = self.ranker.facing(side)
         if self.sites.swept and ranker.sites().shape != self.ranker.sites().shape:
             raise ValueError(
-                f"{self!r} cannot patch queries: their encoder {ranker.short_name!r} has other layers, heads or neurons "
-                f"than that of documents, {self.ranker.short_name!r}."
+                f"{self!r} cannot patch queries: their encoder {ranker.short_name!r} has other layers, heads or "
+                f"neurons than that of documents, {self.ranker.short_name!r}."
             )
         contexts, baselines, perturbed, alignments = zip(*keys, strict=True)
         aligned = ranker.align(contexts, baselines, perturbed, alignments=alignments, filler=self.filler)
