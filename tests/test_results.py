@@ -267,7 +267,7 @@ def test_a_shard_that_was_put_in_by_hand_under_another_name_is_no_shard(bi_encod
 
 def test_two_runs_do_not_write_at_once(bi_encoder, path):
     results = PatchResults(path)
-    with results._writing({}, "cpu"), pytest.raises(ValueError, match="being written by another run"):
+    with results.session({}, "cpu"), pytest.raises(ValueError, match="being written by another run"):
         PatchScorer(bi_encoder).store(path)(_perturbed())
 
 

@@ -207,8 +207,12 @@ class PatchResults(pt.Artifact):
         return (item for item in super()._package_files() if not Path(item[0]).name.startswith("."))
 
     @contextmanager
-    def _writing(self, configuration: Mapping[str, Any], device: str) -> Iterator[Ledger]:
+    def session(self, configuration: Mapping[str, Any], device: str) -> Iterator[Ledger]:
         """Write results of a configuration, while nobody else does.
+
+        Args:
+            configuration: what decides the results, as :meth:`PatchScorer.about` says it, and the perturbation.
+            device: what the ranker runs on.
 
         Raises:
             ValueError: the artifact has another configuration, or is being written.

@@ -23,6 +23,9 @@ class Ledger:
 
     def __init__(self, shards: Shards):
         self._shards = shards
+        self._forget()
+
+    def _forget(self) -> None:
         self._paths: dict[int, Path] = {}
         self._places: dict[str, tuple[int, int]] = {}
         self._of_document: dict[tuple[str, str], str] = {}
@@ -43,7 +46,7 @@ class Ledger:
         """
         paths, faults = self._shards.check(n_shards)
         if not self._paths.items() <= paths.items():
-            self.__init__(self._shards)  # type: ignore[misc]
+            self._forget()
         for number in paths.keys() - self._paths.keys():
             self._register(number, self._shards.read(paths[number], ["qid", "docno", PAIR_HASH]).to_pandas())
         self._paths = paths

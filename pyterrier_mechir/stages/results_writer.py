@@ -92,7 +92,7 @@ class ResultsWriter(Keyed, pt.Transformer):
         if not len(made):
             return made if self.scorer is None else self.scorer.transform(made)
         pairs = made[["qid", "docno"]].assign(**{PAIR_HASH: _hashes(made, self.text_field)})
-        with self._results._writing(self._configuration(made), self._device()) as ledger:
+        with self._results.session(self._configuration(made), self._device()) as ledger:
             self._write(ledger, made, pairs)
             return made if self.scorer is None else self._ranked(made, ledger.rows(pairs[PAIR_HASH].tolist()))
 
