@@ -23,7 +23,7 @@ def demo(tmp_path_factory):
     """A small run of the demo in a process of its own, as a user starts it."""
     out = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-m", "pyterrier_mechir", "demo", *_SMALL, "--perturbation", "TDC", "--out", str(out)]
-    environment = {**os.environ, "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return out, subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=300)
 
 

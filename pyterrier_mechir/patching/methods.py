@@ -32,15 +32,15 @@ class Attribution:
         qk_fix: for queries and keys, recompute the softmax instead of taking its gradient, which vanishes where
             attention is saturated: ê is the sum over attention weights of [A(with the source's q, or k) - A] . ds/dA.
             Only for plain scaled dot-product attention: BERT, DistilBERT, ELECTRA, RoBERTa and XLM-R.
-        grad_drop: take the gradient once for each layer, with that layer's ``attn_out`` and ``mlp_out`` held constant,
-            so that a direct effect and an indirect one do not cancel: ê is the sum of the absolute values of these L
-            estimates over L - 1, L being the number of layers, since a component has no gradient where its own layer
-            is held. (No pass holds residual streams and embeddings, so theirs come out up to L / (L - 1) times as
-            great.) In post-norm models the norms stay in the stream. ê is unsigned, a measure of how much a site
-            matters rather than of which way it pushes: the patched score is given as s moved by ê towards the source's
-            score, so that normalised effects are ê / abs(s_p - s_b). It may exceed what any patch does, and serves to
-            rank sites, best together with ``screen``. It costs L backward passes at most, each through the layers up
-            to the one that is held.
+        grad_drop: take the gradient once for each layer, with that layer's ``attn_out`` and ``mlp_out`` (and
+            ``cross_attn_out``) held constant, so that a direct effect and an indirect one do not cancel: ê is the sum
+            of the absolute values of these L estimates over L - 1, L being the number of layers, since a component has
+            no gradient where its own layer is held. (No pass holds residual streams and embeddings, so theirs come out
+            up to L / (L - 1) times as great.) In post-norm models the norms stay in the stream. ê is unsigned, a
+            measure of how much a site matters rather than of which way it pushes: the patched score is given as s moved
+            by ê towards the source's score, so that normalised effects are ê / abs(s_p - s_b). It may exceed what any
+            patch does, and serves to rank sites, best together with ``screen``. It costs L backward passes at most,
+            each through the layers up to the one that is held.
     """
 
     qk_fix: bool = False

@@ -99,7 +99,7 @@ class MonoT5(Ranker):
         return {name: getattr(self, name) for name in ("stack", "template", "true", "false")}
 
     def on(self, stack: str) -> MonoT5:
-        """This ranker, of the same weights, with one of its stacks patched.
+        """This ranker, of the same weights, with one of its stacks patched; autoencoders stay with the other stack.
 
         Args:
             stack: ``encoder`` or ``decoder``.
