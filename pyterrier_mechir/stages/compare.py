@@ -83,7 +83,10 @@ def compare_heads(
         pt.validate.InputValidationError: a column is missing.
         ValueError: the components differ, or no document has effects in both.
     """
-    sides = _sides(first, second, estimator)
+    return _differences(_sides(first, second, estimator), ci, n_boot, seed)
+
+
+def _differences(sides: _Sides, ci: float, n_boot: int, seed: int) -> pd.DataFrame:
     everything = np.ones((1, len(sides.first.weights)))
     (one,), (other,) = sides.maps(everything)
     low = high = p_value = np.full(len(one), np.nan)
@@ -135,7 +138,10 @@ def head_agreement(
         pt.validate.InputValidationError: a column is missing.
         ValueError: as for :func:`compare_heads`, or ``k`` less than 1.
     """
-    sides = _sides(first, second, estimator)
+    return _agreement(_sides(first, second, estimator), k, ci, n_boot, seed)
+
+
+def _agreement(sides: _Sides, k: int, ci: float, n_boot: int, seed: int) -> pd.DataFrame:
     n_queries = len(sides.first.weights)
     deviates = norm.isf(levels(ci, n_queries)[0]) if n_queries > 1 else np.nan
     measures = _measures(_checked(k, len(sides.labels)))
@@ -253,13 +259,15 @@ class CompareHeads(Keyed, pt.Transformer):
             pt.validate.columns(frame, includes=[*COLUMNS, "docno"], context=self)
         if not len(first) and not len(second):
             return typed(pd.DataFrame(), _STATISTICS)
-        settings: dict[str, Any] = {"estimator": self.estimator, "ci": self.ci, "seed": self.seed}
-        out = compare_heads(first, second, n_boot=self.n_boot, **settings)
-        agreement = head_agreement(first, second, k=self.k, n_boot=self.n_boot, **settings)
+        sides = _sides(first, second, self.estimator)
+        out = _differences(sides, self.ci, self.n_boot, self.seed)
+        agreement = _agreement(sides, self.k, self.ci, self.n_boot, self.seed)
         out.attrs = {METADATA: {"agreement": agreement.to_dict("records")}}
         if min(first["qid"].nunique(), second["qid"].nunique()) >= 4:
             halves = {
-                name: split_halves(frame, k=self.k, **settings).to_dict("records")
+                name: split_halves(frame, k=self.k, estimator=self.estimator, ci=self.ci, seed=self.seed).to_dict(
+                    "records"
+                )
                 for name, frame in (("first", first), ("second", second))
             }
             out.attrs[METADATA]["stability"] = halves
