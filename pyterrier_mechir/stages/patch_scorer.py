@@ -55,7 +55,8 @@ class PatchScorer(PairScorer):
 
     - ``tokens``, ``tokens_baseline``, ``token_classes``: of each position of the two sides, unless ``positions="all"``.
 
-    The arrays are ``[layer, head]`` for heads and their q, k, v and pattern, ``[layer, neuron]`` for neurons, ``[1]``
+    The arrays are ``[layer, head]`` for heads and their q, k, v and pattern (``[layer, group]`` for k and v that groups
+    of heads share), ``[layer, neuron]`` for neurons, ``[1]``
     for the embeddings, ``[layer]`` for any other component, ``[site]`` for a list of components or ``block``, with NaN
     where ``heads``, ``layers`` or ``receivers`` leave a site out. Positions other than ``all`` add a last axis,
     ``[position]`` of the pair's own length, or ``[token class]``, with NaN where the pair has none of that class. A row
