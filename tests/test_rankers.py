@@ -139,14 +139,6 @@ def test_a_directory_gives_the_scores_of_the_loaded_model(tmp_path):
         assert_close(kind(str(path), device="cpu").score(QUERIES, TEXTS), expected)
 
 
-def test_weights_may_be_loaded_in_another_precision(tmp_path):
-    ranker = BiEncoder(save(tmp_path, "bert"), device="cpu", dtype="bfloat16")
-    assert ranker.model.dtype == torch.bfloat16
-    scores = ranker.score(QUERIES, TEXTS)
-    assert scores.dtype == np.float32
-    np.testing.assert_allclose(scores, BiEncoder(tmp_path, device="cpu").score(QUERIES, TEXTS), rtol=0.1)
-
-
 @pytest.mark.parametrize("dtype", ["single", "int8"])
 def test_an_unknown_dtype_is_refused_with_the_choices(dtype, tmp_path):
     with pytest.raises(ValueError, match=f"unknown dtype '{dtype}'; choose one of 'float32', 'bfloat16', 'float16'"):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyterrier_mechir.patching.recording import Recording, record
 from pyterrier_mechir.patching.sites import Site
 from pyterrier_mechir.rankers.bi_encoder import BiEncoder
+from pyterrier_mechir.rankers.precision import precision_of
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Part, Ranker
@@ -250,7 +251,7 @@ def _check_sum(ranker: Ranker, terms: Tensor, scores: Tensor) -> None:
         ValueError: they do not.
     """
     sums, size = terms.sum(1), terms.abs().sum(1)
-    rounding = max(torch.finfo(dtype).eps for dtype in (ranker.model.dtype, terms.dtype))
+    rounding = max(torch.finfo(dtype).eps for dtype in (precision_of(ranker.model), terms.dtype))
     off = (sums - scores).abs() > _DRIFT * rounding * size
     if off.any():
         at = int(off.nonzero()[0, 0])

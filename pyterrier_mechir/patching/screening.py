@@ -87,7 +87,7 @@ def screened(
     rng = np.random.default_rng(seed)
     sampled = np.sort(rng.permutation(others)[:k])
     among = np.sort(rng.permutation(len(pairs))[:SAMPLED_PAIRS])
-    error = _errors(_some(estimated, among, sampled), run(sweep, sampled, among), is_signed)
+    error = errors(some(estimated, among, sampled), run(sweep, sampled, among), is_signed)
     return replace(estimated, screening=Screening(tuple(sites[i].name for i in verified), *error))
 
 
@@ -103,14 +103,16 @@ def _effects(result: SweepResult) -> Iterator[np.ndarray]:
             yield (of_pair if of_pair.ndim == 2 else of_pair[:, None]) - score
 
 
-def _some(result: SweepResult, pairs: np.ndarray, sites: np.ndarray) -> SweepResult:
+def some(result: SweepResult, pairs: np.ndarray, sites: np.ndarray) -> SweepResult:
+    """The results of some pairs at some sites."""
+
     def of(way: Patched | None) -> list[np.ndarray] | None:
         return None if way is None else [way[pair][sites] for pair in pairs]
 
     return SweepResult(result.baseline[pairs], result.perturbed[pairs], of(result.denoise), of(result.noise))
 
 
-def _errors(estimated: SweepResult, exact: SweepResult, is_signed: bool) -> tuple[int, float, float, float]:
+def errors(estimated: SweepResult, exact: SweepResult, is_signed: bool = True) -> tuple[int, float, float, float]:
     """How many effects there are, the mean and greatest absolute error of their estimates, and the rank correlation."""
     found, wanted = (
         np.concatenate([np.empty(0), *(effect.ravel() for effect in _effects(result))]) for result in (estimated, exact)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,11 +13,13 @@ import torch
 from pyterrier_mechir.patching.batching import by_length
 from pyterrier_mechir.patching.paths import needed_to_patch, patched_scores
 from pyterrier_mechir.patching.positions import ALL, Positions
+from pyterrier_mechir.patching.products import packed_products
 from pyterrier_mechir.patching.recording import Batch, Recording, record
 from pyterrier_mechir.patching.replay import Edit, Run, replay
 from pyterrier_mechir.patching.sites import Site, SiteSet, activation_of
 
 if TYPE_CHECKING:
+    from pyterrier_mechir.patching.calibration import Calibration
     from pyterrier_mechir.patching.screening import Screening
     from pyterrier_mechir.rankers.base import Ranker
     from pyterrier_mechir.rankers.encoding import AlignedPair
@@ -40,6 +42,7 @@ class SweepResult:
         denoise: score of the baseline with the site taken from the perturbed run, if swept.
         noise: score of the perturbed side with the site taken from the baseline run, if swept.
         screening: how good the estimates are, of sweeps that verify the best of them.
+        calibration: how far the results are from float32, of models that multiply fewer bits.
     """
 
     baseline: np.ndarray
@@ -47,6 +50,7 @@ class SweepResult:
     denoise: Patched | None
     noise: Patched | None
     screening: Screening | None = None
+    calibration: Calibration | None = None
 
     def at(self, index: Sequence[int]) -> SweepResult:
         """The results of some pairs, in another order, or repeated."""
@@ -54,8 +58,13 @@ class SweepResult:
         def take(values: Patched | None) -> Patched | None:
             return [values[i] for i in index] if isinstance(values, list) else None if values is None else values[index]
 
-        scores = self.baseline[index], self.perturbed[index]
-        return SweepResult(*scores, take(self.denoise), take(self.noise), self.screening)
+        return replace(
+            self,
+            baseline=self.baseline[index],
+            perturbed=self.perturbed[index],
+            denoise=take(self.denoise),
+            noise=take(self.noise),
+        )
 
     @property
     def touched_nothing(self) -> bool:
@@ -82,8 +91,13 @@ class SweepResult:
                 return [np.asarray(np.stack(values[i::n]).mean(axis=0)) for i in range(n)]
             return None if values is None else mean(values)
 
-        means = mean(self.baseline), mean(self.perturbed), mean_of(self.denoise), mean_of(self.noise)
-        return SweepResult(*means, self.screening)
+        return replace(
+            self,
+            baseline=mean(self.baseline),
+            perturbed=mean(self.perturbed),
+            denoise=mean_of(self.denoise),
+            noise=mean_of(self.noise),
+        )
 
 
 class Runs(NamedTuple):
@@ -164,9 +178,10 @@ def sweep(
         return both.scores, _sweep_steps(ranker, inputs, base, source, steps, len(sites), runs.slots, patch, at_once)
 
     budget = at_once // copies
-    return in_batches(
-        ranker, pairs, query_inputs, len(sites), score, direction, batch_size, progress, positions, budget
-    )
+    with packed_products(ranker.anatomy):
+        return in_batches(
+            ranker, pairs, query_inputs, len(sites), score, direction, batch_size, progress, positions, budget
+        )
 
 
 def in_batches(

@@ -6,7 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from copy import copy
+from copy import copy, deepcopy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
@@ -48,6 +48,9 @@ Self = TypeVar("Self", bound="Ranker")
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
+REDUCED = ("bfloat16", "float16")
+"""Those in which only the products of the layers are computed."""
+
 UNLIMITED = 100_000
 """Tokenizers without a length limit of their own report a huge number; models give theirs."""
 
@@ -75,7 +78,9 @@ class Ranker(ABC):
         model: a Hugging Face id, a directory, or a loaded ``(model, tokenizer)``.
         max_length: longest sequence, in tokens with special ones; None takes the checkpoint's own.
         device: None takes CUDA, then MPS, then the CPU; a loaded model stays where it is unless a device is given.
-        dtype: of the weights of a checkpoint that is loaded, ``"float32"`` by default.
+        dtype: precision of the weights, ``"float32"`` by default. With ``"bfloat16"`` or ``"float16"`` the layers'
+            linear maps alone have and multiply fewer bits (see :mod:`~pyterrier_mechir.rankers.precision`); a loaded
+            model is then copied. Else a loaded model stays in the precision that it has.
 
     Attributes:
         name: how figures and reports call it: the id, the directory, or the model's class; may be set.
@@ -114,25 +119,29 @@ class Ranker(ABC):
         import transformers
 
         from pyterrier_mechir.rankers.loading import infer_device, load_checkpoint
+        from pyterrier_mechir.rankers.precision import reduce_products
 
+        precision = getattr(torch, one_of("dtype", dtype, DTYPES))
         if isinstance(model, tuple):
-            self.model, self.tokenizer = model
+            self.model, self.tokenizer = model if dtype not in REDUCED else (deepcopy(model[0]), model[1])
             self.name = type(self.model).__name__
             self._checkpoint: str | int = id(self.model)
             self.device = self.model.device if device is None else torch.device(device)
         else:
             self.name = self._checkpoint = str(model)
-            precision = getattr(torch, one_of("dtype", dtype, DTYPES))
             auto = getattr(transformers, auto_class)
-            self.model, self.tokenizer = load_checkpoint(self.name, auto, subfolder, precision)
+            loaded = "auto" if dtype in REDUCED else precision
+            self.model, self.tokenizer = load_checkpoint(self.name, auto, subfolder, loaded)
             self.device = infer_device(device)
+        if dtype in REDUCED:
+            reduce_products(self.model, precision)
         if not self.tokenizer.is_fast:
             raise ValueError(f"{type(self.tokenizer).__name__} is not a fast tokenizer; load it with use_fast=True.")
         self.anatomy = Anatomy(self.model)
         self.model.to(self.device).eval()  # type: ignore[arg-type]
         self.dtype = dtype
         self.max_length = max_length or self._longest()
-        self.batch_tokens = 4096 if self.device.type == "cpu" else 65536
+        self.batch_tokens = tokens_at_once(self.device)
         self._cuts_left = self.tokenizer.truncation_side == "left"
         self._template = self._made_template()
         self.vocabulary = Vocabulary(self.tokenizer)
@@ -193,17 +202,24 @@ class Ranker(ABC):
             ``ranker`` (the class), ``name``, ``revision`` (the commit of a checkpoint from the hub, else None),
             ``architecture``, ``dtype``, ``max_length`` and the ranker's own settings.
         """
+        from pyterrier_mechir.rankers.precision import precision_of
+
         about = {
             "ranker": type(self).__name__,
             "name": self.name,
             "revision": getattr(self.model.config, "_commit_hash", None),
             "architecture": type(self.model).__name__,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "dtype": str(precision_of(self.model)).removeprefix("torch."),
             "max_length": self.max_length,
             **self._settings(),
             **self._attached(),
         }
         return about | {"weights": self._fingerprint} if fingerprint else about
+
+    @property
+    def models(self) -> list[PreTrainedModel]:
+        """The transformers models that scores are computed by."""
+        return [self.model]
 
     def _attached(self) -> dict[str, Any]:
         of_site = self.anatomy.autoencoders.items()
@@ -335,8 +351,10 @@ class Ranker(ABC):
 
         if self.varies == "query":
             return self.facing("document").score(queries, texts, batch_size=batch_size, verbose=verbose)
+        from pyterrier_mechir.patching.products import packed_products
+
         scores = np.empty(len(texts), dtype=np.float32)
-        with torch.no_grad():
+        with torch.no_grad(), packed_products(self.anatomy):
             for part in self.parts(queries, texts, batch_size=batch_size, verbose=verbose):
                 encoded = self.encode(part.batch)
                 scores[part.rows] = self.compare(encoded[part.places], part.inputs).cpu().numpy()
@@ -683,6 +701,11 @@ class Ranker(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "lens"}
+
+
+def tokens_at_once(device: torch.device) -> int:
+    """How many tokens a forward pass has on a device, unless somebody says otherwise."""
+    return 4096 if device.type == "cpu" else 65536
 
 
 def last_attended(mask: torch.Tensor) -> torch.Tensor:

@@ -59,7 +59,7 @@ _ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel"}
 
 
 def load_checkpoint(
-    name: str, auto_class: Any, subfolder: str, dtype: torch.dtype
+    name: str, auto_class: Any, subfolder: str, dtype: torch.dtype | str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model and its tokenizer.
 

@@ -15,6 +15,7 @@ from pyterrier_mechir.rankers.dual_encoder import DualEncoder, in_one, inputs_of
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
     from pyterrier_mechir.patching.recording import Batch
 
@@ -118,6 +119,10 @@ class Splade(DualEncoder):
     def _key(self) -> tuple[Any, ...]:
         queries = () if self._query_encoder is None else (self._query_encoder._checkpoint,)
         return (*super()._key(), *queries)
+
+    @property
+    def models(self) -> list[PreTrainedModel]:
+        return [self.model] if self._query_encoder is None else [self.model, self._query_encoder.model]
 
     def _weights(self) -> dict[str, torch.Tensor]:
         if self._query_encoder is None:

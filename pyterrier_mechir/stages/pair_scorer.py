@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,19 +15,19 @@ import pyterrier as pt
 
 from pyterrier_mechir.patching.methods import Method, sweeper
 from pyterrier_mechir.patching.positions import ALL, Positions
-from pyterrier_mechir.patching.sites import Site, Sites
+from pyterrier_mechir.patching.sites import Site, Sites, SiteSet
 from pyterrier_mechir.perturb.base import Perturbation, as_perturbation
 from pyterrier_mechir.perturb.fillers import Filler
 from pyterrier_mechir.perturb.frequency import TFC1
-from pyterrier_mechir.rankers.base import Ranker, unique
+from pyterrier_mechir.rankers.base import REDUCED, Ranker, unique
 from pyterrier_mechir.results.pairs import METADATA, PERTURBATION
 from pyterrier_mechir.stages.inputs import Keyed, check_batch_size, check_ranker, check_results
 from pyterrier_mechir.stages.minimal_pairs import ADDED, MinimalPairs, PairColumns
 from pyterrier_mechir.stages.perturb_docs import PerturbDocs
 
 if TYPE_CHECKING:
+    from pyterrier_mechir.patching.calibration import Calibration
     from pyterrier_mechir.patching.metrics import Metric
-    from pyterrier_mechir.patching.screening import Screening
     from pyterrier_mechir.patching.sweep import SweepResult
     from pyterrier_mechir.rankers.encoding import AlignedPair
     from pyterrier_mechir.stages.results_writer import ResultsWriter
@@ -68,6 +69,8 @@ class PairScorer(Keyed, pt.Transformer):
     method: Method = "exact"
     screen: int | None = None
     metric: Metric | None = None
+
+    _calibration: Calibration | None = None
 
     def __init__(
         self,
@@ -111,11 +114,11 @@ class PairScorer(Keyed, pt.Transformer):
         scores = self.ranker.score(
             inp["query"].tolist(), inp[self.text_field].tolist(), batch_size=self.batch_size, verbose=self.verbose
         )
-        columns, screening = self._scored(pairs)
+        columns, swept = self._scored(pairs)
         out = inp.drop(columns=ADDED, errors="ignore").assign(score=scores, **columns)
         made_by = inp.attrs.get(METADATA, {}).get(PERTURBATION)
         known = {} if made_by is None else {PERTURBATION: made_by}
-        out.attrs = inp.attrs | {METADATA: known | self.about() | self._metadata(screening)}
+        out.attrs = inp.attrs | {METADATA: known | self.about() | self._metadata(swept)}
         return pt.model.add_ranks(out)
 
     def perturbed(self, inp: pd.DataFrame) -> pd.DataFrame:
@@ -166,11 +169,12 @@ class PairScorer(Keyed, pt.Transformer):
 
         return ResultsWriter(path, self, shard_size=shard_size)
 
-    def _metadata(self, screening: Screening | None) -> dict[str, Any]:
-        return {}
+    def _metadata(self, swept: SweepResult | None) -> dict[str, Any]:
+        calibration = None if swept is None else swept.calibration
+        return {} if calibration is None else {"calibration": asdict(calibration)}
 
-    def _scored(self, pairs: MinimalPairs) -> tuple[dict[str, Any], Screening | None]:
-        """The columns that scoring the pairs adds, and how good estimates among them are."""
+    def _scored(self, pairs: MinimalPairs) -> tuple[dict[str, Any], SweepResult | None]:
+        """The columns that scoring the pairs adds, and what was swept for them."""
         n = len(pairs.perturbed)
         changed = [i for i, text in enumerate(pairs.perturbed) if text is not None]
         same = [i for i in changed if pairs.perturbed[i] == pairs.baselines[i]]
@@ -190,7 +194,7 @@ class PairScorer(Keyed, pt.Transformer):
                 )
         rows = sorted(set(changed) - set(same) - set(unaligned))
         distinct, which = unique([pairs.key(i) for i in rows])
-        screening = None
+        swept = None
         if distinct:
             encoded, swept = self._sweep(distinct, pairs.side)
             if self.sites.swept and swept.touched_nothing:
@@ -201,14 +205,13 @@ class PairScorer(Keyed, pt.Transformer):
                     "same on both sides, or the score does not depend on it.",
                     stacklevel=4,
                 )
-            screening = swept.screening
             place = dict(zip(encoded, range(len(encoded)), strict=True))
             found = [(row, place[pair]) for row, pair in zip(rows, which, strict=True) if pair in place]
             results.set_sweep([row for row, _ in found], [pair for _, pair in found], swept)
             if self.slots != ALL:
                 aligned = list(encoded.values())
                 results.set_tokens({row: aligned[pair] for row, pair in found}, self.ranker.tokenizer)
-        return results.columns(self.min_delta), screening
+        return results.columns(self.min_delta), swept
 
     def _check_alignments(self, pairs: MinimalPairs) -> None:
         patched = {part.component for i in self.sites.swept for part in self.sites.sites[i].parts}
@@ -253,16 +256,31 @@ class PairScorer(Keyed, pt.Transformer):
         places = dict(zip(keyed, range(len(keyed)), strict=True))
         pairs = list(keyed.values())
         distinct, _ = unique(contexts)
-        if self.metric is None:
-            inputs = ranker.query_inputs(distinct)
-        else:
-            ranker, pairs, inputs = self.metric.observed(ranker, pairs, distinct)
+        sites = [self.sites.sites[i] for i in self.sites.swept]
+
+        def run(contexts: Sequence[str], pairs: Sequence[AlignedPair], sites: Sequence[Site | SiteSet]) -> SweepResult:
+            if self.metric is None:
+                of_metric, observed, inputs = ranker, pairs, ranker.query_inputs(contexts)
+            else:
+                of_metric, observed, inputs = self.metric.observed(ranker, pairs, contexts)
+            return sweep(of_metric, observed, inputs, sites, self.direction, self.batch_size, update, self.slots)
+
         with pt.tqdm(total=len(pairs), desc=repr(self.ranker), unit="pair", disable=not self.verbose) as bar:
-            sites = self.sites
-            swept = [sites.sites[i] for i in sites.swept]
-            result = sweep(ranker, pairs, inputs, swept, self.direction, self.batch_size, bar.update, self.slots)
+            update = bar.update
+            result = run(distinct, pairs, sites)
+        if ranker.dtype in REDUCED and pairs:
+            result = replace(result, calibration=self._calibrated(result, run, ranker, distinct, pairs, sites))
         of_fillers = result.at([places[pair.key()] for pair in aligned if pair is not None])
         return encoded, of_fillers.mean_over(len(aligned) // len(keys))
+
+    def _calibrated(self, *sample: Any) -> Calibration:
+        """How far what is computed in fewer bits is from float32, found out and told once."""
+        if self._calibration is None:
+            from pyterrier_mechir.patching.calibration import calibrated
+
+            self._calibration = calibrated(*sample)
+            warnings.warn(str(self._calibration), stacklevel=6)
+        return self._calibration
 
 
 def _plain(value: Any) -> Any:

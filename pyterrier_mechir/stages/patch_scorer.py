@@ -18,7 +18,7 @@ from pyterrier_mechir.stages.pair_scorer import PairScorer
 
 if TYPE_CHECKING:
     from pyterrier_mechir.patching.metrics import Metric
-    from pyterrier_mechir.patching.screening import Screening
+    from pyterrier_mechir.patching.sweep import SweepResult
 
 
 class PatchScorer(PairScorer):
@@ -188,9 +188,10 @@ class PatchScorer(PairScorer):
         sites = upstream(sites, self.paths_to)
         return sites if self.metric is None else self.metric.upstream(sites)
 
-    def _metadata(self, screening: Screening | None) -> dict[str, Any]:
+    def _metadata(self, swept: SweepResult | None) -> dict[str, Any]:
         sites = [site.name for site in self.sites.sites]
-        metadata: dict[str, Any] = {"sites": sites, "direction": self.direction}
+        metadata: dict[str, Any] = {"sites": sites, "direction": self.direction} | super()._metadata(swept)
+        screening = None if swept is None else swept.screening
         if self.slots.labels is not None:
             metadata["slots"] = self.slots.labels
         if screening is not None:

@@ -1,0 +1,118 @@
+"""The linear maps of a model's layers with their weights laid out for the processor.
+
+PyTorch multiplies matrices on a CPU through MKL, from weights in their usual order. oneDNN, which PyTorch comes with
+and its compiler uses, multiplies faster from weights that it has laid out once, and applies a GELU that follows to each
+part of the product while it is in the cache. Sums are the same but for their order. Weights are laid out when they are
+first used, kept as long as the model lives, and laid out again where somebody changed them.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import GELUActivation
+
+from pyterrier_mechir.patching.hooks import overridden
+from pyterrier_mechir.rankers.precision import Reduced
+
+if TYPE_CHECKING:
+    from pyterrier_mechir.rankers.anatomy import Anatomy
+
+LARGEST = 2**30
+"""Most bytes of weights of a model's layers that are laid out, since these are kept twice."""
+
+_ROWS = 2048
+"""Rows that the layout is chosen for."""
+
+
+class _Packed(NamedTuple):
+    weight: Tensor
+    of: tuple[int, int]
+
+
+_packed: WeakKeyDictionary[nn.Module, _Packed] = WeakKeyDictionary()
+
+
+@contextmanager
+def packed_products(anatomy: Anatomy) -> Iterator[None]:
+    """Compute the linear maps of the layers from packed weights, in runs without gradients.
+
+    It changes nothing where that is of no use: on a GPU, on other processors than x86, for large models.
+    """
+    maps: list[Any] = [module for layer in anatomy.layers for module in layer.modules() if _can_be_packed(module)]
+    if sum(int(linear.weight.nbytes) for linear in maps) > LARGEST or not _is_supported():
+        maps = []
+    with ExitStack() as stack:
+        activated = {} if not maps else _activations(anatomy, maps)
+        forwards = [(linear, _product(linear, is_activated=linear in activated)) for linear in maps]
+        forwards += [(activation, lambda value: value) for activation in activated.values()]
+        stack.enter_context(overridden((module, _without_gradients(module, it)) for module, it in forwards))
+        yield
+
+
+def _can_be_packed(module: nn.Module) -> bool:
+    if type(module) not in (nn.Linear, Reduced) or "forward" in module.__dict__:
+        return False
+    weight: Any = module.weight
+    reduced = isinstance(module, Reduced) and not module.in_full
+    return weight.device.type == "cpu" and weight.dtype == (torch.bfloat16 if reduced else torch.float32)
+
+
+def _is_supported() -> bool:
+    return (
+        platform.machine().lower() in ("x86_64", "amd64")
+        and torch.backends.mkldnn.is_available()
+        and bool(torch.backends.mkldnn.enabled)
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    )
+
+
+def _activations(anatomy: Anatomy, maps: list[Any]) -> dict[nn.Module, nn.Module]:
+    """The maps whose output goes through a GELU and nowhere else, and that GELU."""
+    found: dict[nn.Module, nn.Module] = {}
+    paths = anatomy.architecture.mlp_in
+    for layer in anatomy.layers if len(paths) == 1 else ():
+        into = layer.get_submodule(paths[0])
+        gelus = [module for module in layer.modules() if _is_gelu(module)]
+        if into in maps and len(gelus) == 1 and into.weight.shape[0] == anatomy.n_neurons:  # type: ignore[index]
+            found[into] = gelus[0]
+    return found
+
+
+def _is_gelu(module: nn.Module) -> bool:
+    if isinstance(module, nn.GELU):
+        return module.approximate == "none"
+    return isinstance(module, GELUActivation) and getattr(module, "act", None) is nn.functional.gelu
+
+
+def _without_gradients(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A forward, but for the module's own where gradients are taken."""
+    own = type(module).forward
+    return lambda value: own(module, value) if torch.is_grad_enabled() else forward(value)
+
+
+def _product(linear: Any, is_activated: bool) -> Callable[[Tensor], Tensor]:
+    weight, bias, multiply = _laid_out(linear), linear.bias, torch.ops.mkldnn._linear_pointwise
+    after: tuple[str, list[float], str] = ("gelu", [], "none") if is_activated else ("none", [], "")
+    precision = weight.dtype
+    if precision == torch.float32:
+        return lambda value: multiply(value, weight, bias, *after)
+    bias = None if bias is None else bias.to(precision)
+    if is_activated:
+        return lambda value: multiply(value.to(precision), weight, bias, *after)
+    return lambda value: multiply(value.to(precision), weight, bias, *after).float()
+
+
+def _laid_out(linear: Any) -> Tensor:
+    weight = linear.weight.detach()
+    now = (weight.data_ptr(), linear.weight._version)
+    if linear not in _packed or _packed[linear].of != now:
+        _packed[linear] = _Packed(torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS), now)
+    return _packed[linear].weight
