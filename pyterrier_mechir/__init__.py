@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.rankers.mono_t5 import MonoT5
     from pyterrier_mechir.rankers.splade import Splade
     from pyterrier_mechir.results.artifact import PatchResults
+    from pyterrier_mechir.run import run_sweep
     from pyterrier_mechir.stages.aggregate import AggregateHeads
     from pyterrier_mechir.stages.attention_patterns import AttentionPatterns
     from pyterrier_mechir.stages.compare import CompareHeads, compare_heads, head_agreement, split_halves
@@ -105,6 +106,7 @@ _HOMES = {
     "plot_heads": "plots.heads",
     "plot_layers": "plots.layers",
     "plot_positions": "plots.positions",
+    "run_sweep": "run",
     "split_halves": "stages.compare",
     "steering_vectors": "stages.steer",
 }
@@ -156,6 +158,7 @@ __all__ = [
     "plot_heads",
     "plot_layers",
     "plot_positions",
+    "run_sweep",
     "split_halves",
     "steering_vectors",
 ]

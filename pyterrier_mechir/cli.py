@@ -24,12 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(markdown(), end="")
         return 0
-    from pyterrier_mechir.demo import run
-
     try:
         if options.command == "report":
             _report(options)
+        elif options.command == "run":
+            _run(options)
         else:
+            from pyterrier_mechir.demo import run
+
             run(options)
     except CommandError as error:
         print(f"pyterrier-mechir: {error}", file=sys.stderr)
@@ -38,6 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("pyterrier-mechir: interrupted.", file=sys.stderr)
         return 130
     return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    from pyterrier_mechir.run.config import run_file
+
+    results = run_file(options.config, verbose=not options.quiet)
+    print(f"{results.path} holds {len(results)} pairs.")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -87,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--out", type=Path, default=Path("mechir-demo"), metavar="DIR", help="where the results are written"
     )
+    run = commands.add_parser(
+        "run",
+        help="a long run that a TOML file describes; started again, it goes on where it was",
+        description="Run what a TOML file describes, and write the results as they are computed. Started again, the "
+        "same command goes on where it was.",
+    )
+    run.add_argument("config", type=Path, metavar="FILE", help="such as examples/run.toml")
+    run.add_argument("--quiet", action="store_true", help="show no progress bar")
     report = commands.add_parser(
         "report",
         help="write a report of stored results: one HTML page",

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import shutil
-import sys
 import tempfile
 import time
 import warnings
@@ -33,6 +30,7 @@ from pyterrier_mechir._options import CommandError
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.catalogue import CATALOGUE
 from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.retrieval import collection, first_stage, quiet
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -50,11 +48,11 @@ def run(options: Namespace) -> None:
     """
     begin = time.perf_counter()
     ranker = _ranker(options.ranker, options.type)
-    dataset, topics, qrels = _collection(options.dataset)
+    dataset, topics, qrels = collection(options.dataset, "topics", "qrels")
     topics = topics.sample(min(options.num_queries, len(topics)), random_state=options.seed)
     with tempfile.TemporaryDirectory() as directory:
-        bm25, idf = _bm25(dataset, options.num_results, directory)
-        with _quiet():
+        bm25, idf = first_stage(dataset, Path(directory) / "index", options.num_results, say=_say)
+        with quiet():
             retrieved = bm25.transform(topics)
         _say(f"Retrieved {len(retrieved)} documents for {topics['qid'].nunique()} queries with BM25.")
         perturbation = _perturbation(options.perturbation, idf, ranker, options.seed)
@@ -119,52 +117,6 @@ def _ranker(name: str | None, kind: str) -> Ranker:
     return ranker
 
 
-def _collection(name: str) -> tuple[Any, pd.DataFrame, pd.DataFrame]:
-    try:
-        with _quiet():
-            dataset = pt.get_dataset(name)
-            return dataset, dataset.get_topics(), dataset.get_qrels()
-    except Exception as error:
-        reason = next((str(argument) for argument in error.args if argument), type(error).__name__)
-        raise CommandError(f"cannot read the dataset {name!r}: {reason}") from error
-
-
-def _bm25(dataset: Any, num_results: int, directory: str) -> tuple[pt.Transformer, Any]:
-    """BM25 with its texts, and where document frequencies are to be read."""
-    try:
-        from pyterrier_pisa import PisaIndex
-    except ImportError:
-        _say("PISA is not available on this platform; indexing with PyTerrier's Terrier, which needs Java.")
-        indexer = pt.IterDictIndexer(directory, overwrite=True)
-        reference = indexer.index(_documents(dataset))
-        retriever = pt.terrier.Retriever(reference, wmodel="BM25", num_results=num_results)
-        return retriever >> _texts(dataset), _documents(dataset)
-    with _quiet():
-        index = PisaIndex(str(Path(directory) / "index"), text_field="text").index(_documents(dataset))
-        retriever = index.bm25(num_results=num_results)
-    _say(f"Indexed {len(index)} documents with PISA.")
-    return retriever >> _texts(dataset), index
-
-
-def _documents(dataset: Any) -> Iterator[dict[str, str]]:
-    for document in dataset.get_corpus_iter(verbose=False):
-        yield {"docno": document["docno"], "text": _joined(document)}
-
-
-def _joined(document: dict[str, Any]) -> str:
-    """The text of a document: its field ``text``, else all its fields that are strings."""
-    if isinstance(document.get("text"), str):
-        return str(document["text"])
-    return " ".join(value for field, value in document.items() if field != "docno" and isinstance(value, str))
-
-
-def _texts(dataset: Any) -> pt.Transformer:
-    fields = next(iter(dataset.get_corpus_iter(verbose=False)), {"text": ""})
-    if isinstance(fields.get("text"), str):
-        return dataset.text_loader("text")
-    return dataset.text_loader("*") >> pt.apply.text(lambda row: _joined({field: row[field] for field in fields}))
-
-
 def _experiment(
     bm25: pt.Transformer, ranker: Ranker, pairs: pd.DataFrame, topics: pd.DataFrame, qrels: pd.DataFrame
 ) -> pd.DataFrame:
@@ -172,7 +124,7 @@ def _experiment(
 
     measures = [nDCG @ 10, RR, AP]
     names = ["BM25", f"BM25 >> {ranker.short_name}", "... >> PerturbDocs >> PatchScorer"]
-    with _quiet(), warnings.catch_warnings():
+    with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         table = pt.Experiment([bm25, bm25 >> ranker.scorer(), pairs], topics, qrels, measures, names=names)
     return table[["name", *map(str, measures)]]
@@ -226,32 +178,6 @@ def _report(heads: pd.DataFrame, table: pd.DataFrame) -> None:
     _say(rows.to_string(index=False, float_format="{:+.3f}".format))
     _say("\npt.Experiment on the same queries:\n")
     _say(table.to_string(index=False, float_format="{:.3f}".format))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what C++ and libraries write to the process's standard output and error."""
-    _flush()
-    saved = [os.dup(descriptor) for descriptor in (1, 2)]
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        for descriptor in (1, 2):
-            os.dup2(nowhere, descriptor)
-        yield
-    finally:
-        _flush()
-        for descriptor, copy in zip((1, 2), saved, strict=True):
-            os.dup2(copy, descriptor)
-            os.close(copy)
-        os.close(nowhere)
-
-
-def _flush() -> None:
-    """Empty the buffers of Python and, where there is one, of the C library."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if os.name == "posix":
-        ctypes.CDLL(None).fflush(None)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from pyterrier_mechir.patching.gradients import (
 )
 from pyterrier_mechir.patching.methods import Attribution, IntegratedGradients
 from pyterrier_mechir.patching.positions import ALL, Positions
+from pyterrier_mechir.patching.products import packed_products
 from pyterrier_mechir.patching.recording import Batch, Recording, record
 from pyterrier_mechir.patching.replay import at_positions
 from pyterrier_mechir.patching.sites import Site, SiteSet, activation_of
@@ -71,9 +72,10 @@ def attribute(
             return _integrated(ranker, runs, keys, parts, len(sites), method.steps)
 
     budget = ranker.batch_tokens // (SHARE * (2 if direction == "both" else 1))
-    return in_batches(
-        ranker, pairs, query_inputs, len(sites), score, direction, batch_size, progress, positions, budget
-    )
+    with packed_products(ranker.anatomy):
+        return in_batches(
+            ranker, pairs, query_inputs, len(sites), score, direction, batch_size, progress, positions, budget
+        )
 
 
 def _parts(sites: Sequence[Site | SiteSet], n_layers: int) -> Parts:

@@ -9,9 +9,15 @@ import numpy as np
 SLACK = 8
 """Largest difference of length, in tokens, within a batch that is formed by tokens."""
 
+ENOUGH = 4
+"""Which part of its budget a batch should have before equal length is preferred to more items."""
+
 
 def by_length(lengths: np.ndarray, budget: int, batch_size: int | None = None) -> Iterator[np.ndarray]:
     """Split items into batches of like length, longest first.
+
+    A batch takes all items of one length that its budget allows. If these are less than a part of the budget, so that
+    the processor would not be busy, it takes shorter ones too, which are then padded.
 
     Args:
         lengths: of the items, in tokens.
@@ -24,11 +30,13 @@ def by_length(lengths: np.ndarray, budget: int, batch_size: int | None = None) -
     order = np.argsort(-lengths, kind="stable")
     begin = 0
     while begin < len(order):
-        longest = int(lengths[order[begin]])
+        longest = max(1, int(lengths[order[begin]]))
         if batch_size is not None:
             size = batch_size
         else:
-            fitting = lengths[order[begin : begin + max(1, budget // max(1, longest))]]
-            size = int(np.count_nonzero(fitting >= longest - SLACK))
+            fitting = lengths[order[begin : begin + max(1, budget // longest)]]
+            equal, alike = (int(np.count_nonzero(fitting >= longest - slack)) for slack in (0, SLACK))
+            enough = int(-(-budget // (ENOUGH * longest)))
+            size = max(1, equal, min(alike, enough))
         yield order[begin : begin + size]
         begin += size

@@ -30,18 +30,24 @@ LARGEST = 2**30
 _ROWS = 2048
 """Rows that the layout is chosen for."""
 
+_NOTHING: tuple[str, list[float], str] = ("none", [], "")
+"""What comes after a product that nothing comes after."""
+
 
 class _Packed(NamedTuple):
+    """Weights that are laid out, of which weights at which time."""
+
     weight: Tensor
     of: tuple[int, int]
 
 
 _packed: WeakKeyDictionary[nn.Module, _Packed] = WeakKeyDictionary()
+_transposed: WeakKeyDictionary[nn.Module, _Packed] = WeakKeyDictionary()
 
 
 @contextmanager
 def packed_products(anatomy: Anatomy) -> Iterator[None]:
-    """Compute the linear maps of the layers from packed weights, in runs without gradients.
+    """Compute the linear maps of the layers from packed weights; gradients pass through them where weights take none.
 
     It changes nothing where that is of no use: on a GPU, on other processors than x86, for large models.
     """
@@ -51,8 +57,8 @@ def packed_products(anatomy: Anatomy) -> Iterator[None]:
     with ExitStack() as stack:
         activated = {} if not maps else _activations(anatomy, maps)
         forwards = [(linear, _product(linear, is_activated=linear in activated)) for linear in maps]
-        forwards += [(activation, lambda value: value) for activation in activated.values()]
-        stack.enter_context(overridden((module, _without_gradients(module, it)) for module, it in forwards))
+        forwards += [(gelu, _by_mode(gelu, lambda value: value)) for gelu in activated.values()]
+        stack.enter_context(overridden(forwards))
         yield
 
 
@@ -92,27 +98,54 @@ def _is_gelu(module: nn.Module) -> bool:
     return isinstance(module, GELUActivation) and getattr(module, "act", None) is nn.functional.gelu
 
 
-def _without_gradients(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A forward, but for the module's own where gradients are taken."""
+_Forward = Callable[[Tensor], Tensor]
+
+
+def _by_mode(module: nn.Module, plain: _Forward, differentiable: _Forward | None = None) -> _Forward:
+    """A forward for runs without gradients, and one for those with them, which may be the module's own."""
     own = type(module).forward
-    return lambda value: own(module, value) if torch.is_grad_enabled() else forward(value)
+    with_gradients = differentiable or (lambda value: own(module, value))
+    return lambda value: with_gradients(value) if torch.is_grad_enabled() else plain(value)
 
 
-def _product(linear: Any, is_activated: bool) -> Callable[[Tensor], Tensor]:
-    weight, bias, multiply = _laid_out(linear), linear.bias, torch.ops.mkldnn._linear_pointwise
-    after: tuple[str, list[float], str] = ("gelu", [], "none") if is_activated else ("none", [], "")
+def _product(linear: Any, is_activated: bool) -> _Forward:
+    weight, multiply = _laid_out(linear), torch.ops.mkldnn._linear_pointwise
     precision = weight.dtype
-    if precision == torch.float32:
-        return lambda value: multiply(value, weight, bias, *after)
-    bias = None if bias is None else bias.to(precision)
-    if is_activated:
-        return lambda value: multiply(value.to(precision), weight, bias, *after)
-    return lambda value: multiply(value.to(precision), weight, bias, *after).float()
+    bias = None if linear.bias is None else linear.bias.detach().to(precision)
+    after: tuple[str, list[float], str] = ("gelu", [], "none") if is_activated else _NOTHING
+
+    def plain(value: Tensor) -> Tensor:
+        product = multiply(value.to(precision), weight, bias, *after)
+        return product if is_activated else product.float()
+
+    def differentiable(value: Tensor) -> Tensor:
+        if linear.weight.requires_grad:
+            return type(linear).forward(linear, value)
+        return _Product.apply(value, weight, bias, linear)
+
+    return _by_mode(linear, plain, differentiable)
 
 
-def _laid_out(linear: Any) -> Tensor:
+class _Product(torch.autograd.Function):
+    """A linear map of packed weights that take no gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, weight: Tensor, bias: Tensor | None, linear: nn.Module) -> Tensor:
+        ctx.linear = linear
+        return torch.ops.mkldnn._linear_pointwise(value.to(weight.dtype), weight, bias, *_NOTHING).float()
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        weight = _laid_out(ctx.linear, transposed=True)
+        slope = slopes[0].to(weight.dtype)
+        return torch.ops.mkldnn._linear_pointwise(slope, weight, None, *_NOTHING).float(), None, None, None
+
+
+def _laid_out(linear: Any, transposed: bool = False) -> Tensor:
+    known = _transposed if transposed else _packed
     weight = linear.weight.detach()
     now = (weight.data_ptr(), linear.weight._version)
-    if linear not in _packed or _packed[linear].of != now:
-        _packed[linear] = _Packed(torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS), now)
-    return _packed[linear].weight
+    if linear not in known or known[linear].of != now:
+        given = weight.T.contiguous() if transposed else weight
+        known[linear] = _Packed(torch.ops.mkldnn._reorder_linear_weight(given, _ROWS), now)
+    return known[linear].weight

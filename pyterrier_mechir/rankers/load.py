@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,11 @@ class Choice(NamedTuple):
 
     ranker: str
     reason: str
+
+    @property
+    def of_class(self) -> type[Ranker]:
+        """The class."""
+        return getattr(import_module(f"pyterrier_mechir.rankers.{_HOMES[self.ranker]}"), self.ranker)
 
 
 _HOMES = {
@@ -42,12 +48,8 @@ def load_ranker(name: str | Path, *, verbose: bool = True, **options: Any) -> Ra
     Raises:
         ValueError: the checkpoint cannot be found or read, or its files do not tell.
     """
-    from importlib import import_module
-
     choice = choose(str(name))
-    made: Ranker = getattr(import_module(f"pyterrier_mechir.rankers.{_HOMES[choice.ranker]}"), choice.ranker)(
-        name, **options
-    )
+    made = choice.of_class(name, **options)
     if verbose:
         settings = ", ".join(f"{key}={value!r}" for key, value in made._settings().items() if value not in (None, ""))
         print(f"{made.short_name}: {choice.ranker}({settings}), because {choice.reason}.", file=sys.stderr)

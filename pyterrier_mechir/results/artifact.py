@@ -12,11 +12,12 @@ from pathlib import Path
 from platform import python_version
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 from filelock import FileLock, Timeout
 
-from pyterrier_mechir.results.ledger import PAIR_HASH, Ledger
+from pyterrier_mechir.results.ledger import PAIR_HASH, Ledger, digests
 from pyterrier_mechir.results.shards import Shards, write_whole
 from pyterrier_mechir.results.tables import to_frame
 
@@ -155,7 +156,12 @@ class PatchResults(pt.Artifact):
     @property
     def digest(self) -> str:
         """A digest of all pairs, whatever their order: two runs that have the same read the same texts."""
-        return hashlib.sha256("\n".join(sorted(self.pairs()[PAIR_HASH])).encode()).hexdigest()[:32]
+        known = [digests(self._shards.read(path, [PAIR_HASH])[PAIR_HASH].to_pylist()) for path in self._intact()]
+        made, separator = hashlib.sha256(), ""
+        for one in np.sort(np.concatenate([digests([]), *known])).view("V16"):
+            made.update(f"{separator}{one.tobytes().hex()}".encode())
+            separator = "\n"
+        return made.hexdigest()[:32]
 
     @property
     def about(self) -> dict[str, Any]:
@@ -165,7 +171,7 @@ class PatchResults(pt.Artifact):
 
     def __len__(self) -> int:
         """The number of pairs."""
-        return len(self.pairs())
+        return sum(self._shards.read(path, []).num_rows for path in self._intact())
 
     def __bool__(self) -> bool:
         return True

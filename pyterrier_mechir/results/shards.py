@@ -29,6 +29,7 @@ class Shards:
     def __init__(self, directory: Path):
         self.directory = directory
         self._intact: set[str] = set()
+        self._damaged: dict[int, list[Path]] = {}
 
     def files(self) -> dict[int, list[Path]]:
         """The files of each number, in order; more than one where a damaged shard was written again."""
@@ -46,12 +47,14 @@ class Shards:
         """
         files = self.files()
         intact, faults = {}, []
+        self._damaged = {}
         for number in range(max([n_shards, *(n + 1 for n in files)])):
             whole = [path for path in files.get(number, []) if self._is_intact(path)]
             if whole:
                 intact[number] = whole[-1]
             else:
-                names = ", ".join(path.name for path in files.get(number, []))
+                self._damaged[number] = files.get(number, [])
+                names = ", ".join(path.name for path in self._damaged[number])
                 faults.append(f"shard {number} is damaged ({names})" if names else f"shard {number} is missing")
         return intact, faults
 
@@ -68,16 +71,16 @@ class Shards:
         return pq.read_table(path, columns=None if columns is None else list(columns))
 
     def write(self, number: int, table: pa.Table) -> Path:
-        """Write a shard, in place of what there is of that number; the file that it is in."""
+        """Write a shard, in place of what :meth:`check` found damaged of that number; the file that it is in."""
         self.directory.mkdir(parents=True, exist_ok=True)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         content = sink.getvalue()
         path = self.directory / f"{number:06d}-{_digest(content)}.parquet"
-        replaced = [other for other in self.files().get(number, []) if other != path]
         write_whole(path, content)
-        for other in replaced:
-            other.unlink()
+        for other in self._damaged.pop(number, []):
+            if other != path:
+                other.unlink(missing_ok=True)
         self._intact.add(path.name)
         return path
 

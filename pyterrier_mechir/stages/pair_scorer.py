@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -28,8 +30,10 @@ from pyterrier_mechir.stages.perturb_docs import PerturbDocs
 if TYPE_CHECKING:
     from pyterrier_mechir.patching.calibration import Calibration
     from pyterrier_mechir.patching.metrics import Metric
+    from pyterrier_mechir.patching.recording import Batch
     from pyterrier_mechir.patching.sweep import SweepResult
     from pyterrier_mechir.rankers.encoding import AlignedPair
+    from pyterrier_mechir.stages.estimate import Estimate
     from pyterrier_mechir.stages.results_writer import ResultsWriter
 
 
@@ -169,6 +173,40 @@ class PairScorer(Keyed, pt.Transformer):
 
         return ResultsWriter(path, self, shard_size=shard_size)
 
+    def estimate(self, frame: pd.DataFrame, *, seconds: float = 10.0) -> Estimate:
+        """What scoring a frame will cost on this device, before it is paid.
+
+        Some pairs of a sample are scored and patched to find out.
+
+        Args:
+            frame: what the stage would be given.
+            seconds: about how long the probe may take; a single patch of a large model may take longer.
+
+        Returns:
+            Forward passes, tokens, seconds and memory (:class:`~pyterrier_mechir.stages.estimate.Estimate`); printed,
+            one line.
+
+        Raises:
+            pt.validate.InputValidationError: a column is missing.
+            ValueError: a query or text that is not a string, or a (qid, docno) that comes twice.
+        """
+        from pyterrier_mechir.stages.estimate import SAMPLED_ROWS, Probe, estimated
+
+        check_results(self, frame, self.text_field)
+        part = frame if len(frame) <= SAMPLED_ROWS else frame.sample(SAMPLED_ROWS, random_state=0)
+        begin = perf_counter()
+        made = MinimalPairs.of(self.perturbed(part), self.text_field)
+        apart = [made.key(row) for row, text in enumerate(made.perturbed) if text not in (None, made.baselines[row])]
+        keys = unique([key for key in apart if key[3] != "free"])[0]
+        ranker, contexts, aligned = self._aligned(keys, made.side) if keys else (self.ranker, [], [])
+        of_texts = perf_counter() - begin
+        pairs = list({pair.key(): pair for pair in aligned if pair is not None}.values())
+        sites = [self.sites.sites[i] for i in self.sites.swept]
+        n_ways = 2 if self.direction == "both" else 1
+        run = partial(self._run, ranker, contexts)
+        probe = Probe(ranker, pairs, sites, self.slots, n_ways, self.method == "exact", run)
+        return estimated(probe, len(part), len(frame), of_texts, seconds)
+
     def _metadata(self, swept: SweepResult | None) -> dict[str, Any]:
         calibration = None if swept is None else swept.calibration
         return {} if calibration is None else {"calibration": asdict(calibration)}
@@ -240,9 +278,10 @@ class PairScorer(Keyed, pt.Transformer):
         queries, documents = (contexts, texts) if pairs.side == "document" else (texts, contexts)
         return self.ranker.score(queries, documents, batch_size=self.batch_size)
 
-    def _sweep(self, keys: list[tuple[str, str, str, str]], side: str) -> tuple[dict[int, AlignedPair], SweepResult]:
-        """Sweep distinct pairs: those that could be encoded, and their results, averaged over fillers."""
-        sweep = sweeper(self.method, self.screen, self.paths_to)
+    def _aligned(
+        self, keys: Sequence[tuple[str, str, str, str]], side: str
+    ) -> tuple[Ranker, list[str], list[AlignedPair | None]]:
+        """Encode distinct pairs: the ranker that scores them, their contexts, and the pairs, of each filler in turn."""
         ranker = self.ranker.facing(side)
         if self.sites.swept and ranker.sites().shape != self.ranker.sites().shape:
             raise ValueError(
@@ -251,34 +290,45 @@ class PairScorer(Keyed, pt.Transformer):
             )
         contexts, baselines, perturbed, alignments = zip(*keys, strict=True)
         aligned = ranker.align(contexts, baselines, perturbed, alignments=alignments, filler=self.filler)
+        return ranker, unique(contexts)[0], aligned
+
+    def _run(
+        self,
+        ranker: Ranker,
+        contexts: Sequence[str],
+        pairs: Sequence[AlignedPair],
+        sites: Sequence[Site | SiteSet],
+        progress: Callable[[int], object] | None = None,
+    ) -> SweepResult:
+        """Sweep some pairs at some sites, and measure what is measured."""
+        sweep = sweeper(self.method, self.screen, self.paths_to)
+        inputs: Batch
+        if self.metric is None:
+            inputs = ranker.query_inputs(contexts)
+        else:
+            ranker, pairs, inputs = self.metric.observed(ranker, pairs, contexts)
+        return sweep(ranker, pairs, inputs, sites, self.direction, self.batch_size, progress, self.slots)
+
+    def _sweep(self, keys: list[tuple[str, str, str, str]], side: str) -> tuple[dict[int, AlignedPair], SweepResult]:
+        """Sweep distinct pairs: those that could be encoded, and their results, averaged over fillers."""
+        ranker, contexts, aligned = self._aligned(keys, side)
         encoded = {i: pair for i, pair in enumerate(aligned[: len(keys)]) if pair is not None}
         keyed = {pair.key(): pair for pair in aligned if pair is not None}
         places = dict(zip(keyed, range(len(keyed)), strict=True))
-        pairs = list(keyed.values())
-        distinct, _ = unique(contexts)
-        sites = [self.sites.sites[i] for i in self.sites.swept]
-
-        def run(contexts: Sequence[str], pairs: Sequence[AlignedPair], sites: Sequence[Site | SiteSet]) -> SweepResult:
-            if self.metric is None:
-                of_metric, observed, inputs = ranker, pairs, ranker.query_inputs(contexts)
-            else:
-                of_metric, observed, inputs = self.metric.observed(ranker, pairs, contexts)
-            return sweep(of_metric, observed, inputs, sites, self.direction, self.batch_size, update, self.slots)
-
+        pairs, sites = list(keyed.values()), [self.sites.sites[i] for i in self.sites.swept]
         with pt.tqdm(total=len(pairs), desc=repr(self.ranker), unit="pair", disable=not self.verbose) as bar:
-            update = bar.update
-            result = run(distinct, pairs, sites)
+            result = self._run(ranker, contexts, pairs, sites, bar.update)
         if ranker.dtype in REDUCED and pairs:
-            result = replace(result, calibration=self._calibrated(result, run, ranker, distinct, pairs, sites))
+            result = replace(result, calibration=self._calibrated(result, ranker, contexts, pairs, sites))
         of_fillers = result.at([places[pair.key()] for pair in aligned if pair is not None])
         return encoded, of_fillers.mean_over(len(aligned) // len(keys))
 
-    def _calibrated(self, *sample: Any) -> Calibration:
+    def _calibrated(self, result: SweepResult, ranker: Ranker, *swept: Any) -> Calibration:
         """How far what is computed in fewer bits is from float32, found out and told once."""
         if self._calibration is None:
             from pyterrier_mechir.patching.calibration import calibrated
 
-            self._calibration = calibrated(*sample)
+            self._calibration = calibrated(result, partial(self._run, ranker), ranker, *swept)
             warnings.warn(str(self._calibration), stacklevel=6)
         return self._calibration
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from copy import copy
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
+import pyarrow as pa
 import pyterrier as pt
 
 from pyterrier_mechir.results.artifact import PatchResults
-from pyterrier_mechir.results.ledger import PAIR_HASH, Ledger
+from pyterrier_mechir.results.ledger import PAIR_HASH, Index, Ledger
 from pyterrier_mechir.results.pairs import METADATA, PERTURBATION
 from pyterrier_mechir.stages.inputs import Keyed, check_batch_size
 from pyterrier_mechir.stages.minimal_pairs import ADDED, MinimalPairs
@@ -91,24 +95,77 @@ class ResultsWriter(Keyed, pt.Transformer):
             made = self.scorer.perturbed(inp)
         if not len(made):
             return made if self.scorer is None else self.scorer.transform(made)
-        pairs = made[["qid", "docno"]].assign(**{PAIR_HASH: _hashes(made, self.text_field)})
-        with self._results.session(self._configuration(made), self._device()) as ledger:
-            self._write(ledger, made, pairs)
-            return made if self.scorer is None else self._ranked(made, ledger.rows(pairs[PAIR_HASH].tolist()))
+        hashed = with_hashes(made, self.text_field)
+        with self._session(made) as ledger:
+            lacking = hashed.iloc[ledger.index.lacking(hashed)]
+            shown = self.scorer is not None and self.scorer.verbose
+            with pt.tqdm(total=len(lacking), desc=self._label, unit="pair", disable=not shown) as bar:
+                self._write(ledger, lacking, bar.update)
+            return made if self.scorer is None else self._ranked(made, ledger.rows(hashed[PAIR_HASH].tolist()))
 
-    def _write(self, ledger: Ledger, made: pd.DataFrame, pairs: pd.DataFrame) -> None:
-        lacking, scorer = ledger.lacking(pairs), copy(self.scorer)
-        if scorer is not None:
-            scorer.verbose = False
-        shown, name = (False, None) if self.scorer is None else (self.scorer.verbose, repr(self.scorer.ranker))
-        with pt.tqdm(total=len(lacking), desc=name, unit="pair", disable=not shown) as bar:
-            for start in range(0, len(lacking), self.shard_size):
-                rows = lacking[start : start + self.shard_size]
-                part = made.iloc[rows]
-                scored = part if scorer is None else scorer.transform(part)
-                hashes = pairs[PAIR_HASH].iloc[rows].to_numpy()
-                ledger.append(scored.drop(columns="rank", errors="ignore").assign(**{PAIR_HASH: hashes}))
-                bar.update(len(rows))
+    def stream(
+        self,
+        frames: Iterable[pd.DataFrame],
+        done: Callable[[int, int], object],
+        listen: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        """Score and write frames one after the other, in the memory that the largest of them takes.
+
+        Args:
+            frames: as for :meth:`transform`; what is written of them is not ranked, which is for reading.
+            done: called with how many pairs came, and how many of them were written already.
+            listen: the context in which pairs are perturbed and scored.
+
+        Raises:
+            ValueError: as :meth:`transform`, or there is no scorer, or the frames were perturbed in several ways.
+        """
+        if self.scorer is None:
+            raise ValueError("a writer without a scorer has nothing to compute; give writer() a scorer.")
+        parts = in_parts(alike(map(self.scorer.perturbed, frames)), self.shard_size)
+        with listen():
+            first = next(parts, None)
+        if first is None:
+            return
+        with self._session(first) as ledger, listen():
+            for part in chain([first], parts):
+                hashed = with_hashes(part, self.text_field)
+                lacking = hashed.iloc[ledger.index.lacking(hashed)]
+                self._write(ledger, lacking)
+                done(len(part), len(part) - len(lacking))
+
+    def receive(
+        self,
+        like: pd.DataFrame,
+        computed: Callable[[Index], Iterable[pa.Table]],
+        done: Callable[[int, int], object],
+    ) -> None:
+        """Write what is computed elsewhere, as it comes.
+
+        Args:
+            like: some of the scorer's input, with its perturbed side, which says what was perturbed how.
+            computed: gives, of the pairs that are not in an index, what :func:`scored` makes, as tables.
+            done: as for :meth:`stream`.
+        """
+        with self._session(like) as ledger:
+            for table in computed(ledger.index):
+                rows = ledger.index.lacking(table.select(["qid", "docno", PAIR_HASH]).to_pandas())
+                if len(rows):
+                    ledger.append(table if len(rows) == len(table) else table.take(rows))
+                done(len(table), len(table) - len(rows))
+
+    def _session(self, made: pd.DataFrame) -> AbstractContextManager[Ledger]:
+        return self._results.session(self._configuration(made), self._device())
+
+    @property
+    def _label(self) -> str | None:
+        return None if self.scorer is None else repr(self.scorer.ranker)
+
+    def _write(self, ledger: Ledger, lacking: pd.DataFrame, done: Callable[[int], object] | None = None) -> None:
+        for start in range(0, len(lacking), self.shard_size):
+            part = lacking.iloc[start : start + self.shard_size]
+            ledger.append(scored(self.scorer, part))
+            if done is not None:
+                done(len(part))
 
     def _ranked(self, made: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
         added = {name: results[name].to_numpy() for name in ADDED if name in results.columns}
@@ -127,9 +184,63 @@ class ResultsWriter(Keyed, pt.Transformer):
         return "unknown" if self.scorer is None else str(self.scorer.ranker.device)
 
 
-def _hashes(frame: pd.DataFrame, text_field: str) -> list[str]:
-    """A digest of each row's query and texts."""
+def with_hashes(frame: pd.DataFrame, text_field: str) -> pd.DataFrame:
+    """A frame with its ``pair_hash``: a digest of each row's query and texts."""
     pairs = MinimalPairs.of(frame, text_field)
     made = ("" if text is None else pairs.key(row)[1:] for row, text in enumerate(pairs.perturbed))
     rows = zip(frame["qid"], frame["docno"], frame["query"], frame[text_field], made, strict=True)
-    return [hashlib.blake2b(repr(row).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest() for row in rows]
+    encoded = (repr(row).encode("utf-8", "surrogatepass") for row in rows)
+    return frame.assign(**{PAIR_HASH: [hashlib.blake2b(row, digest_size=16).hexdigest() for row in encoded]})
+
+
+def scored(scorer: PairScorer | None, part: pd.DataFrame) -> pd.DataFrame:
+    """What is stored of pairs with their ``pair_hash``: what a scorer makes of them, without ranks.
+
+    Args:
+        scorer: None where they are scored.
+        part: the pairs.
+    """
+    given = part.drop(columns=PAIR_HASH)
+    if scorer is not None:
+        quiet = copy(scorer)
+        quiet.verbose = False
+        given = quiet.transform(given)
+    return given.drop(columns="rank", errors="ignore").assign(**{PAIR_HASH: part[PAIR_HASH].to_numpy()})
+
+
+def in_parts(frames: Iterable[pd.DataFrame], size: int) -> Iterator[pd.DataFrame]:
+    """Frames, joined or split into frames of a size; only the last may be smaller."""
+    waiting: list[pd.DataFrame] = []
+    for frame in frames:
+        waiting.append(frame)
+        n = sum(map(len, waiting))
+        if n >= size:
+            whole = _joined(waiting)
+            yield from (whole.iloc[start : start + size] for start in range(0, n - n % size, size))
+            waiting = [whole.iloc[n - n % size :]] if n % size else []
+    if waiting:
+        yield _joined(waiting)
+
+
+def alike(frames: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """The frames that have rows.
+
+    Raises:
+        ValueError: they were perturbed in several ways.
+    """
+    ways: set[str] = set()
+    for frame in frames:
+        if not len(frame):
+            continue
+        ways.add(str(frame.attrs.get(METADATA, {}).get(PERTURBATION)))
+        if len(ways) > 1:
+            raise ValueError(
+                f"the frames of a run differ in perturbation, {' and '.join(sorted(ways))}; run them apart."
+            )
+        yield frame
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    joined = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+    joined.attrs = frames[-1].attrs
+    return joined

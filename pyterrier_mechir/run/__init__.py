@@ -1,0 +1,205 @@
+"""Sweeps of any length: streamed, resumed, and on as many machines as there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+from pyterrier_mechir._options import one_of
+from pyterrier_mechir.results.artifact import PatchResults
+from pyterrier_mechir.run.notes import Notes, heard
+from pyterrier_mechir.stages.inputs import check_batch_size
+from pyterrier_mechir.stages.pair_scorer import PairScorer
+from pyterrier_mechir.stages.perturb_docs import PerturbStage
+from pyterrier_mechir.stages.results_writer import ResultsWriter, in_parts
+
+ENGINES = ("local", "ray")
+TOPICS = 8
+"""Topics that are retrieved for at once."""
+
+
+def run_sweep(
+    pipeline: pt.Transformer,
+    frame: pd.DataFrame | Iterable[pd.DataFrame] | str | Path,
+    out: str | Path,
+    *,
+    engine: str = "local",
+    shard_size: int = 256,
+    n_workers: int | None = None,
+    verbose: bool = True,
+) -> PatchResults:
+    """Score pairs of any number and write the results, in memory that does not grow with the number.
+
+    What the artifact holds is not computed again, whatever wrote it: a run that died goes on where it was when it is
+    started again, with this engine or another.
+
+    Args:
+        pipeline: a :class:`~pyterrier_mechir.PatchScorer` or :class:`~pyterrier_mechir.PairScorer`, or a pipeline that
+            ends with one, such as ``bm25 >> PerturbDocs(TFC1()) >> PatchScorer(ranker)``.
+        frame: what the pipeline takes, topics or ``qid, query, docno, text``: a frame; an iterable of frames; or the
+            path of a Parquet file, or of a directory of these. The pipeline is given some rows at a time: a frame is
+            cut between queries (unless all stages work row by row), the frames of an iterable are taken as they come,
+            files are read in pieces, whatever their queries. A stage that needs all documents of a query at once, such
+            as a rank cutoff, therefore goes with topics or a frame.
+        out: directory of the artifact, which is made if it is not there.
+        engine: ``local`` (this process), or ``ray``: Ray Data puts the work on the workers of the cluster that Ray is
+            connected to or ``RAY_ADDRESS`` names, else of one that it starts on this machine, one on each GPU if there
+            are any. It needs ``pip install "pyterrier-mechir[ray]"``.
+        shard_size: pairs that are computed and written together.
+        n_workers: of ``ray``, each of which has a copy of the ranker; None takes one for each GPU, or for four cores.
+        verbose: show a progress bar, with an estimate of the time that is left.
+
+    Returns:
+        The artifact; ``frame()`` reads the results with their ranks, ``shards()`` part by part.
+
+    Raises:
+        TypeError: the pipeline does not end with a scorer, or the frame is none of these.
+        ValueError: an unusable option; the artifact holds results of another configuration, is being written by another
+            run, or has a document with other texts; or a stage cannot be sent to workers.
+        ImportError: Ray is not installed.
+
+    Warns:
+        UserWarning: all that the scorer warns of, once, at the end.
+    """
+    one_of("engine", engine, ENGINES)
+    if n_workers is not None and (engine == "local" or n_workers < 1):
+        raise ValueError(f"n_workers={n_workers} is of use for engine='ray' only, and at least 1; leave it out.")
+    before, scorer = split(pipeline)
+    writer = ResultsWriter(out, scorer, shard_size=check_batch_size(shard_size) or 256)
+    by_row = all(isinstance(stage, PerturbStage) for stage in before)
+    source = Source.of(frame, shard_size, by_row)
+    notes = Notes()
+    try:
+        with pt.tqdm(
+            desc=repr(scorer.ranker), unit="pair", total=source.n_pairs, smoothing=0, disable=not verbose
+        ) as bar:
+            if engine == "local":
+                frames = (applied(before, block) for block in source.blocks)
+                writer.stream(frames, _shown(bar), lambda: heard(notes.add))
+            else:
+                from pyterrier_mechir.run.on_ray import run_on_ray
+
+                run_on_ray(writer, scorer, before, source, n_workers, notes.add, _shown(bar))
+    finally:
+        notes.tell()
+    return PatchResults(out)
+
+
+def split(pipeline: Any) -> tuple[list[pt.Transformer], PairScorer]:
+    """The stages before a pipeline's scorer, and the scorer.
+
+    Raises:
+        TypeError: it does not end with a scorer.
+    """
+    stages = list(pipeline) if isinstance(pipeline, pt.Compose) else [pipeline]
+    scorer = stages.pop()
+    if not isinstance(scorer, PairScorer):
+        raise TypeError(
+            f"the pipeline of a run should be or end with a PatchScorer or a PairScorer, not {scorer!r}; what comes "
+            "after it is for the results of the run."
+        )
+    return stages, scorer
+
+
+def applied(stages: Sequence[pt.Transformer], frame: pd.DataFrame) -> pd.DataFrame:
+    """What stages make of a frame, one after the other."""
+    for stage in stages:
+        frame = stage.transform(frame)
+    return frame
+
+
+class Source(NamedTuple):
+    """What a run reads.
+
+    Args:
+        blocks: frames.
+        n_pairs: how many rows they have; None where nobody knows.
+        path: of the Parquet files that they come from, if they do.
+    """
+
+    blocks: Iterator[pd.DataFrame]
+    n_pairs: int | None = None
+    path: str | None = None
+
+    @classmethod
+    def of(cls, frame: Any, size: int, by_row: bool) -> Source:
+        """Read a frame, an iterable of frames or Parquet files, about ``size`` rows at a time.
+
+        Args:
+            frame: what is read.
+            size: how many rows.
+            by_row: whether the rows of a query in a frame may come apart.
+
+        Raises:
+            TypeError: it is none of these.
+            ValueError: there are no such files.
+        """
+        if isinstance(frame, pd.DataFrame):
+            of_documents = "docno" in frame.columns
+            blocks = in_parts([frame], size) if by_row else _blocks(frame, size if of_documents else TOPICS)
+            return cls(blocks, len(frame) if of_documents else None)
+        if isinstance(frame, (str, Path)):
+            return cls._of_files(frame, size)
+        if isinstance(frame, Iterable):
+            return cls(map(_checked, frame))
+        raise TypeError(_UNREADABLE.format(type(frame).__name__))
+
+    @classmethod
+    def _of_files(cls, path: str | Path, size: int) -> Source:
+        import pyarrow as pa
+        import pyarrow.dataset as files
+
+        try:
+            found = files.dataset(str(path), format="parquet")
+            n_rows, of_documents = found.count_rows(), "docno" in found.schema.names
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ValueError(f"cannot read {str(path)!r} as Parquet: {error}") from error
+        batches = found.to_batches(batch_size=size if of_documents else TOPICS, batch_readahead=2, fragment_readahead=1)
+        frames = (pa.Table.from_batches([batch]).to_pandas() for batch in batches if len(batch))
+        return cls(frames, n_rows if of_documents else None, str(path))
+
+    def begun(self) -> tuple[pd.DataFrame | None, Source]:
+        """The first block, and the source that still has it."""
+        first = next(self.blocks, None)
+        return first, self if first is None else self._replace(blocks=chain([first], self.blocks))
+
+
+_UNREADABLE = "frame should be a DataFrame, an iterable of DataFrames or the path of Parquet files, not a {}."
+
+
+def _checked(frame: Any) -> pd.DataFrame:
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(_UNREADABLE.format(f"{type(frame).__name__} in an iterable"))
+    return frame
+
+
+def _blocks(frame: pd.DataFrame, size: int) -> Iterator[pd.DataFrame]:
+    """Parts of a frame of at least ``size`` rows, with all rows of a query in one; only the last may be smaller."""
+    if "qid" not in frame.columns:
+        yield frame
+        return
+    codes = pd.factorize(frame["qid"])[0]
+    order = np.argsort(codes, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(codes[order])) + 1, len(order))
+    start = 0
+    for end in ends.tolist():
+        if end - start >= size or end == len(order):
+            yield frame.iloc[order[start:end]]
+            start = end
+
+
+def _shown(bar: Any) -> Callable[[int, int], None]:
+    """Show on a bar how many pairs came, and leave those that were written already out of its estimate of time."""
+
+    def show(n: int, n_written: int) -> None:
+        if not bar.disable:
+            bar.initial += n_written
+            bar.update(n)
+
+    return show
