@@ -58,6 +58,7 @@ def append_x(text):
         ({"component": "block", "positions": "each"}, lambda tokens: 9 * tokens),
         ({"heads": [(1, 2)]}, lambda tokens: 1 + 0 * tokens),
         ({"method": "attribution"}, lambda tokens: 0 * tokens),
+        ({"receivers": "L2H0.q"}, lambda tokens: 8 + 0 * tokens),
     ],
 )
 def test_passes_and_tokens_are_counted(ranker, options, patches):
@@ -71,6 +72,11 @@ def test_passes_and_tokens_are_counted(ranker, options, patches):
     assert found.seconds > 0
     assert found.memory > 2**20
     assert str(found).startswith(f"5 pairs x {found.n_sites} sites: {found.forward_passes:,} forward passes")
+
+
+def test_a_screening_is_probed_as_a_whole(ranker):
+    scorer = PatchScorer(ranker, perturbation=append_x, method="attribution", screen=2)
+    assert scorer.estimate(frame_of(5), seconds=0.1).seconds > 0
 
 
 def test_pairs_that_are_scored_only_have_both_sides_and_the_text(ranker):

@@ -129,6 +129,13 @@ def test_effects_come_with_their_distance_from_float32(frame, method):
         assert scorer.transform(frame).attrs["mechir"]["calibration"] == calibration
 
 
+def test_the_parts_of_a_stored_run_are_compared_once(frame, tmp_path):
+    stored = PatchScorer(BiEncoder(build("bert", classifier=False), dtype="bfloat16")).store(tmp_path, shard_size=1)
+    with pytest.warns(UserWarning, match="bfloat16: on a sample of 1 pairs") as told:
+        stored.transform(frame)
+    assert len([warning for warning in told if "on a sample" in str(warning.message)]) == 1
+
+
 def test_scores_without_patches_come_with_their_distance_too(frame):
     scorer = PairScorer(BiEncoder(build("bert", classifier=False), dtype="bfloat16"))
     with pytest.warns(UserWarning, match=r"scores are within [^ ]* of float32's\.$"):

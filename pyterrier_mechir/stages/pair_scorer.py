@@ -74,8 +74,6 @@ class PairScorer(Keyed, pt.Transformer):
     screen: int | None = None
     metric: Metric | None = None
 
-    _calibration: Calibration | None = None
-
     def __init__(
         self,
         ranker: Ranker,
@@ -92,6 +90,7 @@ class PairScorer(Keyed, pt.Transformer):
         self.text_field = text_field
         self.batch_size = check_batch_size(batch_size)
         self.verbose = verbose
+        self._calibrations: list[Calibration] = []  # of the first frame; copies of the stage have the same list
         if not filler:
             raise ValueError('no filler given; name one, such as "a".')
         if perturbation is not None:
@@ -325,12 +324,12 @@ class PairScorer(Keyed, pt.Transformer):
 
     def _calibrated(self, result: SweepResult, ranker: Ranker, *swept: Any) -> Calibration:
         """How far what is computed in fewer bits is from float32, found out and told once."""
-        if self._calibration is None:
+        if not self._calibrations:
             from pyterrier_mechir.patching.calibration import calibrated
 
-            self._calibration = calibrated(result, partial(self._run, ranker), ranker, *swept)
-            warnings.warn(str(self._calibration), stacklevel=6)
-        return self._calibration
+            self._calibrations.append(calibrated(result, partial(self._run, ranker), ranker, *swept))
+            warnings.warn(str(self._calibrations[0]), stacklevel=6)
+        return self._calibrations[0]
 
 
 def _plain(value: Any) -> Any:
