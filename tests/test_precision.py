@@ -200,6 +200,24 @@ def test_gradients_pass_through_the_plain_maps(bi_encoder):
     assert seen["z"].grad.abs().sum() > 0
 
 
+def test_a_hook_before_the_gelu_sees_what_goes_into_it(bi_encoder):
+    layer, seen = bi_encoder.model.encoder.layer[0], []
+    keep = layer.intermediate.dense.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
+    bi_encoder.score(QUERIES[:1], TEXTS[:1])
+    keep.remove()
+    given, product = seen[-1]
+    torch.testing.assert_close(product, layer.intermediate.dense(given), rtol=1e-5, atol=1e-5)
+    assert (product < -1).any()
+
+
+def test_weights_made_in_inference_mode_are_left_alone():
+    model, tokenizer = build("bert", classifier=False)
+    with torch.inference_mode():
+        made = deepcopy(model)
+    wanted = BiEncoder((model, tokenizer)).score(QUERIES, TEXTS)
+    np.testing.assert_allclose(BiEncoder((made, tokenizer)).score(QUERIES, TEXTS), wanted, rtol=1e-5)
+
+
 def test_large_models_are_not_kept_twice(bi_encoder, layouts, monkeypatch):
     monkeypatch.setattr(products, "LARGEST", 1000)
     with packed_products(bi_encoder.anatomy):

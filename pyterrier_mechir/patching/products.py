@@ -66,6 +66,8 @@ def _can_be_packed(module: nn.Module) -> bool:
     if type(module) not in (nn.Linear, Reduced) or "forward" in module.__dict__:
         return False
     weight: Any = module.weight
+    if weight.is_inference():
+        return False
     reduced = isinstance(module, Reduced) and not module.in_full
     return weight.device.type == "cpu" and weight.dtype == (torch.bfloat16 if reduced else torch.float32)
 
@@ -87,9 +89,19 @@ def _activations(anatomy: Anatomy, maps: list[Any]) -> dict[nn.Module, nn.Module
     for layer in anatomy.layers if len(paths) == 1 else ():
         into = layer.get_submodule(paths[0])
         gelus = [module for module in layer.modules() if _is_gelu(module)]
-        if into in maps and len(gelus) == 1 and into.weight.shape[0] == anatomy.n_neurons:  # type: ignore[index]
+        if (
+            into in maps
+            and len(gelus) == 1
+            and not _is_watched(into, gelus[0])
+            and into.weight.shape[0] == anatomy.n_neurons
+        ):  # type: ignore[index]
             found[into] = gelus[0]
     return found
+
+
+def _is_watched(linear: nn.Module, gelu: nn.Module) -> bool:
+    """Whether somebody's hook sees what passes from one to the other."""
+    return bool(linear._forward_hooks or gelu._forward_pre_hooks or gelu._forward_hooks)
 
 
 def _is_gelu(module: nn.Module) -> bool:
