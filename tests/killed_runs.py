@@ -1,5 +1,7 @@
 """Runs that are killed at random moments, for test_results.py: a process that forks each run, and kills it.
 
+It writes nothing itself, so that no library has threads when it forks.
+
 Usage: ``python killed_runs.py DIRECTORY``; leaves ``undisturbed`` and ``killed`` there, and prints what happened.
 """
 
@@ -14,6 +16,8 @@ from pathlib import Path
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
 
 import pandas as pd
+import pyarrow.compute
+import pyarrow.parquet
 import torch
 from models import QUERIES, TEXTS, build
 
@@ -32,20 +36,27 @@ def main(directory: Path) -> None:
         ]
     )
     scorer = PatchScorer(BiEncoder(build("bert", classifier=False)))
-    begin = time.perf_counter()
-    scorer.store(directory / "undisturbed", shard_size=3)(frame)
-    whole = time.perf_counter() - begin
-    rng, path, written = random.Random(0), directory / "killed", []
-    for _ in range(20):
+    scorer.about(fingerprint=True)
+    scorer(frame.head(9))
+
+    def begun(path: Path) -> int:
         child = os.fork()
         if child == 0:
             scorer.store(path, shard_size=3)(frame)
             os._exit(0)
+        return child
+
+    begin = time.perf_counter()
+    os.waitpid(begun(directory / "undisturbed"), 0)
+    whole = time.perf_counter() - begin
+    rng, path, written = random.Random(0), directory / "killed", []
+    for _ in range(20):
+        child = begun(path)
         time.sleep(rng.uniform(0, whole / 9))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         written.append(len(list((path / "shards").glob("*.parquet"))) if path.exists() else 0)
-    scorer.store(path, shard_size=3)(frame)
+    os.waitpid(begun(path), 0)
     print(json.dumps({"kills": len(written), "progressed": len(set(written)), "written": written, "whole": whole}))
 
 

@@ -454,7 +454,7 @@ def test_tables_keep_types_and_bits(n_rows):
 def test_a_run_killed_twenty_times_and_resumed_is_the_undisturbed_one(tmp_path):
     script = Path(__file__).with_name("killed_runs.py")
     process = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=150, check=False
     )
     assert process.returncode == 0, process.stderr[-3000:]
     said = json.loads(process.stdout.splitlines()[-1])
