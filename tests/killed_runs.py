@@ -16,8 +16,6 @@ from pathlib import Path
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
 
 import pandas as pd
-import pyarrow.compute
-import pyarrow.parquet
 import torch
 from models import QUERIES, TEXTS, build
 
