@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from peers.material import MODELS, passages_of_lab, save_model
 from torch import nn
+from transformers import AutoModel, AutoTokenizer
 
 from pyterrier_mechir import BiEncoder
 from pyterrier_mechir.patching.products import packed_products
@@ -52,10 +53,11 @@ class Work(NamedTuple):
 def rankers(name: str, dtypes: Sequence[str], device: str) -> Iterator[BiEncoder]:
     """A model of a size in several precisions."""
     with TemporaryDirectory() as directory:
-        save_model(name, Path(directory) / name)
+        save_model(name, Path(directory))
+        model = AutoModel.from_pretrained(directory, add_pooling_layer=False)
+        loaded = model, AutoTokenizer.from_pretrained(directory)
         for dtype in dtypes:
-            pooling = MODELS[name].pooling
-            yield BiEncoder(Path(directory) / name, pooling=pooling, similarity="dot", dtype=dtype, device=device)
+            yield BiEncoder(loaded, pooling=MODELS[name].pooling, similarity="dot", dtype=dtype, device=device)
 
 
 def work_of(ranker: BiEncoder, n: int) -> Work:
