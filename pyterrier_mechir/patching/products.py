@@ -87,14 +87,14 @@ def _activations(anatomy: Anatomy, maps: list[Any]) -> dict[nn.Module, nn.Module
     found: dict[nn.Module, nn.Module] = {}
     paths = anatomy.architecture.mlp_in
     for layer in anatomy.layers if len(paths) == 1 else ():
-        into = layer.get_submodule(paths[0])
+        into: Any = layer.get_submodule(paths[0])
         gelus = [module for module in layer.modules() if _is_gelu(module)]
         if (
             into in maps
             and len(gelus) == 1
             and not _is_watched(into, gelus[0])
             and into.weight.shape[0] == anatomy.n_neurons
-        ):  # type: ignore[index]
+        ):
             found[into] = gelus[0]
     return found
 
