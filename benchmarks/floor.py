@@ -74,7 +74,7 @@ def operations(work: Work) -> float:
     """Floating-point operations that an exact head sweep cannot avoid."""
     ranker, lengths = work.ranker, np.array([len(pair.classes) for pair in work.pairs], dtype=np.float64)
     anatomy, last = ranker.anatomy, ranker.n_layers - 1
-    sizes = [sum(m.weight.numel() for m in layer.modules() if isinstance(m, nn.Linear)) for layer in anatomy.layers]
+    sizes = [sum(m.weight.numel() for m in anatomy.linear_maps(number)) for number in range(anatomy.n_layers)]
     width, hidden = anatomy.width("z"), int(ranker.model.config.hidden_size)
     projections = 4 * hidden * width
 
@@ -111,8 +111,7 @@ def seconds(function: Callable[[], object], device: torch.device, repeats: int =
 def rate(ranker: Ranker, rows: Sequence[int] = ROWS) -> float:
     """Operations a second of this machine, on matrix products of the model's own shapes and precision."""
     anatomy = ranker.anatomy
-    maps = [m for m in anatomy.layers[0].modules() if isinstance(m, nn.Linear)]
-    largest = max(maps, key=lambda m: m.weight.numel())
+    largest = max(anatomy.linear_maps(0), key=lambda m: m.weight.numel())
     found = []
     precision = largest.weight.dtype
     with torch.no_grad(), packed_products(anatomy):

@@ -28,7 +28,7 @@ from pyterrier_mechir import (
 )
 from pyterrier_mechir._options import CommandError
 from pyterrier_mechir.perturb.base import Perturbation
-from pyterrier_mechir.perturb.catalogue import CATALOGUE
+from pyterrier_mechir.perturb.catalogue import by_name
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.retrieval import collection, first_stage, quiet
 
@@ -78,8 +78,7 @@ def run(options: Namespace) -> None:
 
 
 def _perturbation(name: str, idf: Any, ranker: Ranker, seed: int) -> Perturbation:
-    known = {type(entry.perturbation).__name__: type(entry.perturbation) for entry in CATALOGUE}
-    known.pop("RandomTerm")
+    known = by_name()
     if name not in known:
         raise CommandError(f"unknown perturbation {name!r}; choose one of {', '.join(sorted(known))}.")
     parameters = signature(known[name]).parameters

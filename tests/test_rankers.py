@@ -21,6 +21,7 @@ from sentence_transformers.sentence_transformer.modules import LayerNorm, Poolin
 
 from pyterrier_mechir import BiEncoder, CrossEncoder
 from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.rankers.precision import precision_of
 
 LONG = " ".join(TEXTS)
 TEXTS_AND_LONG = [*TEXTS, LONG, LONG, "", " the moon [SEP] tides </s>\n", "unseen wörds: 東京!"]
@@ -137,6 +138,14 @@ def test_a_directory_gives_the_scores_of_the_loaded_model(tmp_path):
         expected = kind(build("bert", classifier)).score(QUERIES, TEXTS)
         assert_close(kind(path, device="cpu").score(QUERIES, TEXTS), expected)
         assert_close(kind(str(path), device="cpu").score(QUERIES, TEXTS), expected)
+
+
+def test_weights_may_be_loaded_in_another_precision(tmp_path):
+    ranker = BiEncoder(save(tmp_path, "bert"), device="cpu", dtype="bfloat16")
+    assert precision_of(ranker.model) == torch.bfloat16
+    scores = ranker.score(QUERIES, TEXTS)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, BiEncoder(tmp_path, device="cpu").score(QUERIES, TEXTS), rtol=0.1)
 
 
 @pytest.mark.parametrize("dtype", ["single", "int8"])

@@ -25,7 +25,6 @@ from pyterrier_mechir.patching.gradients import (
 )
 from pyterrier_mechir.patching.methods import Attribution, IntegratedGradients
 from pyterrier_mechir.patching.positions import ALL, Positions
-from pyterrier_mechir.patching.products import packed_products
 from pyterrier_mechir.patching.recording import Batch, Recording, record
 from pyterrier_mechir.patching.replay import at_positions
 from pyterrier_mechir.patching.sites import Site, SiteSet, activation_of
@@ -72,10 +71,9 @@ def attribute(
             return _integrated(ranker, runs, keys, parts, len(sites), method.steps)
 
     budget = ranker.batch_tokens // (SHARE * (2 if direction == "both" else 1))
-    with packed_products(ranker.anatomy):
-        return in_batches(
-            ranker, pairs, query_inputs, len(sites), score, direction, batch_size, progress, positions, budget
-        )
+    return in_batches(
+        ranker, pairs, query_inputs, len(sites), score, direction, batch_size, progress, positions, budget
+    )
 
 
 def _parts(sites: Sequence[Site | SiteSet], n_layers: int) -> Parts:

@@ -51,18 +51,21 @@ def packed_products(anatomy: Anatomy) -> Iterator[None]:
 
     It changes nothing where that is of no use: on a GPU, on other processors than x86, for large models.
     """
-    maps: list[Any] = [module for layer in anatomy.layers for module in layer.modules() if _can_be_packed(module)]
+    every = (linear for layer in range(anatomy.n_layers) for linear in anatomy.linear_maps(layer))
+    maps = [linear for linear in every if _can_be_packed(linear)]
     if sum(int(linear.weight.nbytes) for linear in maps) > LARGEST or not _is_supported():
         maps = []
     with ExitStack() as stack:
         activated = {} if not maps else _activations(anatomy, maps)
-        forwards = [(linear, _product(linear, is_activated=linear in activated)) for linear in maps]
+        forwards: list[tuple[nn.Module, Callable[..., Any]]] = [
+            (linear, _product(linear, is_activated=linear in activated)) for linear in maps
+        ]
         forwards += [(gelu, _by_mode(gelu, lambda value: value)) for gelu in activated.values()]
         stack.enter_context(overridden(forwards))
         yield
 
 
-def _can_be_packed(module: nn.Module) -> bool:
+def _can_be_packed(module: nn.Linear) -> bool:
     if type(module) not in (nn.Linear, Reduced) or "forward" in module.__dict__:
         return False
     weight: Any = module.weight
@@ -82,7 +85,7 @@ def _is_supported() -> bool:
     )
 
 
-def _activations(anatomy: Anatomy, maps: list[Any]) -> dict[nn.Module, nn.Module]:
+def _activations(anatomy: Anatomy, maps: list[nn.Linear]) -> dict[nn.Module, nn.Module]:
     """The maps whose output goes through a GELU and nowhere else, and that GELU."""
     found: dict[nn.Module, nn.Module] = {}
     paths = anatomy.architecture.mlp_in

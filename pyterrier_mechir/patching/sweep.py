@@ -178,10 +178,9 @@ def sweep(
         return both.scores, _sweep_steps(ranker, inputs, base, source, steps, len(sites), runs.slots, patch, at_once)
 
     budget = at_once // copies
-    with packed_products(ranker.anatomy):
-        return in_batches(
-            ranker, pairs, query_inputs, len(sites), score, direction, batch_size, progress, positions, budget
-        )
+    return in_batches(
+        ranker, pairs, query_inputs, len(sites), score, direction, batch_size, progress, positions, budget
+    )
 
 
 def in_batches(
@@ -214,17 +213,17 @@ def in_batches(
     swept = ("denoise", "noise") if direction == "both" else (direction,)
     patched: dict[str, list[np.ndarray]] = {way: [np.empty(0)] * len(pairs) for way in swept}
     lengths = np.array([len(pair.baseline.ids) for pair in pairs], dtype=np.int64)
-    for index in by_length(lengths, budget, batch_size):
-        group = [pairs[i] for i in index]
-        with torch.no_grad():
+    with torch.no_grad(), packed_products(ranker.anatomy):
+        for index in by_length(lengths, budget, batch_size):
+            group = [pairs[i] for i in index]
             runs = _runs(ranker, group, query_inputs, swept, positions)
             scores, values = score(runs)
-        baseline[index], perturbed[index] = scores.cpu().numpy().reshape(2, -1)
-        for way, of_way in zip(swept, values.cpu().split(len(group)), strict=True):
-            for i, pair, value in zip(index, group, of_way.numpy(), strict=True):
-                patched[way][i] = value[:, : positions.count(pair)]
-        if progress is not None:
-            progress(len(group))
+            baseline[index], perturbed[index] = scores.cpu().numpy().reshape(2, -1)
+            for way, of_way in zip(swept, values.cpu().split(len(group)), strict=True):
+                for i, pair, value in zip(index, group, of_way.numpy(), strict=True):
+                    patched[way][i] = value[:, : positions.count(pair)]
+            if progress is not None:
+                progress(len(group))
     if positions == ALL:
         shape = (len(pairs), n_sites)
         dense = {way: np.array([v[:, 0] for v in of], np.float32).reshape(shape) for way, of in patched.items()}

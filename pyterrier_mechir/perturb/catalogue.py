@@ -118,6 +118,12 @@ CATALOGUE = [
 _SIGNS = {"+": "+", "-": "-", "+0": "+ or 0", "-0": "- or 0", "0": "0", None: "none"}
 
 
+def by_name() -> dict[str, type[Perturbation]]:
+    """The classes by their names, but for :class:`RandomTerm`, which is made of another perturbation."""
+    classes = (type(entry.perturbation) for entry in CATALOGUE)
+    return {of.__name__: of for of in classes if of is not RandomTerm}
+
+
 def markdown() -> str:
     """The table of the perturbations, in Markdown."""
     header = ["name", "statement", "pair", "alignment", "expected sign", "source", "query", "baseline", "perturbed"]

@@ -240,6 +240,12 @@ class Anatomy:
     def out_proj(self, layer: int) -> nn.Module:
         return self.layers[layer].get_submodule(self.architecture.out_proj)
 
+    def linear_maps(self, layer: int) -> list[nn.Linear]:
+        """All linear maps of a layer."""
+        from torch import nn
+
+        return [module for module in self.layers[layer].modules() if isinstance(module, nn.Linear)]
+
     def plain_qkv(self, layer: int) -> list[nn.Module]:
         """The query, key and value maps of a layer of plain attention; empty for any other."""
         if not self.architecture.plain_attention or self._config._attn_implementation not in ("eager", "sdpa"):

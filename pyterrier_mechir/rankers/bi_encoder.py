@@ -35,7 +35,7 @@ class BiEncoder(DualEncoder):
         max_query_length: longest query, in tokens with special ones; None takes ``max_length``.
         max_length: longest document, in tokens with special ones; None takes the checkpoint's own.
         device: None takes CUDA, then MPS, then the CPU.
-        dtype: of the weights, ``"float32"`` by default.
+        dtype: ``"float32"`` by default; ``"bfloat16"`` and ``"float16"`` are those of the layers' products.
 
     Raises:
         ValueError: an unknown pooling or similarity, a checkpoint that cannot be loaded, or an unsupported

@@ -47,7 +47,7 @@ class ColBERT(DualEncoder):
             False, as in ColBERTv2.
         max_length: longest document, in tokens with special ones; None takes the checkpoint's own.
         device: None takes CUDA, then MPS, then the CPU.
-        dtype: of the weights, ``"float32"`` by default.
+        dtype: ``"float32"`` by default; ``"bfloat16"`` and ``"float16"`` are those of the layers' products.
 
     Raises:
         ValueError: a checkpoint that cannot be loaded, a projection that is missing or does not fit, a marker that is

@@ -28,7 +28,7 @@ class CrossEncoder(Ranker):
         max_length: longest sequence of query and document, in tokens with special ones; None takes the checkpoint's
             own. The longer of the two is cut first.
         device: None takes CUDA, then MPS, then the CPU.
-        dtype: of the weights, ``"float32"`` by default.
+        dtype: ``"float32"`` by default; ``"bfloat16"`` and ``"float16"`` are those of the layers' products.
 
     Raises:
         ValueError: an unknown score or label, a checkpoint that cannot be loaded, or an unsupported architecture.

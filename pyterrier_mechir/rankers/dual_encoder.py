@@ -38,7 +38,7 @@ class DualEncoder(Ranker):
             ``max_length``.
         max_length: longest document, in tokens with special ones; None takes the checkpoint's own.
         device: None takes CUDA, then MPS, then the CPU.
-        dtype: of the weights.
+        dtype: as in :class:`~pyterrier_mechir.rankers.base.Ranker`.
         auto_class: the class of transformers that loads the model.
     """
 

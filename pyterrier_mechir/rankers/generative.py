@@ -49,7 +49,7 @@ class GenerativeReranker(Ranker):
         no: the answer that means not relevant, likewise. None takes the logit of ``yes`` alone.
         max_length: longest prompt, in tokens with special ones; None takes the checkpoint's own.
         device: None takes CUDA, then MPS, then the CPU.
-        dtype: of the weights, ``"float32"`` by default.
+        dtype: ``"float32"`` by default; ``"bfloat16"`` and ``"float16"`` are those of the layers' products.
 
     Raises:
         ValueError: a prompt that cannot be made of parts or takes no instruction, an answer that is not one token, or a

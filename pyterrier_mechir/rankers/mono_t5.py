@@ -44,7 +44,7 @@ class MonoT5(Ranker):
         false: the word that means not relevant.
         max_length: longest prompt, in tokens with special ones; None takes the checkpoint's own, or 512.
         device: None takes CUDA, then MPS, then the CPU.
-        dtype: of the weights, ``"float32"`` by default.
+        dtype: ``"float32"`` by default; ``"bfloat16"`` and ``"float16"`` are those of the layers' products.
 
     Raises:
         ValueError: an unknown stack, a prompt that cannot be made of parts, a word that is not one token, or a

@@ -14,7 +14,7 @@ import pyterrier as pt
 
 from pyterrier_mechir._options import CommandError
 from pyterrier_mechir.perturb.base import Perturbation
-from pyterrier_mechir.perturb.catalogue import CATALOGUE
+from pyterrier_mechir.perturb.catalogue import by_name
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.load import choose, load_ranker
 from pyterrier_mechir.results.artifact import PatchResults
@@ -107,8 +107,7 @@ def _ranker(options: dict[str, Any]) -> Ranker:
 
 
 def _perturbation(settings: dict[str, Any], idf: Any, ranker: Ranker) -> Perturbation:
-    known = {type(entry.perturbation).__name__: type(entry.perturbation) for entry in CATALOGUE}
-    known.pop("RandomTerm")
+    known = by_name()
     name = _needed(settings, "name", "perturbation")
     if name not in known:
         near = get_close_matches(str(name), known, n=3, cutoff=0.3) or known

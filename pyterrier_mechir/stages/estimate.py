@@ -30,7 +30,7 @@ class Estimate:
         n_sites: sites that are patched in each.
         forward_passes: sequences that go through the model, or the part of it that a patch changes: each text once for
             its own score, both sides of each pair, and one for each patch (sites, at each of their positions, in each
-            direction). Estimating methods have no passes for patches.
+            direction). Where a method estimates patches, these are not counted, nor those that verify the best.
         tokens: in these, without padding.
         seconds: how long it will take.
         memory: bytes; on a CPU the most that the process has held so far or in the probe, and the results; on a GPU the
@@ -158,11 +158,9 @@ def estimated(probe: Probe, n_sampled: int, n_rows: int, of_texts: float, limit:
 
 def _work(ranker: Ranker, lengths: np.ndarray) -> np.ndarray:
     """What a forward pass of sequences takes, in multiplications."""
-    from torch import nn
-
-    maps = (m for layer in ranker.anatomy.layers for m in layer.modules() if isinstance(m, nn.Linear))
-    of_weights = sum(m.weight.numel() for m in maps)
-    of_attention = 2 * ranker.n_layers * ranker.anatomy.width("z")
+    anatomy = ranker.anatomy
+    of_weights = sum(m.weight.numel() for layer in range(anatomy.n_layers) for m in anatomy.linear_maps(layer))
+    of_attention = 2 * anatomy.n_layers * anatomy.width("z")
     return lengths.astype(np.float64) * (of_weights + of_attention * lengths)
 
 
