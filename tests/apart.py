@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import NamedTuple
 
 import numpy as np
-from models import TEXTS
+from small_models import TEXTS
 from reference import COMPONENTS, PATHS, Inputs, Reference, inputs_of
 from test_exactness import PAIRS, assert_same
 from test_pattern import EagerReference

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pyterrier.documentation
 import pytest
 import torch
-from models import build
+from small_models import build
 
 from pyterrier_mechir import BiEncoder, CrossEncoder
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from models import build
+from small_models import build
 from reference import COMPONENTS, Inputs, Reference
 from test_exactness import PAIRS, POOLED, PairReference
 from torch import Tensor

@@ -17,7 +17,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_TH
 
 import pandas as pd
 import torch
-from models import QUERIES, TEXTS, build
+from small_models import QUERIES, TEXTS, build
 
 from pyterrier_mechir import BiEncoder, PatchScorer
 

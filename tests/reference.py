@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from models import DECODERS
+from small_models import DECODERS
 from torch import Tensor, nn
 
 COMPONENTS = ("head", "q", "k", "v", "attn_out", "mlp_out", "resid_pre", "resid_mid", "resid_post", "embed")

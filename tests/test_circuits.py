@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from models import QUERIES, TEXTS
+from small_models import QUERIES, TEXTS
 from test_exactness import PAIRS, assert_same, make
 from test_sets import together
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from IPython.core.formatters import DisplayFormatter
-from models import QUERIES, TEXTS
+from small_models import QUERIES, TEXTS
 from pages import parse
 
 from pyterrier_mechir import AggregateHeads, PatchScorer, PerturbDocs, PerturbQueries

@@ -12,7 +12,7 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 from ir_measures import RR, nDCG
-from models import QUERIES, TEXTS
+from small_models import QUERIES, TEXTS
 
 from pyterrier_mechir import AggregateHeads, PatchScorer, PerturbDocs
 from pyterrier_mechir.perturb import TDC, TFC1
