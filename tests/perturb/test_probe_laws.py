@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections import Counter
 from itertools import permutations
-from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
@@ -311,8 +310,7 @@ def test_rows_are_perturbed_alike_in_every_order_and_process():
     program = "import sys, pickle, test_probe_laws; sys.stdout.buffer.write(pickle.dumps(test_probe_laws.made()))"
     done = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "PYTHONHASHSEED": "12345"},
+        env={**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         check=True,
     )

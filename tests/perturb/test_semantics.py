@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -356,9 +355,9 @@ def drawn() -> list:
 def test_rows_are_perturbed_alike_in_every_order_and_process():
     assert [made(text, "neap tides ocean moon") for made in MADE[::-1] for text in TEXTS[::-1]][::-1] == drawn()
     program = "import sys, pickle, test_semantics; sys.stdout.buffer.write(pickle.dumps(test_semantics.drawn()))"
-    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    environment = {**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=Path(__file__).parents[1], env=environment, capture_output=True, check=True
+        [sys.executable, "-c", program], env=environment, capture_output=True, check=True
     )
     assert pickle.loads(done.stdout) == drawn()
 

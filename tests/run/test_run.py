@@ -364,9 +364,9 @@ def long_run(path):
 
 def test_a_run_on_workers_that_is_killed_goes_on(bi_encoder, path, cluster):
     command = [sys.executable, "-c", "import sys, test_run; test_run.long_run(sys.argv[1])", str(path)]
-    folder = Path(__file__).parent
-    environment = {**os.environ, "RAY_ADDRESS": cluster, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder.parent)}
-    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE)
+    path_of_modules = os.pathsep.join(sys.path)
+    environment = {**os.environ, "RAY_ADDRESS": cluster, "OMP_NUM_THREADS": "1", "PYTHONPATH": path_of_modules}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
     until = time.monotonic() + 60
     while len(list(path.glob("shards/[0-9]*"))) < 3 and process.poll() is None and time.monotonic() < until:
         time.sleep(0.02)

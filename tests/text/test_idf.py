@@ -362,8 +362,8 @@ def test_java_is_never_started_for_another_source(tmp_path, pisa_index):
         "assert not pt.java.started()\n"
         "assert not [name for name in sys.modules if name.partition('.')[0] in ('jnius', 'jnius_config')]\n"
     )
-    environment = {**os.environ, "PYTERRIER_HOME": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1], env=environment, check=True)
+    environment = {**os.environ, "PYTERRIER_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
 
 def test_equal_sources_are_equal():
