@@ -7,8 +7,8 @@ from copy import deepcopy
 from typing import NamedTuple
 
 import numpy as np
-from small_models import TEXTS
 from reference import COMPONENTS, PATHS, Inputs, Reference, inputs_of
+from small_models import TEXTS
 from test_exactness import PAIRS, assert_same
 from test_pattern import EagerReference
 from torch import nn

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from small_models import build
 from reference import COMPONENTS, Inputs, Reference
+from small_models import build
 from test_exactness import PAIRS, POOLED, PairReference
 from torch import Tensor
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from IPython.core.formatters import DisplayFormatter
-from small_models import QUERIES, TEXTS
 from pages import parse
+from small_models import QUERIES, TEXTS
 
 from pyterrier_mechir import AggregateHeads, PatchScorer, PerturbDocs, PerturbQueries
 from pyterrier_mechir.notebook import load_ipython_extension, ranker_html, register

@@ -7,8 +7,8 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 import torch
-from small_models import QUERIES, TEXTS, build
 from safetensors.torch import save_file
+from small_models import QUERIES, TEXTS, build
 
 from pyterrier_mechir import AggregateHeads, BiEncoder, PatchFeatures, PatchScorer, PerturbDocs, SparseAutoencoder
 from pyterrier_mechir.perturb import TFC1

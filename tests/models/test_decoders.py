@@ -16,11 +16,11 @@ import pytest
 import torch
 import transformers as tf
 from gradients import attribution, expected, run
-from small_models import DECODERS, QUERIES, TEXTS, build, build_decoder, decoder_tokenizer
 from reference import COMPONENTS, Reference, inputs_of, pool, similarity
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from small_models import DECODERS, QUERIES, TEXTS, build, build_decoder, decoder_tokenizer
 from test_exactness import PAIRS, PairReference, assert_same, snapshot
 from test_integrated_gradients import STEPS, over_inputs
 from test_paths import patch as patched_paths

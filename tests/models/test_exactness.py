@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from small_models import ARCHITECTURES, QUERIES, TEXTS, build
 from reference import COMPONENTS, Inputs, Reference, inputs_of
+from small_models import ARCHITECTURES, QUERIES, TEXTS, build
 from transformers import PreTrainedTokenizerBase
 
 from pyterrier_mechir import BiEncoder, CrossEncoder

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_models import QUERIES, TEXTS, build
 from reference import PATHS, Inputs, Reference, inputs_of
+from small_models import QUERIES, TEXTS, build
 from test_exactness import PAIRS as ALL_PAIRS
 from test_exactness import POOLED, assert_same, snapshot
 from test_positions import assert_equal, slots_of

@@ -21,8 +21,8 @@ from gradients import (
     slopes,
     slopes_at,
 )
-from small_models import ARCHITECTURES, build
 from reference import Inputs, Reference
+from small_models import ARCHITECTURES, build
 from test_exactness import PAIRS, assert_same, snapshot
 from test_positions import SITES, assert_equal, slots_of
 

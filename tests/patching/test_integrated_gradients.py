@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from gradients import Slopes, all_sites, cached, expected, make, product, run, score_of, slopes, slopes_at
-from small_models import ARCHITECTURES
 from reference import Inputs, Reference
+from small_models import ARCHITECTURES
 from test_exactness import PAIRS, assert_same, snapshot
 from test_positions import SITES, assert_equal, slots_of
 

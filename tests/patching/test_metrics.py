@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
-from small_models import QUERIES, TEXTS, build
 from reference import Reference, inputs_of
+from small_models import QUERIES, TEXTS, build
 from test_exactness import PAIRS, assert_same
 from test_paths import path_patched
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_models import ARCHITECTURES, QUERIES, TEXTS
 from reference import Inputs, Reference
+from small_models import ARCHITECTURES, QUERIES, TEXTS
 from test_exactness import PAIRS, assert_same, prepare, snapshot
 from test_positions import slots_of
 

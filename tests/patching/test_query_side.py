@@ -12,8 +12,8 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 import torch
-from small_models import TEXTS, build
 from reference import COMPONENTS, Reference
+from small_models import TEXTS, build
 
 from pyterrier_mechir import BiEncoder, CrossEncoder, PairScorer, PatchScorer, PerturbDocs, PerturbQueries
 from pyterrier_mechir.perturb import TFC1, TFC2, Identity, RemoveTerm, ShuffleWords, Typos, perturbation

@@ -356,9 +356,7 @@ def test_rows_are_perturbed_alike_in_every_order_and_process():
     assert [made(text, "neap tides ocean moon") for made in MADE[::-1] for text in TEXTS[::-1]][::-1] == drawn()
     program = "import sys, pickle, test_semantics; sys.stdout.buffer.write(pickle.dumps(test_semantics.drawn()))"
     environment = {**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
     assert pickle.loads(done.stdout) == drawn()
 
 

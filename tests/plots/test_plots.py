@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot
 from matplotlib.collections import PolyCollection
-from small_models import ARCHITECTURES, QUERIES, TEXTS, build
 from reference import inputs_of
+from small_models import ARCHITECTURES, QUERIES, TEXTS, build
 
 import pyterrier_mechir.plots
 from pyterrier_mechir import AggregateHeads, BiEncoder, CrossEncoder, PatchScorer, PerturbDocs

@@ -10,8 +10,8 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 from ir_measures import AP, RR, nDCG
-from small_models import QUERIES, TEXTS
 from pages import parse
+from small_models import QUERIES, TEXTS
 
 from pyterrier_mechir import (
     AggregateHeads,

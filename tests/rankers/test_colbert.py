@@ -18,12 +18,12 @@ from apart import Case, all_sites, assert_exact, assert_moves, assert_slots, cas
 from gradients import Case as GradientCase
 from gradients import PairReference, attribution
 from gradients import expected as estimated
-from small_models import ARCHITECTURES, QUERIES, TEXTS, build, tokenizer
 from reference import Inputs, Reference
 from safetensors.torch import save_file
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+from small_models import ARCHITECTURES, QUERIES, TEXTS, build, tokenizer
 from test_exactness import assert_same
 from test_paths import path_patched
 from test_rankers import QUERIES_AND_LONG, TEXTS_AND_LONG

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_models import DECODERS, QUERIES, TEXTS, build, build_decoder, build_t5, masked_lm
 from reference import Reference
+from small_models import DECODERS, QUERIES, TEXTS, build, build_decoder, build_t5, masked_lm
 
 from pyterrier_mechir import BiEncoder, ColBERT, CrossEncoder, GenerativeReranker, MonoT5, Splade
 from pyterrier_mechir.patching.positions import ALL

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_models import DECODERS, QUERIES, TEXTS, build, build_decoder, tokenizer
 from reference import Reference, inputs_of
+from small_models import DECODERS, QUERIES, TEXTS, build, build_decoder, tokenizer
 from test_exactness import assert_same, snapshot
 from test_positions import assert_equal, slots_of
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
-from small_models import ARCHITECTURES, QUERIES, TEXTS, build, build_t5, config, tokenizer
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 from sentence_transformers.base.modules import Transformer as Encoder
 from sentence_transformers.sentence_transformer.modules import Pooling
+from small_models import ARCHITECTURES, QUERIES, TEXTS, build, build_t5, config, tokenizer
 
 from pyterrier_mechir import BiEncoder, ColBERT, CrossEncoder, GenerativeReranker, MonoT5, Splade, load_ranker
 from pyterrier_mechir.rankers.load import choose

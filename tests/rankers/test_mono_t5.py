@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_models import QUERIES, TEXTS, build, build_t5, t5_tokenizer
 from reference import COMPONENTS, CROSS_COMPONENTS, Inputs, Reference, inputs_of
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from small_models import QUERIES, TEXTS, build, build_t5, t5_tokenizer
 from test_exactness import PAIRS, assert_same, snapshot
 from test_paths import path_patched
 from test_positions import assert_equal, slots_of

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
-from small_models import ARCHITECTURES, QUERIES, TEXTS, build, tokenizer
 from reference import pool, similarity
 from sentence_transformers import CrossEncoder as SentenceCrossEncoder
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
+from small_models import ARCHITECTURES, QUERIES, TEXTS, build, tokenizer
 
 from pyterrier_mechir import BiEncoder, CrossEncoder
 from pyterrier_mechir.rankers.base import Ranker

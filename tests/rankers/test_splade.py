@@ -15,11 +15,11 @@ from apart import Case, all_sites, assert_exact, assert_moves, assert_slots, cas
 from gradients import Case as GradientCase
 from gradients import PairReference, attribution
 from gradients import expected as estimated
-from small_models import ARCHITECTURES, QUERIES, TEXTS, build, masked_lm, tokenizer
 from reference import Inputs, Reference
 from sentence_transformers import SparseEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sparse_encoder.modules import SpladePooling
+from small_models import ARCHITECTURES, QUERIES, TEXTS, build, masked_lm, tokenizer
 from test_exactness import PAIRS, assert_same
 from test_paths import path_patched
 from test_rankers import QUERIES_AND_LONG, TEXTS_AND_LONG

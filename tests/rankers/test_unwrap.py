@@ -5,12 +5,12 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 import torch
-from small_models import QUERIES, TEXTS, build, build_t5
 from sentence_transformers import CrossEncoder as SentenceCrossEncoder
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 from sentence_transformers.base.modules import Transformer as Encoder
 from sentence_transformers.sentence_transformer.modules import Pooling
+from small_models import QUERIES, TEXTS, build, build_t5
 
 from pyterrier_mechir import BiEncoder, CrossEncoder, MonoT5, PatchScorer, Splade
 from pyterrier_mechir.rankers.unwrap import as_ranker

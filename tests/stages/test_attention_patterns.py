@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import ARCHITECTURES, QUERIES, TEXTS, build
 from reference import inputs_of
+from small_models import ARCHITECTURES, QUERIES, TEXTS, build
 
 from pyterrier_mechir import AttentionPatterns, BiEncoder, CrossEncoder, PatchScorer, PerturbDocs, PerturbQueries
 from pyterrier_mechir.patching import attention_summary

@@ -17,8 +17,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import ARCHITECTURES, QUERIES, TEXTS, build
 from reference import PATHS, Inputs, pool
+from small_models import ARCHITECTURES, QUERIES, TEXTS, build
 from test_score_lens import FRAME, assert_same, inputs_and_reference, make, stacked
 
 from pyterrier_mechir import BiEncoder, CrossEncoder, PatchScorer, ScoreAttribution

@@ -14,8 +14,8 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 import torch
-from small_models import ARCHITECTURES, QUERIES, TEXTS, build
 from reference import PATHS, Inputs, Reference
+from small_models import ARCHITECTURES, QUERIES, TEXTS, build
 
 from pyterrier_mechir import BiEncoder, CrossEncoder, PatchScorer, ScoreLens, lens_agreement
 from pyterrier_mechir.rankers.base import Ranker
