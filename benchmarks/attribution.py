@@ -24,9 +24,9 @@ import pyterrier as pt
 import torch
 
 from pyterrier_mechir import AggregateHeads, Attribution, BiEncoder, IntegratedGradients, PatchScorer, PerturbDocs
-from pyterrier_mechir.demo import HUB_ID
-from pyterrier_mechir.patching.methods import Method
-from pyterrier_mechir.patching.screening import spearman
+from pyterrier_mechir.commands.demo import HUB_ID
+from pyterrier_mechir.patching.outcome import spearman
+from pyterrier_mechir.patching.plan import Method
 from pyterrier_mechir.perturb import TFC1
 
 

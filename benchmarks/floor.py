@@ -29,13 +29,13 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
 from pyterrier_mechir import BiEncoder
-from pyterrier_mechir.patching.products import packed_products
-from pyterrier_mechir.patching.recording import Batch
-from pyterrier_mechir.patching.sites import Site, SiteSet, select_sites
+from pyterrier_mechir.models.opened import Batch
+from pyterrier_mechir.models.products import packed_products
+from pyterrier_mechir.models.sites import Site, SiteSet, select_sites
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.perturb import TFC1
 from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.rankers.encoding import AlignedPair
+from pyterrier_mechir.text.encoding import AlignedPair
 
 ROWS = (1024, 2048, 4096)
 """Rows of the matrices by which the rate is measured; the best counts."""

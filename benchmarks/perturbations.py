@@ -16,7 +16,7 @@ import pandas as pd
 from pyterrier_mechir import PerturbDocs
 from pyterrier_mechir.perturb import TFC1, Idf, Typos
 from pyterrier_mechir.perturb.catalogue import CATALOGUE
-from pyterrier_mechir.perturb.words import STOPWORDS
+from pyterrier_mechir.text.words import STOPWORDS
 
 
 def collection(n: int, words: int, seed: int = 0) -> list[str]:

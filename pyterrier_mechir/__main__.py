@@ -1,3 +1,3 @@
-from pyterrier_mechir.cli import main
+from pyterrier_mechir.commands.cli import main
 
 raise SystemExit(main())

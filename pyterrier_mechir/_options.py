@@ -15,7 +15,3 @@ def one_of(what: str, value: object, choices: Iterable[str]) -> str:
     if value not in choices:
         raise ValueError(f"unknown {what} {value!r}; choose one of {', '.join(map(repr, choices))}.")
     return str(value)
-
-
-class CommandError(Exception):
-    """Something that a command was asked for cannot be done; the message is one sentence for the user."""

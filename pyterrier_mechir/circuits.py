@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.patching.sites import Site, SiteSet, parse_site
-from pyterrier_mechir.perturb.fillers import Filler
+from pyterrier_mechir.models.sites import Site, SiteSet, parse_site
 from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.results.pairs import METADATA
-from pyterrier_mechir.stages.aggregate import AggregateHeads
+from pyterrier_mechir.results.frames import METADATA
+from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
+from pyterrier_mechir.text.fillers import Filler
 
 GROWTHS = ("top_k", "greedy")
 

@@ -93,7 +93,7 @@ def _results(frame: pd.DataFrame) -> str | None:
 
 
 def _patched(frame: pd.DataFrame) -> str:
-    from pyterrier_mechir.results.pairs import METADATA
+    from pyterrier_mechir.results.frames import METADATA
 
     metadata = frame.attrs.get(METADATA, {})
     component = metadata.get("scorer", {}).get("component")
@@ -116,8 +116,8 @@ def _pooled(frame: pd.DataFrame) -> list[str]:
     import numpy as np
 
     from pyterrier_mechir.plots.markup import signed
-    from pyterrier_mechir.plots.report.examples import has_token_effects
-    from pyterrier_mechir.stages.aggregate import AggregateHeads
+    from pyterrier_mechir.results.frames import has_token_effects
+    from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
 
     if has_token_effects(frame) or len(frame) * np.size(frame["patch_effect"].iloc[0]) > _MOST_POOLED:
         return []
@@ -130,7 +130,7 @@ def _pooled(frame: pd.DataFrame) -> list[str]:
 
 def _pair(frame: pd.DataFrame, place: int) -> list[str]:
     from pyterrier_mechir.plots.markup import number, signed
-    from pyterrier_mechir.results.pairs import METADATA
+    from pyterrier_mechir.results.frames import METADATA
 
     row = frame.iloc[place]
     field = frame.attrs.get(METADATA, {}).get("scorer", {}).get("text_field", "text")
@@ -191,8 +191,7 @@ def _matrix(effects: np.ndarray) -> np.ndarray:
 
 def _name(frame: pd.DataFrame, place: int, shape: tuple[int, ...], index: int) -> str:
     """The site, with its position where these are apart, of a place in the flattened effects of a pair."""
-    from pyterrier_mechir.plots.report.examples import has_token_effects
-    from pyterrier_mechir.results.pairs import labelled_sites
+    from pyterrier_mechir.results.frames import has_token_effects, labelled_sites
 
     sites, slots = labelled_sites(frame, shape)
     if slots is not None:

@@ -13,14 +13,16 @@ from test_exactness import PAIRS, assert_same
 from test_pattern import EagerReference
 from torch import nn
 
-from pyterrier_mechir.patching.methods import Method, method_of, sweeper
-from pyterrier_mechir.patching.positions import Positions
+from pyterrier_mechir.models.opened import Batch
+from pyterrier_mechir.models.sites import Site, parse_site, select_sites
+from pyterrier_mechir.patching.methods import sweeper
+from pyterrier_mechir.patching.outcome import SweepResult
+from pyterrier_mechir.patching.plan import Method, method_of
 from pyterrier_mechir.patching.receivers import parse_receivers
-from pyterrier_mechir.patching.recording import Batch
-from pyterrier_mechir.patching.sites import Site, parse_site, select_sites
-from pyterrier_mechir.patching.sweep import SweepResult
-from pyterrier_mechir.rankers.base import Ranker, unique
-from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES, AlignedPair
+from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES, AlignedPair
+from pyterrier_mechir.text.positions import Positions
+from pyterrier_mechir.text.sequences import unique
 
 QUERY_PAIRS = [
     (TEXTS[1], "bats night", "bats night heat", "fill"),

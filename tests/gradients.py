@@ -15,12 +15,14 @@ from test_exactness import PAIRS, POOLED, PairReference
 from torch import Tensor
 
 from pyterrier_mechir import BiEncoder, CrossEncoder
-from pyterrier_mechir.patching.methods import Method, method_of, sweeper
-from pyterrier_mechir.patching.positions import Positions
-from pyterrier_mechir.patching.sites import Site, SiteSet, select_sites
-from pyterrier_mechir.patching.sweep import SweepResult
-from pyterrier_mechir.rankers.base import Ranker, unique
-from pyterrier_mechir.rankers.encoding import AlignedPair
+from pyterrier_mechir.models.sites import Site, SiteSet, select_sites
+from pyterrier_mechir.patching.methods import sweeper
+from pyterrier_mechir.patching.outcome import SweepResult
+from pyterrier_mechir.patching.plan import Method, method_of
+from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.text.encoding import AlignedPair
+from pyterrier_mechir.text.positions import Positions
+from pyterrier_mechir.text.sequences import unique
 
 
 class Case(NamedTuple):

@@ -23,7 +23,7 @@ from pyterrier_mechir import (
     grow_circuit,
     plot_circuit,
 )
-from pyterrier_mechir.patching.sites import SiteSet, select_sites
+from pyterrier_mechir.models.sites import SiteSet, select_sites
 from pyterrier_mechir.perturb import TFC1, Typos
 
 matplotlib.use("Agg")

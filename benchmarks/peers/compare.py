@@ -21,7 +21,7 @@ from protocol import BLOCK, Answer, Ask, Pairs, Site, lacking
 from systems import OURS, SYSTEMS, System, Worker, mechir_python
 from table import TASKS, Row, cpu, write
 
-from pyterrier_mechir.patching.screening import spearman
+from pyterrier_mechir.patching.outcome import spearman
 
 TOLERANCE = 1e-3
 """Largest difference of patched scores, relative to the greater of 1 and their size."""

@@ -11,10 +11,11 @@ from protocol import Answer, Ask, Pairs, lacking, serve
 from transformers import AutoTokenizer, BertModel
 
 from pyterrier_mechir import BiEncoder
-from pyterrier_mechir.patching.methods import method_of, sweeper
-from pyterrier_mechir.patching.positions import Positions
-from pyterrier_mechir.patching.sites import Site, select_sites
-from pyterrier_mechir.rankers.encoding import OTHER, AlignedPair, Encoded
+from pyterrier_mechir.models.sites import Site, select_sites
+from pyterrier_mechir.patching.methods import sweeper
+from pyterrier_mechir.patching.plan import method_of
+from pyterrier_mechir.text.encoding import OTHER, AlignedPair, Encoded
+from pyterrier_mechir.text.positions import Positions
 
 
 def encoded(ids: np.ndarray, n: int) -> Encoded:

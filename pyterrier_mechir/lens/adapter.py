@@ -14,18 +14,19 @@ from transformer_lens.model_bridge.generalized_components.base import Generalize
 
 from pyterrier_mechir.lens.components import MLP, Attention, Block, Embed, maps_of, watch_softmax
 from pyterrier_mechir.lens.names import adapted
-from pyterrier_mechir.patching.hooks import on_port
-from pyterrier_mechir.patching.sites import COMPONENTS, PER_HEAD
-from pyterrier_mechir.rankers.anatomy import Anatomy, Architecture
+from pyterrier_mechir.models.anatomy import Anatomy
+from pyterrier_mechir.models.architectures import Architecture
+from pyterrier_mechir.models.components import COMPONENTS, PER_HEAD
+from pyterrier_mechir.models.ports import on_port
 
 
 class RankerAdapter(ArchitectureAdapter):
     """Tells TransformerLens where the parts of a model are, for all architectures that rankers have.
 
-    It reads them off :data:`~pyterrier_mechir.rankers.anatomy.ARCHITECTURES`, so that the hook points named as in
-    :data:`~pyterrier_mechir.patching.sites.HOOKS` are the sites of the same names. Whatever stands on the layers, be it
-    a head for classification, one over the vocabulary or none, is left as it is: the bridge returns what the model
-    does.
+    It reads them off :data:`~pyterrier_mechir.models.architectures.ARCHITECTURES`, so that the hook points named as in
+    :data:`~pyterrier_mechir.models.components.HOOKS` are the sites of the same names. Whatever stands on the layers,
+    be it a head for classification, one over the vocabulary or none, is left as it is: the bridge returns what the
+    model does.
 
     Args:
         cfg: of the bridge.

@@ -15,10 +15,10 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_config_from_hf, detect_tokenizer_bos_eos
 
 from pyterrier_mechir.lens.adapter import RankerAdapter, register
-from pyterrier_mechir.rankers.anatomy import Anatomy
+from pyterrier_mechir.models.anatomy import Anatomy
 
 if TYPE_CHECKING:
-    from pyterrier_mechir.patching.recording import Batch
+    from pyterrier_mechir.models.opened import Batch
     from pyterrier_mechir.rankers.base import Ranker
 
 Hook = tuple[str | Callable[[str], bool], Callable[..., Tensor | None]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers.models.auto import modeling_auto
 
-from pyterrier_mechir.patching.sites import COMPONENTS, HOOKS, PER_HEAD
-from pyterrier_mechir.rankers.anatomy import ARCHITECTURES
+from pyterrier_mechir.models.architectures import ARCHITECTURES
+from pyterrier_mechir.models.components import COMPONENTS, HOOKS, PER_HEAD
 
 GROUP = "transformer_lens.architectures"
 """The group of entry points in which TransformerLens looks for adapters."""

@@ -1,7 +1,7 @@
 """First-order estimates of patched scores: attribution patching, its corrections, and gradients averaged over inputs.
 
-What they are, :class:`~pyterrier_mechir.patching.methods.Attribution` and
-:class:`~pyterrier_mechir.patching.methods.IntegratedGradients` say.
+What they are, :class:`~pyterrier_mechir.patching.plan.Attribution` and
+:class:`~pyterrier_mechir.patching.plan.IntegratedGradients` say.
 
 Shapes: ``B`` runs, ``S`` positions, ``D`` features, ``G`` groups of features, ``H`` heads, ``P`` slots.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pyterrier_mechir.patching.gradients import (
+from pyterrier_mechir.models.gradients import (
     SHARE,
     Key,
     differentiable,
@@ -23,21 +23,20 @@ from pyterrier_mechir.patching.gradients import (
     needed_to_drop,
     record_graph,
 )
-from pyterrier_mechir.patching.methods import Attribution, IntegratedGradients
-from pyterrier_mechir.patching.positions import ALL, Positions
-from pyterrier_mechir.patching.recording import Batch, Recording, record
-from pyterrier_mechir.patching.replay import at_positions
-from pyterrier_mechir.patching.sites import Site, SiteSet, activation_of
-from pyterrier_mechir.patching.sweep import Runs, SweepResult, in_batches, sweep
+from pyterrier_mechir.models.opened import Batch
+from pyterrier_mechir.models.recording import Recording, record
+from pyterrier_mechir.models.sites import Site, SiteSet
+from pyterrier_mechir.patching.first_order import _missing, _of_sites, _of_slots, _parts
+from pyterrier_mechir.patching.integration import _integrated
+from pyterrier_mechir.patching.outcome import SweepResult
+from pyterrier_mechir.patching.plan import Attribution, IntegratedGradients
+from pyterrier_mechir.patching.sweep import Runs, in_batches, sweep
+from pyterrier_mechir.text.positions import ALL, Positions
 
 if TYPE_CHECKING:
+    from pyterrier_mechir.patching.first_order import Parts
     from pyterrier_mechir.rankers.base import Ranker
-    from pyterrier_mechir.rankers.encoding import AlignedPair
-
-EMBED: Key = (0, "embed")
-
-Parts = dict[Key, tuple[list[int], list[int]]]
-"""For each activation, the numbers of the sites that have a part in it, and the head or neuron that is the part."""
+    from pyterrier_mechir.text.encoding import AlignedPair
 
 
 def attribute(
@@ -74,16 +73,6 @@ def attribute(
     return in_batches(
         ranker, pairs, query_inputs, len(sites), score, direction, batch_size, progress, positions, budget
     )
-
-
-def _parts(sites: Sequence[Site | SiteSet], n_layers: int) -> Parts:
-    parts: Parts = {}
-    for number, site in enumerate(sites):
-        for key, head in dict.fromkeys((activation_of(part, n_layers), part.head or 0) for part in site.parts):
-            numbers, heads = parts.setdefault(key, ([], []))
-            numbers.append(number)
-            heads.append(head)
-    return parts
 
 
 def _attributed(
@@ -130,49 +119,6 @@ def _both(ranker: Ranker, runs: Runs, graph: list[Key], seen: list[Key]) -> tupl
     scores = torch.cat([plain.scores, source.scores])
     scores[runs.target], scores[runs.source] = plain.scores, source.scores
     return target, source, scores
-
-
-def _integrated(
-    ranker: Ranker, runs: Runs, keys: list[Key], parts: Parts, n_sites: int, steps: int
-) -> tuple[Tensor, Tensor]:
-    """Scores of runs, and estimates from gradients between the embeddings of targets and sources."""
-    with torch.no_grad():
-        plain = record(ranker, runs.batch, dict.fromkeys([*keys, EMBED]))
-    target, source = plain.rows(runs.target), plain.rows(runs.source)
-    slopes = {key: torch.zeros_like(target[key]) for key in keys}
-    for step in range(steps):
-        embedded = torch.lerp(target[EMBED], source[EMBED], (step + 0.5) / steps)
-        between = record_graph(ranker, runs.inputs(runs.target), keys, embedded)
-        for key, slope in gradients(between, keys).items():
-            slopes[key] += slope / steps
-    values = {
-        key: _of_slots(runs.slots, ranker.anatomy.groups(key[1]), (source[key] - target[key]) * slopes[key])
-        for key in keys
-    }
-    moved = _of_sites(values, parts, n_sites)
-    return plain.scores, _missing(target.scores[:, None, None] + moved, runs.slots)
-
-
-def _of_slots(slots: Tensor, groups: int, products: Tensor) -> Tensor:
-    """Sums ``[B, P, G]`` of values ``[B, S, D]`` over the features of a group and the positions of a slot."""
-    by_group = products.unflatten(-1, (groups, -1)).sum(-1)
-    n_slots = len(slots)
-    slots = at_positions(slots, by_group.shape[1]).expand(n_slots, *by_group.shape[:2])
-    return torch.einsum("pbs,bsg->bpg", slots.to(by_group.dtype), by_group)
-
-
-def _of_sites(values: dict[Key, Tensor], parts: Parts, n_sites: int) -> Tensor:
-    """Estimates ``[B, site, P]`` from those of each activation, ``[B, P, G]``."""
-    first = next(iter(values.values()))
-    total = first.new_zeros((n_sites, *first.shape[:2]))
-    for key, (numbers, heads) in parts.items():
-        total.index_add_(0, torch.tensor(numbers, device=total.device), values[key][..., heads].permute(2, 0, 1))
-    return total.transpose(0, 1)
-
-
-def _missing(patched: Tensor, slots: Tensor) -> Tensor:
-    """Patched scores, missing where a run has none of a slot's positions."""
-    return patched.masked_fill(~slots.any(dim=2).T[:, None, :], torch.nan)
 
 
 class _Softmax:

@@ -4,56 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyterrier_mechir.patching.screening import errors, some
-from pyterrier_mechir.patching.sites import Site, SiteSet
-from pyterrier_mechir.patching.sweep import SweepResult
-from pyterrier_mechir.rankers.precision import in_full
+from pyterrier_mechir.models.precision import in_full
+from pyterrier_mechir.models.sites import Site, SiteSet
+from pyterrier_mechir.patching.outcome import Calibration, SweepResult, errors, some
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
-    from pyterrier_mechir.rankers.encoding import AlignedPair
+    from pyterrier_mechir.text.encoding import AlignedPair
+
 
 SAMPLED_PAIRS, SAMPLED_SITES = 8, 32
 """Pairs and sites, at most, of which the results are computed in float32 too."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How far results in fewer bits are from those in float32.
-
-    Args:
-        precision: of the results.
-        n_pairs: pairs that were computed in both.
-        n_sites: sites, of ``n_all_sites``, that were patched in both.
-        n_all_sites: sites that are patched.
-        max_score_error: greatest difference of the scores of both sides.
-        mean_abs_error: mean difference of patching effects, in score units; NaN where nothing is patched.
-        max_abs_error: the greatest of them.
-        spearman: rank correlation of effects over pairs and sites; NaN where it is not defined.
-    """
-
-    precision: str
-    n_pairs: int
-    n_sites: int
-    n_all_sites: int
-    max_score_error: float
-    mean_abs_error: float
-    max_abs_error: float
-    spearman: float
-
-    def __str__(self) -> str:
-        sides = f"on a sample of {self.n_pairs} pairs, scores are within {self.max_score_error:.2g} of float32's"
-        if not self.n_sites:
-            return f"{self.precision}: {sides}."
-        return (
-            f"{self.precision}: {sides}, and patching effects of {self.n_sites} of {self.n_all_sites} sites within "
-            f"{self.max_abs_error:.2g} (mean {self.mean_abs_error:.2g}, in score units; Spearman {self.spearman:.3f})."
-        )
 
 
 def calibrated(

@@ -10,13 +10,41 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyterrier_mechir.patching.gradients import SHARE, differentiable
-from pyterrier_mechir.patching.recording import Batch, Recording
-from pyterrier_mechir.patching.replay import Edit, replay
-from pyterrier_mechir.patching.sweep import SweepResult, sweep
+from pyterrier_mechir.models.gradients import SHARE, Key, differentiable, gradients, record_graph
+from pyterrier_mechir.models.opened import Batch
+from pyterrier_mechir.models.recording import Recording, record
+from pyterrier_mechir.models.replay import Edit, replay
+from pyterrier_mechir.patching.first_order import _missing, _of_sites, _of_slots
+from pyterrier_mechir.patching.outcome import SweepResult
+from pyterrier_mechir.patching.sweep import Runs, sweep
 
 if TYPE_CHECKING:
+    from pyterrier_mechir.patching.first_order import Parts
     from pyterrier_mechir.rankers.base import Ranker
+
+
+EMBED: Key = (0, "embed")
+
+
+def _integrated(
+    ranker: Ranker, runs: Runs, keys: list[Key], parts: Parts, n_sites: int, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Scores of runs, and estimates from gradients between the embeddings of targets and sources."""
+    with torch.no_grad():
+        plain = record(ranker, runs.batch, dict.fromkeys([*keys, EMBED]))
+    target, source = plain.rows(runs.target), plain.rows(runs.source)
+    slopes = {key: torch.zeros_like(target[key]) for key in keys}
+    for step in range(steps):
+        embedded = torch.lerp(target[EMBED], source[EMBED], (step + 0.5) / steps)
+        between = record_graph(ranker, runs.inputs(runs.target), keys, embedded)
+        for key, slope in gradients(between, keys).items():
+            slopes[key] += slope / steps
+    values = {
+        key: _of_slots(runs.slots, ranker.anatomy.groups(key[1]), (source[key] - target[key]) * slopes[key])
+        for key in keys
+    }
+    moved = _of_sites(values, parts, n_sites)
+    return plain.scores, _missing(target.scores[:, None, None] + moved, runs.slots)
 
 
 def integrate(ranker: Ranker, *args: Any, steps: int, **options: Any) -> SweepResult:
@@ -38,7 +66,7 @@ def integrate(ranker: Ranker, *args: Any, steps: int, **options: Any) -> SweepRe
 
 
 def _integral(ranker: Ranker, batch: Batch, base: Recording, edits: Sequence[Edit], steps: int) -> Tensor:
-    """Scores ``[n, B]`` of copies, as :func:`~pyterrier_mechir.patching.replay.replay` gives them, integrated."""
+    """Scores ``[n, B]`` of copies, as :func:`~pyterrier_mechir.models.replay.replay` gives them, integrated."""
     n = edits[0].mask.shape[0]
     moved = base.scores.new_zeros((n, len(base.scores)))
     with torch.enable_grad():

@@ -1,119 +1,17 @@
-"""How patched scores are computed: exactly, or by estimates from gradients, of which the best may be verified."""
+"""The methods by which patched scores are computed, and the one function that chooses among them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pyterrier_mechir._options import one_of
+from pyterrier_mechir.patching.plan import IntegratedGradients
 
 if TYPE_CHECKING:
-    from pyterrier_mechir.patching.sites import Site
-    from pyterrier_mechir.patching.sweep import SweepResult
-    from pyterrier_mechir.rankers.anatomy import Anatomy
-
-NAMES = ("exact", "attribution", "ig")
-
-
-@dataclass(frozen=True)
-class Attribution:
-    """Attribution patching (Nanda, 2023): the first-order estimate of every patched score at once.
-
-    For a site of activation n, the patched score is taken to be s + ê with s the score of the run that is patched and
-    ê = [n(source) - n(target)] . ds/dn, summed over the entries that the patch replaces, with the gradient at the
-    patched run itself: the baseline for ``denoise``, the perturbed side for ``noise``. The estimate of a set is the sum
-    of its sites'. It costs two forward passes and one backward pass a direction, whatever the number of sites.
-
-    The two options are the corrections of AtP* (Kramár et al., 2024, arXiv:2403.00745).
-
-    Args:
-        qk_fix: for queries and keys, recompute the softmax instead of taking its gradient, which vanishes where
-            attention is saturated: ê is the sum over attention weights of [A(with the source's q, or k) - A] . ds/dA.
-            Only for plain scaled dot-product attention: BERT, DistilBERT, ELECTRA, RoBERTa and XLM-R.
-        grad_drop: take the gradient once for each layer, with that layer's ``attn_out`` and ``mlp_out`` (and
-            ``cross_attn_out``) held constant, so that a direct effect and an indirect one do not cancel: ê is the sum
-            of the absolute values of these L estimates over L - 1, L being the number of layers, since a component has
-            no gradient where its own layer is held. (No pass holds residual streams and embeddings, so theirs come out
-            up to L / (L - 1) times as great.) In post-norm models the norms stay in the stream. ê is unsigned, a
-            measure of how much a site matters rather than of which way it pushes: the patched score is given as s moved
-            by ê towards the source's score, so that normalised effects are ê / abs(s_p - s_b). It may exceed what any
-            patch does, and serves to rank sites, best together with ``screen``. It costs L backward passes at most,
-            each through the layers up to the one that is held.
-    """
-
-    qk_fix: bool = False
-    grad_drop: bool = False
-
-    @property
-    def is_signed(self) -> bool:
-        """Whether estimates tell an increase from a decrease."""
-        return not self.grad_drop
-
-
-@dataclass(frozen=True)
-class IntegratedGradients:
-    """Attribution with gradients averaged on the way from the target's activations to the source's.
-
-    Gradients are taken at the midpoints (k - 1/2) / steps, k = 1 ... steps, of the straight line (Sundararajan et al.,
-    2017, by the midpoint rule).
-
-    Args:
-        over: ``inputs``: the line goes from the word embeddings of the patched run to those of the source, and the
-            mean gradient at each site is multiplied by n(source) - n(target), as in EAP-IG (Hanna et al., 2024,
-            arXiv:2403.17806); it costs ``steps`` forward and backward passes and two forward passes a direction.
-            ``activations``: each site, or set of sites, is interpolated by itself, all else being the patched run's,
-            so that the estimate tends to the exact patched score as ``steps`` grows (completeness); it costs ``steps``
-            exact sweeps with gradients, and is a check of the others rather than a shortcut.
-        steps: points on the line.
-
-    Raises:
-        ValueError: an unknown ``over``, or no steps.
-    """
-
-    over: str = "inputs"
-    steps: int = 10
-
-    def __post_init__(self) -> None:
-        one_of("over", self.over, ("inputs", "activations"))
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; integrate over at least 1.")
-
-    @property
-    def is_signed(self) -> bool:
-        """Whether estimates tell an increase from a decrease."""
-        return True
-
-
-Estimate = Attribution | IntegratedGradients
-Method = str | Estimate
-
-
-def method_of(value: Method, anatomy: Anatomy) -> Method:
-    """What ``PatchScorer(method=...)`` means: ``exact``, or how to estimate.
-
-    Raises:
-        ValueError: an unknown name, or a method that the model does not allow.
-    """
-    if not isinstance(value, (Attribution, IntegratedGradients)):
-        name = one_of("method", value, NAMES)
-        named: dict[str, Method] = {"attribution": Attribution(), "ig": IntegratedGradients()}
-        value = named.get(name, name)
-    if isinstance(value, Attribution) and value.qk_fix and not anatomy.plain_qkv(0):
-        raise ValueError(
-            "qk_fix recomputes attention from queries and keys, which takes plain scaled dot products, eager or sdpa "
-            "(BERT, DistilBERT, ELECTRA, RoBERTa, XLM-R); this model adds rotary or relative positions, or attends "
-            "otherwise. Use qk_fix=False, and screen=k to verify the best."
-        )
-    if isinstance(value, Attribution) and value.grad_drop and anatomy.n_layers < 2:
-        raise ValueError("grad_drop compares layers, and this model has only one; use grad_drop=False.")
-    if isinstance(value, IntegratedGradients) and value.over == "inputs" and "embed" in anatomy.lacks:
-        raise ValueError(
-            "a decoder's own input is its start token, from which nothing leads to the source's; use 'attribution' or "
-            "IntegratedGradients(over='activations')."
-        )
-    return value
+    from pyterrier_mechir.models.sites import Site
+    from pyterrier_mechir.patching.outcome import SweepResult
+    from pyterrier_mechir.patching.plan import Method
 
 
 def sweeper(method: Method, screen: int | None = None, receivers: Sequence[Site] = ()) -> Callable[..., SweepResult]:

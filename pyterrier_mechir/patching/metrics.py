@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.patching.sites import ACTIVATIONS, CODED, Sites
-from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
+from pyterrier_mechir.models.components import _BEFORE_ATTENTION, ACTIVATIONS, CODED
+from pyterrier_mechir.models.sites import Sites
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 
 if TYPE_CHECKING:
     import torch
 
-    from pyterrier_mechir.patching.recording import Batch
+    from pyterrier_mechir.models.opened import Batch
     from pyterrier_mechir.rankers.base import Ranker
-    from pyterrier_mechir.rankers.encoding import AlignedPair
-
-_BEFORE_ATTENTION = frozenset({"embed", "resid_pre", "q", "k", "v", "pattern"})
-"""Activations of a layer that its attention weights come after, or are."""
+    from pyterrier_mechir.rankers.colbert import ColBERT
+    from pyterrier_mechir.rankers.splade import Splade
+    from pyterrier_mechir.text.encoding import AlignedPair
 
 
 class Metric(Protocol):
@@ -70,7 +70,7 @@ class AttentionTo:
 
     Args:
         head: (layer, head).
-        of: the token class that attends, one of :data:`~pyterrier_mechir.rankers.encoding.TOKEN_CLASSES`.
+        of: the token class that attends, one of :data:`~pyterrier_mechir.text.encoding.TOKEN_CLASSES`.
         to: the token class that is attended to.
 
     Raises:
@@ -153,8 +153,8 @@ class AttentionTo:
         return made, [replace(pair, query=row) for row, pair in enumerate(pairs)], inputs
 
     def _mass(self, ranker: Ranker, batch: Batch) -> torch.Tensor:
-        from pyterrier_mechir.patching.attention import on_pattern
-        from pyterrier_mechir.patching.hooks import on_port
+        from pyterrier_mechir.models.attention import on_pattern
+        from pyterrier_mechir.models.ports import on_port
 
         layer, head = self.head
         length = batch["input_ids"].shape[1]
@@ -182,3 +182,89 @@ class AttentionTo:
 
 class _IsRead(Exception):
     """Ends a run of which nothing more is wanted."""
+
+
+@dataclass(frozen=True)
+class TermWeight:
+    """The weight of one vocabulary term in the vector that a :class:`~pyterrier_mechir.Splade` makes of a text.
+
+    As ``PatchScorer(splade, metric=TermWeight("tide"))`` it says which components make the model expand a document by a
+    term (or a query, where queries are perturbed), whatever else they do to the score.
+
+    Args:
+        term: a word that is one token of the vocabulary, or a token as :meth:`~pyterrier_mechir.Splade.expand` gives
+            it.
+    """
+
+    term: str
+
+    at_end: ClassVar[bool] = True
+
+    def check(self, ranker: Ranker) -> None:
+        """Check that a ranker has a weight of the term.
+
+        Raises:
+            ValueError: it has no vector over the vocabulary, or the term is not a single token.
+        """
+        self._splade(ranker).term_inputs(self.term)
+
+    def upstream(self, sites: Sites) -> Sites:
+        """The sites: the vector comes after all of them."""
+        return sites
+
+    def observed(
+        self, ranker: Ranker, pairs: Sequence[AlignedPair], contexts: Sequence[str]
+    ) -> tuple[Ranker, list[AlignedPair], Batch]:
+        """A ranker whose score is the metric, as :meth:`~pyterrier_mechir.AttentionTo.observed` says."""
+        return ranker, [replace(pair, query=0) for pair in pairs], self._splade(ranker).term_inputs(self.term)
+
+    def _splade(self, ranker: Ranker) -> Splade:
+        from pyterrier_mechir.rankers.splade import Splade
+
+        if not isinstance(ranker, Splade):
+            raise ValueError(f"{ranker!r} gives texts no vector over the vocabulary; TermWeight takes a Splade.")
+        return ranker
+
+
+@dataclass(frozen=True)
+class QueryTokenScore:
+    """What one token of the query adds to the score of a :class:`~pyterrier_mechir.ColBERT`: its greatest cosine.
+
+    As ``PatchScorer(colbert, metric=QueryTokenScore("tides"))`` it says which components make a document match a word
+    of the query. Pairs whose query has no such token are missing.
+
+    Args:
+        token: a word of the query, all of whose pieces and occurrences are summed; or a special token, such as
+            ``"[MASK]"`` for all masks together; or a position, counted from the first token (``[CLS]``, which is 0), or
+            from the last where it is negative. Where queries are perturbed, a word of the perturbed query; on the other
+            side, the positions are the same.
+    """
+
+    token: str | int
+
+    at_end: ClassVar[bool] = True
+
+    def check(self, ranker: Ranker) -> None:
+        """Check that a ranker scores token by token.
+
+        Raises:
+            ValueError: it does not.
+        """
+        self._colbert(ranker)
+
+    def upstream(self, sites: Sites) -> Sites:
+        """The sites: MaxSim comes after all of them."""
+        return sites
+
+    def observed(
+        self, ranker: Ranker, pairs: Sequence[AlignedPair], contexts: Sequence[str]
+    ) -> tuple[Ranker, list[AlignedPair], Batch]:
+        """A ranker whose score is the metric, as :meth:`~pyterrier_mechir.AttentionTo.observed` says."""
+        return (ranker, *self._colbert(ranker).of_query_token(self.token, pairs, contexts))
+
+    def _colbert(self, ranker: Ranker) -> ColBERT:
+        from pyterrier_mechir.rankers.colbert import ColBERT
+
+        if not isinstance(ranker, ColBERT):
+            raise ValueError(f"{ranker!r} does not score token by token; QueryTokenScore takes a ColBERT.")
+        return ranker

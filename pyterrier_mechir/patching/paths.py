@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from pyterrier_mechir.models.components import COMPONENTS, INPUTS_OF_HEADS
+from pyterrier_mechir.models.opened import Batch
+from pyterrier_mechir.models.recording import Recording
+from pyterrier_mechir.models.replay import Edit, Run, at_positions, needed_to_replay, read, replay
+from pyterrier_mechir.models.sites import Site
 from pyterrier_mechir.patching.receivers import reaches
-from pyterrier_mechir.patching.recording import Batch, Recording
-from pyterrier_mechir.patching.replay import INPUTS_OF_HEADS, Edit, Run, at_positions, needed_to_replay, read, replay
-from pyterrier_mechir.patching.sites import COMPONENTS, Site
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyterrier_mechir.patching.sites import Site, Sites, check_site, parse_site
+from pyterrier_mechir.models.sites import Site, Sites, check_site, parse_site
 
 FINAL = "final"
 """The name of the receiver that is the final residual stream: ``resid_post`` of the last layer."""

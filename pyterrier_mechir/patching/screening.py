@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
-from pyterrier_mechir.patching.positions import ALL, Positions
-from pyterrier_mechir.patching.recording import Batch
-from pyterrier_mechir.patching.sites import Site, SiteSet
-from pyterrier_mechir.patching.sweep import Patched, SweepResult, sweep
+from pyterrier_mechir.models.opened import Batch
+from pyterrier_mechir.models.sites import Site, SiteSet
+from pyterrier_mechir.patching.outcome import Screening, SweepResult, _effects, _patched, errors, some
+from pyterrier_mechir.patching.sweep import sweep
+from pyterrier_mechir.text.positions import ALL, Positions
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
-    from pyterrier_mechir.rankers.encoding import AlignedPair
+    from pyterrier_mechir.text.encoding import AlignedPair
+
 
 SAMPLED_PAIRS = 32
 """Pairs, at most, on which estimates are compared with exact scores."""
-
-
-@dataclass(frozen=True)
-class Screening:
-    """How good the estimates are that a screening left unverified.
-
-    Args:
-        verified: names of the sites whose patched scores are exact, by falling size of the estimated effect.
-        n_sampled: estimates that were compared with exact effects, of a random sample of the other sites and pairs.
-        mean_abs_error: mean of abs(ê - e) over these, in score units; NaN where there are none.
-        max_abs_error: the greatest of them.
-        spearman: rank correlation of ê and e over these; NaN where it is not defined.
-    """
-
-    verified: tuple[str, ...]
-    n_sampled: int
-    mean_abs_error: float
-    max_abs_error: float
-    spearman: float
 
 
 def screened(
@@ -89,45 +71,3 @@ def screened(
     among = np.sort(rng.permutation(len(pairs))[:SAMPLED_PAIRS])
     error = errors(some(estimated, among, sampled), run(sweep, sampled, among), is_signed)
     return replace(estimated, screening=Screening(tuple(sites[i].name for i in verified), *error))
-
-
-def _patched(result: SweepResult) -> list[np.ndarray]:
-    """The patched scores of each pair in each direction, a row per site."""
-    return [of_pair for way in (result.denoise, result.noise) if way is not None for of_pair in way]
-
-
-def _effects(result: SweepResult) -> Iterator[np.ndarray]:
-    """How far patches move the scores, ``[site, slot]`` for each pair in each direction."""
-    for way, scores in ((result.denoise, result.baseline), (result.noise, result.perturbed)):
-        for of_pair, score in zip(() if way is None else way, scores, strict=way is not None):
-            yield (of_pair if of_pair.ndim == 2 else of_pair[:, None]) - score
-
-
-def some(result: SweepResult, pairs: np.ndarray, sites: np.ndarray) -> SweepResult:
-    """The results of some pairs at some sites."""
-
-    def of(way: Patched | None) -> list[np.ndarray] | None:
-        return None if way is None else [way[pair][sites] for pair in pairs]
-
-    return SweepResult(result.baseline[pairs], result.perturbed[pairs], of(result.denoise), of(result.noise))
-
-
-def errors(estimated: SweepResult, exact: SweepResult, is_signed: bool = True) -> tuple[int, float, float, float]:
-    """How many effects there are, the mean and greatest absolute error of their estimates, and the rank correlation."""
-    found, wanted = (
-        np.concatenate([np.empty(0), *(effect.ravel() for effect in _effects(result))]) for result in (estimated, exact)
-    )
-    found, wanted = found[~np.isnan(wanted)], wanted[~np.isnan(wanted)]
-    if not is_signed:
-        found, wanted = np.abs(found), np.abs(wanted)
-    error = np.abs(found - wanted)
-    if not len(error):
-        return 0, np.nan, np.nan, np.nan
-    return len(error), float(error.mean()), float(error.max()), spearman(found, wanted)
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation; NaN where either is constant."""
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    return float(spearmanr(a, b).statistic)

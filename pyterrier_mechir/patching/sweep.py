@@ -3,101 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from pyterrier_mechir.patching.batching import by_length
+from pyterrier_mechir.models.batching import by_length
+from pyterrier_mechir.models.opened import Batch
+from pyterrier_mechir.models.products import packed_products
+from pyterrier_mechir.models.recording import Recording, record
+from pyterrier_mechir.models.replay import Edit, Run, replay
+from pyterrier_mechir.models.sites import Site, SiteSet, activation_of
+from pyterrier_mechir.patching.outcome import SweepResult
 from pyterrier_mechir.patching.paths import needed_to_patch, patched_scores
-from pyterrier_mechir.patching.positions import ALL, Positions
-from pyterrier_mechir.patching.products import packed_products
-from pyterrier_mechir.patching.recording import Batch, Recording, record
-from pyterrier_mechir.patching.replay import Edit, Run, replay
-from pyterrier_mechir.patching.sites import Site, SiteSet, activation_of
+from pyterrier_mechir.text.positions import ALL, Positions
 
 if TYPE_CHECKING:
-    from pyterrier_mechir.patching.calibration import Calibration
-    from pyterrier_mechir.patching.screening import Screening
     from pyterrier_mechir.rankers.base import Ranker
-    from pyterrier_mechir.rankers.encoding import AlignedPair
-
-
-Patched = np.ndarray | list[np.ndarray]
-"""Patched scores: ``[N, site]``, or, where positions are patched apart, ``[site, slot]`` for each pair."""
-
-ROUNDING = 1e-5
-"""Scores that differ by less than this, or by less than this share of them, are the same but for rounding."""
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """Scores of ``N`` pairs.
-
-    Args:
-        baseline: ``[N]``, score of each baseline.
-        perturbed: ``[N]``, score of each perturbed side.
-        denoise: score of the baseline with the site taken from the perturbed run, if swept.
-        noise: score of the perturbed side with the site taken from the baseline run, if swept.
-        screening: how good the estimates are, of sweeps that verify the best of them.
-        calibration: how far the results are from float32, of models that multiply fewer bits.
-    """
-
-    baseline: np.ndarray
-    perturbed: np.ndarray
-    denoise: Patched | None
-    noise: Patched | None
-    screening: Screening | None = None
-    calibration: Calibration | None = None
-
-    def at(self, index: Sequence[int]) -> SweepResult:
-        """The results of some pairs, in another order, or repeated."""
-
-        def take(values: Patched | None) -> Patched | None:
-            return [values[i] for i in index] if isinstance(values, list) else None if values is None else values[index]
-
-        return replace(
-            self,
-            baseline=self.baseline[index],
-            perturbed=self.perturbed[index],
-            denoise=take(self.denoise),
-            noise=take(self.noise),
-        )
-
-    @property
-    def touched_nothing(self) -> bool:
-        """Whether no patch moved any score beyond rounding, though the scores of some pair's sides differ."""
-        differs = _differs(self.perturbed, self.baseline)
-        ways = [(self.denoise, self.baseline), (self.noise, self.perturbed)]
-        moved = (
-            _differs(values, target).any()
-            for patched, targets in ways
-            if patched is not None
-            for values, target in zip(patched, targets, strict=True)
-        )
-        return bool(differs.any()) and not any(moved)
-
-    def mean_over(self, repeats: int) -> SweepResult:
-        """The mean over repeats of the same pairs, given one repeat of all after the other."""
-
-        def mean(values: np.ndarray) -> np.ndarray:
-            return np.asarray(values.reshape(repeats, len(values) // repeats, *values.shape[1:]).mean(axis=0))
-
-        def mean_of(values: Patched | None) -> Patched | None:
-            if isinstance(values, list):
-                n = len(values) // repeats
-                return [np.asarray(np.stack(values[i::n]).mean(axis=0)) for i in range(n)]
-            return None if values is None else mean(values)
-
-        return replace(
-            self,
-            baseline=mean(self.baseline),
-            perturbed=mean(self.perturbed),
-            denoise=mean_of(self.denoise),
-            noise=mean_of(self.noise),
-        )
+    from pyterrier_mechir.text.encoding import AlignedPair
 
 
 class Runs(NamedTuple):
@@ -122,11 +47,6 @@ class Runs(NamedTuple):
 
 Scorer = Callable[[Runs], tuple[torch.Tensor, torch.Tensor]]
 """Scores ``[2n]`` of runs, and patched scores ``[B, site, slot]`` of their targets."""
-
-
-def _differs(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Which scores differ from the target's; missing ones do not."""
-    return np.asarray(np.abs(scores - target) > ROUNDING * np.maximum(1, np.abs(target)))
 
 
 def sweep(

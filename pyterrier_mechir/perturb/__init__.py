@@ -1,15 +1,15 @@
 """Perturbations: minimal pairs of texts, from the axioms of information retrieval or from a function of yours."""
 
-from pyterrier_mechir.perturb.base import Identity, Pair, Perturbation, perturbation
-from pyterrier_mechir.perturb.compose import Chain, OneOf
-from pyterrier_mechir.perturb.control import RandomTerm
-from pyterrier_mechir.perturb.coverage import AND, ANTI_REG, LB1, LB2, REG
-from pyterrier_mechir.perturb.discrimination import MTDC, TDC
-from pyterrier_mechir.perturb.fillers import RandomFiller
-from pyterrier_mechir.perturb.frequency import TFC1, TFC2, TFC3
-from pyterrier_mechir.perturb.idf import Idf
-from pyterrier_mechir.perturb.length import LNC1, LNC2, TFLNC
-from pyterrier_mechir.perturb.order import (
+from pyterrier_mechir.perturb.axioms.coverage import AND, ANTI_REG, LB1, LB2, REG
+from pyterrier_mechir.perturb.axioms.discrimination import MTDC, TDC
+from pyterrier_mechir.perturb.axioms.frequency import TFC1, TFC2, TFC3
+from pyterrier_mechir.perturb.axioms.length import LNC1, LNC2, TFLNC
+from pyterrier_mechir.perturb.axioms.proximity import PROX1, PROX2, PROX3, PROX4, PROX5, QPHRA
+from pyterrier_mechir.perturb.axioms.semantics import DIV, STMC1, STMC2, STMC3, Synonym
+from pyterrier_mechir.perturb.base import Chain, Pair, Perturbation, perturbation
+from pyterrier_mechir.perturb.compose import OneOf
+from pyterrier_mechir.perturb.control import Identity, RandomTerm
+from pyterrier_mechir.perturb.probes.order import (
     AddSentence,
     DeleteSentence,
     PrependQuery,
@@ -19,11 +19,8 @@ from pyterrier_mechir.perturb.order import (
     ShuffleWords,
     SwapEntities,
 )
-from pyterrier_mechir.perturb.proximity import PROX1, PROX2, PROX3, PROX4, PROX5, QPHRA
-from pyterrier_mechir.perturb.semantics import DIV, STMC1, STMC2, STMC3, Synonym
-from pyterrier_mechir.perturb.similarity import WordNet
-from pyterrier_mechir.perturb.terms import AddTerm, RemoveTerm
-from pyterrier_mechir.perturb.wording import (
+from pyterrier_mechir.perturb.probes.terms import AddTerm, RemoveTerm
+from pyterrier_mechir.perturb.probes.wording import (
     CaseFold,
     Lemmatize,
     Negate,
@@ -32,6 +29,9 @@ from pyterrier_mechir.perturb.wording import (
     SwapNumbers,
     Typos,
 )
+from pyterrier_mechir.text.fillers import RandomFiller
+from pyterrier_mechir.text.idf import Idf
+from pyterrier_mechir.text.similar import WordNet
 
 __all__ = [
     "AND",

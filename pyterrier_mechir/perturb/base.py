@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import random
 import sys
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.perturb.alignment import ALIGNMENTS
-from pyterrier_mechir.perturb.words import Words, marks, words_and_marks
+from pyterrier_mechir.perturb.correspond import corresponds
+from pyterrier_mechir.text.alignment import ALIGNMENTS
+from pyterrier_mechir.text.words import seeded
 
 if TYPE_CHECKING:
-    from pyterrier_mechir.perturb.compose import Chain
     from pyterrier_mechir.rankers.base import Ranker
+
 
 SIGNS = ("+", "-", "+0", "-0", "0")
 """What an axiom expects of s_p - s_b: more than 0, less, not less, not more, or no change."""
@@ -43,12 +42,6 @@ class Pair(NamedTuple):
     by: Perturbation
 
 
-def seeded(seed: int, *texts: str) -> int:
-    """A seed that depends on the texts alone: the same in every process, order and batch."""
-    digest = hashlib.blake2b("\x1f".join([str(seed), *texts]).encode("utf-8", "surrogatepass"), digest_size=8)
-    return int.from_bytes(digest.digest(), "big")
-
-
 class Perturbation(ABC):
     """How a minimal pair is made of a text.
 
@@ -58,7 +51,7 @@ class Perturbation(ABC):
     Attributes:
         name: what the ``perturbation`` column says.
         alignment: how the two sides correspond, one of ``fill``, ``mask``, ``swap``, ``permute``, ``free``
-            (see :data:`pyterrier_mechir.perturb.alignment.ALIGNMENTS`).
+            (see :data:`pyterrier_mechir.text.alignment.ALIGNMENTS`).
         sign: what is expected of s_p - s_b (see :data:`SIGNS`); None where nothing is claimed.
         own_baseline: whether the baseline is another text than the one given, so that :meth:`__call__` gives both.
         fits_queries: whether it can apply to a query as the text, which has no words beside the query's.
@@ -125,7 +118,7 @@ class Perturbation(ABC):
         return type(self)(**{**self._settings(), **settings})
 
     def __or__(self, other: object) -> Chain:
-        from pyterrier_mechir.perturb.compose import Chain
+        from pyterrier_mechir.perturb.base import Chain
 
         return Chain(self, as_perturbation(other))
 
@@ -180,34 +173,6 @@ def _hashable(value: Any) -> Any:
     return value
 
 
-def corresponds(alignment: str, baseline: str, perturbed: str) -> bool:
-    """Whether the sides of a pair differ, and in the way that an alignment claims.
-
-    Words are compared as they are written, and so are the marks between them: what an edit does not claim to change is
-    the same on both sides. ``permute``: the same words and marks in another order. ``swap``: as many words, and the
-    same marks. ``fill`` and ``mask``: one side has all words and marks of the other, in their order. ``free`` claims
-    nothing more.
-    """
-    if baseline == perturbed:
-        return False
-    if alignment == "free":
-        return True
-    before, after = words_and_marks(baseline), words_and_marks(perturbed)
-    if alignment == "permute":
-        return before != after and Counter(before) == Counter(after)
-    if alignment == "swap":
-        same_marks = marks(baseline) == marks(perturbed)
-        return same_marks and len(Words(baseline)) == len(Words(perturbed))
-    shorter, longer = sorted((before, after), key=len)
-    rest = iter(longer)
-    return all(item in rest for item in shorter)
-
-
-def same_gaps(baseline: str, perturbed: str) -> bool:
-    """Whether the marks and spaces between the words are the same on both sides."""
-    return Words(baseline).gaps == Words(perturbed).gaps
-
-
 class OfPairs(Perturbation):
     """A perturbation that makes its pairs of those of others, in :meth:`pair`."""
 
@@ -219,37 +184,6 @@ class OfPairs(Perturbation):
         if pair is None:
             return None
         return pair[:2] if self.own_baseline else pair.perturbed
-
-
-class OfOutcomes(Perturbation):
-    """A perturbation that draws one of all the texts that it can make of a text."""
-
-    seed: int
-
-    @abstractmethod
-    def _outcomes(self, text: str) -> list[str]:
-        """What can become of a text; nothing where the perturbation does not apply."""
-
-    def __call__(self, text: str, query: str) -> str | None:
-        outcomes = self._outcomes(text)
-        return self._random(self.seed, text, query).choice(outcomes) if outcomes else None
-
-    def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        return perturbed in self._outcomes(baseline)
-
-
-class Identity(Perturbation):
-    """Leaves every text as it is: the control whose effects are all missing."""
-
-    statement = "The text itself: a control without effects."
-    change = "nothing"
-    source = "control"
-
-    def __call__(self, text: str, query: str) -> str:
-        return text
-
-    def holds(self, baseline: str, perturbed: str, query: str) -> bool:
-        return baseline == perturbed
 
 
 _CLAIMS = ("alignment", "sign", "own_baseline", "check")
@@ -346,20 +280,6 @@ def _replaced(origin: FunctionPerturbation, settings: dict[str, Any]) -> Functio
     return origin.with_settings(**settings)
 
 
-@overload
-def perturbation(function: Callable[..., Any]) -> FunctionPerturbation: ...
-
-
-@overload
-def perturbation(
-    *,
-    alignment: str = ...,
-    sign: str | None = ...,
-    own_baseline: bool = ...,
-    check: Callable[[str, str, str], bool] | None = ...,
-) -> Callable[[Callable[..., Any]], FunctionPerturbation]: ...
-
-
 def perturbation(
     function: Callable[..., Any] | None = None,
     *,
@@ -406,3 +326,57 @@ def as_perturbation(value: object) -> Perturbation:
     if callable(value):
         return perturbation(value)
     raise TypeError(f"perturbation should be a Perturbation or a function of (text) or (text, query), not {value!r}.")
+
+
+def _joint_alignment(alignments: Iterable[str]) -> str:
+    """The alignment under which all of some others can be aligned."""
+    found = set(alignments)
+    if len(found) == 1:
+        return found.pop()
+    if "free" in found:
+        return "free"
+    return "mask" if "mask" in found and "fill" not in found else "fill"
+
+
+class Chain(OfPairs):
+    """One perturbation after the other, written ``first | second``: both changes are on the perturbed side.
+
+    Does not apply where either does not.
+
+    Args:
+        first: applied to the text.
+        second: applied to what the first made of it.
+
+    Raises:
+        ValueError: the second has a baseline of its own, which can only be one of the text itself.
+    """
+
+    def __init__(self, first: Perturbation, second: Perturbation):
+        self.first, self.second = as_perturbation(first), as_perturbation(second)
+        if self.second.own_baseline:
+            raise ValueError(f"{self.second!r} has a baseline of its own, so it can only come first in a chain.")
+        self.own_baseline = self.first.own_baseline
+        self.alignment = _joint_alignment(m.alignment for p in (self.first, self.second) for m in p.members)
+        self.sign = self.first.sign if self.first.sign == self.second.sign else None
+
+    @property
+    def name(self) -> str:
+        return f"{self.first.name}|{self.second.name}"
+
+    def pair(self, text: str, query: str) -> Pair | None:
+        one = self.first.pair(text, query)
+        two = None if one is None else self.second.pair(one.perturbed, query)
+        return None if one is None or two is None else Pair(one.baseline, two.perturbed, self)
+
+    def holds(self, baseline: str, perturbed: str, query: str) -> bool:
+        """Whether the chain makes the pair of the baseline; with its own baseline, whether the sides correspond."""
+        if self.own_baseline:
+            alignments = {member.alignment for one in (self.first, self.second) for member in one.members}
+            return corresponds(alignments.pop() if len(alignments) == 1 else "free", baseline, perturbed)
+        return self(baseline, query) == perturbed
+
+    def bind(self, ranker: Ranker) -> Chain:
+        return Chain(self.first.bind(ranker), self.second.bind(ranker))
+
+    def __repr__(self) -> str:
+        return f"{self.first!r} | {self.second!r}"

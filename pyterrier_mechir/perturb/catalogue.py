@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyterrier_mechir.perturb.base import Identity, Perturbation
-from pyterrier_mechir.perturb.control import RandomTerm
-from pyterrier_mechir.perturb.coverage import AND, ANTI_REG, LB1, LB2, REG
-from pyterrier_mechir.perturb.discrimination import MTDC, TDC
-from pyterrier_mechir.perturb.frequency import TFC1, TFC2, TFC3
-from pyterrier_mechir.perturb.length import LNC1, LNC2, TFLNC
-from pyterrier_mechir.perturb.order import (
+from pyterrier_mechir.perturb.axioms.coverage import AND, ANTI_REG, LB1, LB2, REG
+from pyterrier_mechir.perturb.axioms.discrimination import MTDC, TDC
+from pyterrier_mechir.perturb.axioms.frequency import TFC1, TFC2, TFC3
+from pyterrier_mechir.perturb.axioms.length import LNC1, LNC2, TFLNC
+from pyterrier_mechir.perturb.axioms.proximity import PROX1, PROX2, PROX3, PROX4, PROX5, QPHRA
+from pyterrier_mechir.perturb.axioms.semantics import DIV, STMC1, STMC2, STMC3, Synonym
+from pyterrier_mechir.perturb.base import Perturbation
+from pyterrier_mechir.perturb.control import Identity, RandomTerm
+from pyterrier_mechir.perturb.probes.order import (
     AddSentence,
     DeleteSentence,
     PrependQuery,
@@ -20,10 +22,8 @@ from pyterrier_mechir.perturb.order import (
     ShuffleWords,
     SwapEntities,
 )
-from pyterrier_mechir.perturb.proximity import PROX1, PROX2, PROX3, PROX4, PROX5, QPHRA
-from pyterrier_mechir.perturb.semantics import DIV, STMC1, STMC2, STMC3, Synonym
-from pyterrier_mechir.perturb.terms import AddTerm, RemoveTerm
-from pyterrier_mechir.perturb.wording import (
+from pyterrier_mechir.perturb.probes.terms import AddTerm, RemoveTerm
+from pyterrier_mechir.perturb.probes.wording import (
     CaseFold,
     Lemmatize,
     Negate,

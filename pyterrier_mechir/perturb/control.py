@@ -7,13 +7,27 @@ from collections.abc import Collection
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
-from pyterrier_mechir.perturb.base import OfPairs, Pair, Perturbation, as_perturbation, corresponds
-from pyterrier_mechir.perturb.compose import Chain
-from pyterrier_mechir.perturb.idf import Idf, Lexicon, same_band
-from pyterrier_mechir.perturb.words import STOPWORDS, Words, lowercase_words
+from pyterrier_mechir.perturb.base import Chain, OfPairs, Pair, Perturbation, as_perturbation
+from pyterrier_mechir.perturb.correspond import corresponds
+from pyterrier_mechir.text.idf import Idf, Lexicon, same_band
+from pyterrier_mechir.text.words import STOPWORDS, Words, lowercase_words
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
+
+
+class Identity(Perturbation):
+    """Leaves every text as it is: the control whose effects are all missing."""
+
+    statement = "The text itself: a control without effects."
+    change = "nothing"
+    source = "control"
+
+    def __call__(self, text: str, query: str) -> str:
+        return text
+
+    def holds(self, baseline: str, perturbed: str, query: str) -> bool:
+        return baseline == perturbed
 
 
 class RandomTerm(OfPairs):
@@ -31,7 +45,7 @@ class RandomTerm(OfPairs):
 
     Args:
         perturbation: the perturbation.
-        idf: where the words come from, and how rare they are (see :meth:`pyterrier_mechir.perturb.idf.Idf.of`): a
+        idf: where the words come from, and how rare they are (see :meth:`pyterrier_mechir.text.idf.Idf.of`): a
             dataset or an iterable of documents; the stems of an index are no words.
         seed: of the choice of the words.
         ranker: a ranker of whose word pieces the random word has as many as the word that it stands for, so that

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from numbers import Integral
 
+from pyterrier_mechir.checks import check_count
 from pyterrier_mechir.perturb.base import Perturbation
-from pyterrier_mechir.perturb.words import Words, insert, lowercase_words, place_after
+from pyterrier_mechir.text.words import Words, insert, lowercase_words, place_after
 
 POSITIONS = ("end", "start", "random", "beside")
 """Where a term can go; ``beside`` is right after an occurrence of the same term."""
@@ -36,19 +37,8 @@ def check_position(position: str | int, beside: bool = True) -> str | int:
     return position
 
 
-def check_count(name: str, n: int, least: int = 1) -> int:
-    """Check a number of things.
-
-    Raises:
-        ValueError: it is no whole number, or less than it should be.
-    """
-    if not isinstance(n, Integral) or isinstance(n, bool) or n < least:
-        raise ValueError(f"{name} is {n!r}; give at least {least}.")
-    return n
-
-
 def place_of(position: str | int, text: str, term: str, rng: random.Random) -> int | None:
-    """The place of a position in a text, as :func:`~pyterrier_mechir.perturb.words.insert` counts; None without one."""
+    """The place of a position in a text, as :func:`~pyterrier_mechir.text.words.insert` counts; None without one."""
     n_words = len(text.split())
     if position == "start":
         return 0

@@ -54,8 +54,8 @@ def plot_attention(
         ValueError: an unknown head, a position or token that the text does not have, or an architecture that does not
             let its attention weights be read.
     """
-    from pyterrier_mechir.patching.attention import attention_of
-    from pyterrier_mechir.stages.inputs import check_ranker
+    from pyterrier_mechir.observe.attention import attention_of
+    from pyterrier_mechir.rankers.unwrap import check_ranker
 
     tokens, classes, weights = attention_of(check_ranker(ranker), query, text, [head])
     name = head if isinstance(head, str) else f"L{head[0]}H{head[1]}"

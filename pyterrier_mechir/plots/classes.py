@@ -9,7 +9,7 @@ import pandas as pd
 
 from pyterrier_mechir.plots.frames import aggregated, check_one, table
 from pyterrier_mechir.plots.style import centred, colour_bar, effect_map, finish, mark_significant, new_axes
-from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

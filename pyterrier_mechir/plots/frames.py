@@ -21,7 +21,7 @@ def aggregated(frame: pd.DataFrame, figure: str, needs: Sequence[str] = ("layer"
         ValueError: it is neither, or holds the effects of several estimators.
     """
     if "patch_effect" in frame.columns:
-        from pyterrier_mechir.stages.aggregate import AggregateHeads
+        from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
 
         frame = AggregateHeads(by=None).transform(frame)
     if not set(needs) <= set(frame.columns):

@@ -66,7 +66,7 @@ def _has_intervals(rows: pd.DataFrame) -> bool:
 
 
 def _ordered(components: np.ndarray) -> list[str]:
-    """Components in the order of :data:`~pyterrier_mechir.patching.sites.COMPONENTS`."""
-    from pyterrier_mechir.patching.sites import COMPONENTS
+    """Components in the order of :data:`~pyterrier_mechir.models.components.COMPONENTS`."""
+    from pyterrier_mechir.models.components import COMPONENTS
 
     return sorted(components, key=list(COMPONENTS).index)

@@ -85,7 +85,7 @@ def plot_positions(
 
 def _rows_of_pair(frame: pd.DataFrame, qid: str | None, docno: str | None) -> pd.DataFrame:
     """The effects of one pair in long form."""
-    from pyterrier_mechir.stages.explode import explode_effects
+    from pyterrier_mechir.results.explode import explode_effects
 
     if not {"qid", "docno", "patch_scores", "patch_effect", "tokens"} <= set(frame.columns):
         raise ValueError(
@@ -120,7 +120,7 @@ def _is_of_layers(rows: pd.DataFrame) -> bool:
 
 
 def _layers(sites: pd.Index) -> list[str]:
-    from pyterrier_mechir.patching.sites import parse_site
+    from pyterrier_mechir.models.sites import parse_site
 
     return [str(parse_site(name).layer) for name in sites]
 

@@ -9,18 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy, deepcopy
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.patching.batching import by_length
-from pyterrier_mechir.patching.sites import COMPONENTS, FEATURES, Site, parse_site
-from pyterrier_mechir.perturb.alignment import FILL, Alignment, align, keep_edit, token_classes, with_fillers
-from pyterrier_mechir.perturb.fillers import Filler, Fillers, RandomFiller, Vocabulary
-from pyterrier_mechir.rankers.anatomy import Anatomy
-from pyterrier_mechir.rankers.encoding import (
+from pyterrier_mechir.models.anatomy import Anatomy
+from pyterrier_mechir.models.batching import by_length, tokens_at_once
+from pyterrier_mechir.models.components import COMPONENTS, FEATURES
+from pyterrier_mechir.models.sites import Site, parse_site
+from pyterrier_mechir.rankers.batches import Part
+from pyterrier_mechir.text.alignment import FILL, Alignment, align, keep_edit, token_classes, with_fillers
+from pyterrier_mechir.text.encoding import (
     CLS,
     SEP,
     SPECIAL,
@@ -31,6 +32,9 @@ from pyterrier_mechir.rankers.encoding import (
     Tokens,
     ended_alike,
 )
+from pyterrier_mechir.text.fillers import Filler, Fillers, RandomFiller
+from pyterrier_mechir.text.sequences import unique
+from pyterrier_mechir.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -39,10 +43,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from pyterrier_mechir.lens.bridge import Hook, Lens, NamesFilter
-    from pyterrier_mechir.patching.autoencoder import Autoencoder
-    from pyterrier_mechir.patching.positions import Positions
-    from pyterrier_mechir.patching.recording import Batch
-    from pyterrier_mechir.stages.rerank import Scorer
+    from pyterrier_mechir.models.autoencoder import Autoencoder
+    from pyterrier_mechir.models.opened import Batch
+    from pyterrier_mechir.stages.scorer import Scorer
+    from pyterrier_mechir.text.positions import Positions
+
 
 Self = TypeVar("Self", bound="Ranker")
 
@@ -55,22 +60,6 @@ UNLIMITED = 100_000
 """Tokenizers without a length limit of their own report a huge number; models give theirs."""
 
 
-class Part(NamedTuple):
-    """A batch of the distinct sequences of some (query, text) rows, and the rows that it scores.
-
-    Args:
-        batch: the sequences, without query inputs.
-        rows: the rows.
-        places: which sequence of the batch each of them has.
-        inputs: the inputs of each of them: of its sequence, and its query inputs.
-    """
-
-    batch: Batch
-    rows: list[int]
-    places: list[int]
-    inputs: Batch
-
-
 class Ranker(ABC):
     """A neural ranker to be interpreted.
 
@@ -79,7 +68,7 @@ class Ranker(ABC):
         max_length: longest sequence, in tokens with special ones; None takes the checkpoint's own.
         device: None takes CUDA, then MPS, then the CPU; a loaded model stays where it is unless a device is given.
         dtype: precision of the weights, ``"float32"`` by default. With ``"bfloat16"`` or ``"float16"`` the layers'
-            linear maps alone have and multiply fewer bits (see :mod:`~pyterrier_mechir.rankers.precision`); a loaded
+            linear maps alone have and multiply fewer bits (see :mod:`~pyterrier_mechir.models.precision`); a loaded
             model is then copied. Else a loaded model stays in the precision that it has.
 
     Attributes:
@@ -118,8 +107,8 @@ class Ranker(ABC):
         import torch
         import transformers
 
-        from pyterrier_mechir.rankers.loading import infer_device, load_checkpoint
-        from pyterrier_mechir.rankers.precision import reduce_products
+        from pyterrier_mechir.models.checkpoints import infer_device, load_checkpoint
+        from pyterrier_mechir.models.precision import reduce_products
 
         precision = getattr(torch, one_of("dtype", dtype, DTYPES))
         if isinstance(model, tuple):
@@ -202,7 +191,7 @@ class Ranker(ABC):
             ``ranker`` (the class), ``name``, ``revision`` (the commit of a checkpoint from the hub, else None),
             ``architecture``, ``dtype``, ``max_length`` and the ranker's own settings.
         """
-        from pyterrier_mechir.rankers.precision import precision_of
+        from pyterrier_mechir.models.precision import precision_of
 
         about = {
             "ranker": type(self).__name__,
@@ -228,7 +217,7 @@ class Ranker(ABC):
 
     @cached_property
     def _fingerprint(self) -> str:
-        from pyterrier_mechir.rankers.loading import fingerprint
+        from pyterrier_mechir.models.checkpoints import fingerprint
 
         return fingerprint(self._weights(), self.tokenizer)
 
@@ -242,7 +231,7 @@ class Ranker(ABC):
         Returns:
             A row per component and layer: ``component``, ``layer``, ``n_parts`` (heads or neurons that can be patched
             apart, 1 for the whole) and ``hook`` (what TransformerLens calls it). What each is,
-            :data:`~pyterrier_mechir.patching.sites.COMPONENTS` says.
+            :data:`~pyterrier_mechir.models.components.COMPONENTS` says.
         """
         had = {name: kind for name, kind in COMPONENTS.items() if kind not in self.anatomy.lacks}
         rows = [
@@ -329,7 +318,7 @@ class Ranker(ABC):
             batch_size: documents in a forward pass; None batches by length.
             verbose: show a progress bar.
         """
-        from pyterrier_mechir.stages.rerank import Scorer
+        from pyterrier_mechir.stages.scorer import Scorer
 
         return Scorer(self, text_field=text_field, batch_size=batch_size, verbose=verbose)
 
@@ -351,7 +340,7 @@ class Ranker(ABC):
 
         if self.varies == "query":
             return self.facing("document").score(queries, texts, batch_size=batch_size, verbose=verbose)
-        from pyterrier_mechir.patching.products import packed_products
+        from pyterrier_mechir.models.products import packed_products
 
         scores = np.empty(len(texts), dtype=np.float32)
         with torch.no_grad(), packed_products(self.anatomy):
@@ -421,7 +410,7 @@ class Ranker(ABC):
             TypeError: the autoencoder has no ``encode`` and ``decode``.
             ValueError: no such site, or an autoencoder of another width.
         """
-        from pyterrier_mechir.patching.autoencoder import n_features
+        from pyterrier_mechir.models.autoencoder import n_features
 
         at = parse_site(site)
         if not isinstance(at, Site) or f"{at.component}.feature" not in FEATURES or at.layer >= self.n_layers:
@@ -701,20 +690,3 @@ class Ranker(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "lens"}
-
-
-def tokens_at_once(device: torch.device) -> int:
-    """How many tokens a forward pass has on a device, unless somebody says otherwise."""
-    return 4096 if device.type == "cpu" else 65536
-
-
-def last_attended(mask: torch.Tensor) -> torch.Tensor:
-    """The last position of each sequence that is attended to, ``[B]``, given the attention mask ``[B, S]``."""
-    return mask.shape[1] - 1 - mask.flip(1).argmax(1)
-
-
-def unique(items: Sequence[Any]) -> tuple[list[Any], list[int]]:
-    """Distinct items in order of appearance, and the place of each item among them."""
-    places: dict[Any, int] = {}
-    which = [places.setdefault(item, len(places)) for item in items]
-    return list(places), which

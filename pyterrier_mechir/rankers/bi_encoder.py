@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.rankers.base import last_attended
+from pyterrier_mechir.rankers.batches import last_attended
 from pyterrier_mechir.rankers.dual_encoder import DualEncoder, inputs_of_model
+from pyterrier_mechir.rankers.settings import POOLINGS, SIMILARITIES
 
 if TYPE_CHECKING:
     import torch
 
-    from pyterrier_mechir.patching.recording import Batch
-
-POOLINGS = ("cls", "mean", "last")
-SIMILARITIES = ("dot", "cosine")
+    from pyterrier_mechir.models.opened import Batch
 
 
 class BiEncoder(DualEncoder):
@@ -55,7 +53,8 @@ class BiEncoder(DualEncoder):
         device: str | None = None,
         dtype: str = "float32",
     ):
-        from pyterrier_mechir.rankers.loading import Modules, loaded_modules, read_modules
+        from pyterrier_mechir.rankers.modules import loaded_modules, read_modules
+        from pyterrier_mechir.rankers.settings import Modules
 
         if isinstance(model, (str, Path)):
             modules = read_modules(str(model))

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyterrier_mechir.perturb.alignment import words_of
 from pyterrier_mechir.rankers.dual_encoder import DualEncoder, in_one, inputs_of_model
-from pyterrier_mechir.rankers.encoding import AlignedPair, Padding, Template
+from pyterrier_mechir.text.alignment import words_of
+from pyterrier_mechir.text.encoding import AlignedPair, Padding, Template
 
 if TYPE_CHECKING:
     import torch
 
-    from pyterrier_mechir.patching.recording import Batch
+    from pyterrier_mechir.models.opened import Batch
 
 
 class ColBERT(DualEncoder):
@@ -72,7 +72,7 @@ class ColBERT(DualEncoder):
         import torch
 
         from pyterrier_mechir.rankers.colbert_files import PUNCTUATION, ColBERTFiles, read_colbert
-        from pyterrier_mechir.rankers.loading import Modules
+        from pyterrier_mechir.rankers.settings import Modules
 
         loaded = isinstance(model, tuple)
         files = ColBERTFiles(Modules(max_query_length=32)) if loaded else read_colbert(str(model))

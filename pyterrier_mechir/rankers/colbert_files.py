@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from pyterrier_mechir.rankers.loading import Modules, read_json, read_tensor
+from pyterrier_mechir.models.checkpoints import read_json, read_tensor
+from pyterrier_mechir.rankers.settings import Modules
 
 PUNCTUATION = tuple(string.punctuation)
 

@@ -11,7 +11,7 @@ from pyterrier_mechir.rankers.base import Ranker
 if TYPE_CHECKING:
     import torch
 
-    from pyterrier_mechir.patching.recording import Batch
+    from pyterrier_mechir.models.opened import Batch
 
 SCORES = ("margin", "logit")
 

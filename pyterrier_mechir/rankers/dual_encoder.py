@@ -11,13 +11,13 @@ import numpy as np
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.rankers.encoding import Tokens, tokenise
+from pyterrier_mechir.text.encoding import Tokens, tokenise
 
 if TYPE_CHECKING:
     import torch
 
-    from pyterrier_mechir.patching.recording import Batch
-    from pyterrier_mechir.rankers.loading import Modules
+    from pyterrier_mechir.models.opened import Batch
+    from pyterrier_mechir.rankers.settings import Modules
 
 Self = TypeVar("Self", bound="DualEncoder")
 

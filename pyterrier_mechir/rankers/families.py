@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pyterrier_mechir.patching.sites import COMPONENTS
-from pyterrier_mechir.rankers.anatomy import ARCHITECTURES, Anatomy
+from pyterrier_mechir.models.anatomy import Anatomy
+from pyterrier_mechir.models.architectures import ARCHITECTURES
+from pyterrier_mechir.models.components import COMPONENTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

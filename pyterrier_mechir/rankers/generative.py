@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyterrier_mechir.rankers.base import Ranker, last_attended
-from pyterrier_mechir.rankers.encoding import Template
+from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.rankers.batches import last_attended
+from pyterrier_mechir.text.encoding import Template
 
 if TYPE_CHECKING:
     import torch
 
-    from pyterrier_mechir.patching.recording import Batch
+    from pyterrier_mechir.models.opened import Batch
 
 QWEN3_RERANKER = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
@@ -132,7 +133,7 @@ class GenerativeReranker(Ranker):
     def encode(self, batch: Batch) -> torch.Tensor:
         import torch
 
-        from pyterrier_mechir.patching.hooks import overridden
+        from pyterrier_mechir.models.ports import overridden
 
         rows, last = range(len(batch["input_ids"])), last_attended(batch["attention_mask"])
         model: Any = self.model
@@ -153,7 +154,7 @@ class GenerativeReranker(Ranker):
 
 def _architecture(model: str | Path | tuple[Any, Any]) -> str:
     """The class of a model, or that which a checkpoint's config names; empty where it names none."""
-    from pyterrier_mechir.rankers.loading import read_json
+    from pyterrier_mechir.models.checkpoints import read_json
 
     if isinstance(model, tuple):
         return type(model[0]).__name__

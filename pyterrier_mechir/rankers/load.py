@@ -62,7 +62,7 @@ def choose(name: str) -> Choice:
     Raises:
         ValueError: it cannot be found or read, or its files do not tell.
     """
-    from pyterrier_mechir.rankers.loading import find_file, read_json
+    from pyterrier_mechir.models.checkpoints import find_file, read_json
 
     modules = read_json(name, "modules.json") or []
     kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
@@ -89,7 +89,7 @@ def _is_multi_vector(kinds: list[str]) -> bool:
 
 
 def _by_architecture(name: str, config: dict[str, Any]) -> Choice:
-    from pyterrier_mechir.rankers.anatomy import ARCHITECTURES
+    from pyterrier_mechir.models.architectures import ARCHITECTURES
 
     architecture = next(iter(config.get("architectures") or []), "")
     kind = config.get("model_type", "")

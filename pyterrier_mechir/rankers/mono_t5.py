@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.rankers.anatomy import Anatomy
+from pyterrier_mechir.models.anatomy import Anatomy
 from pyterrier_mechir.rankers.base import UNLIMITED, Ranker
-from pyterrier_mechir.rankers.encoding import Encoded, Template
+from pyterrier_mechir.text.encoding import Encoded, Template
 
 if TYPE_CHECKING:
     import torch
 
-    from pyterrier_mechir.patching.positions import Positions
-    from pyterrier_mechir.patching.recording import Batch
+    from pyterrier_mechir.models.opened import Batch
+    from pyterrier_mechir.text.positions import Positions
 
 STACKS = ("encoder", "decoder")
 
@@ -32,8 +32,9 @@ class MonoT5(Ranker):
 
     One of the two stacks is patched. In the encoder, sites have the positions of the prompt. The decoder has one
     position, in which it reads the text by cross-attention alone: all that the document does to the score passes
-    through ``cross_head``, ``cross_attn_out`` and their like (see :data:`~pyterrier_mechir.patching.sites.COMPONENTS`),
-    and only ``positions="all"`` makes sense there. The encoder then runs once for each text, not for each patch.
+    through ``cross_head``, ``cross_attn_out`` and their like (see
+    :data:`~pyterrier_mechir.models.components.COMPONENTS`), and only ``positions="all"`` makes sense there. The encoder
+    then runs once for each text, not for each patch.
 
     Args:
         model: a Hugging Face id or directory of a T5 with its language-model head, or a loaded ``(model, tokenizer)``.

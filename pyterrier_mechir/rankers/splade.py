@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.patching.hooks import overridden
+from pyterrier_mechir.models.ports import overridden
 from pyterrier_mechir.rankers.dual_encoder import DualEncoder, in_one, inputs_of_model
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from pyterrier_mechir.patching.recording import Batch
+    from pyterrier_mechir.models.opened import Batch
 
 POOLINGS = ("max", "sum")
 ACTIVATIONS = ("relu", "log1p_relu")
@@ -71,7 +71,8 @@ class Splade(DualEncoder):
         device: str | None = None,
         dtype: str = "float32",
     ):
-        from pyterrier_mechir.rankers.loading import Modules, read_modules
+        from pyterrier_mechir.rankers.modules import read_modules
+        from pyterrier_mechir.rankers.settings import Modules
 
         modules = Modules() if isinstance(model, tuple) else read_modules(str(model), "Splade")
         if modules.similarity not in (None, "dot"):

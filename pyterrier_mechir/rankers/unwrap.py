@@ -114,3 +114,12 @@ _KNOWN: dict[tuple[str, str], Callable[[Any], Ranker]] = {
     ("pyterrier_t5", "MonoT5ReRanker"): _mono_t5,
 }
 """What is known, by the package and the name of a class."""
+
+
+def check_ranker(ranker: Any) -> Ranker:
+    """The ranker that something holds; what it scores is documents.
+
+    Raises:
+        TypeError: it holds none (see :func:`~pyterrier_mechir.rankers.unwrap.as_ranker`).
+    """
+    return as_ranker(ranker).facing("document")

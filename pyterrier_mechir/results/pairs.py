@@ -1,21 +1,17 @@
-"""The pairs of a frame as arrays, and which components the arrays hold."""
+"""The arrays that a frame of results holds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from pyterrier_mechir.patching.sites import Site, SiteSet, parse_site
+from pyterrier_mechir.results.frames import METADATA, labelled_sites
 
-METADATA = "mechir"
-"""Key of ``frame.attrs`` under which a result says what made it (ranker, scorer, perturbation), which sites its arrays
-hold, the direction, the receivers of paths, and its screening."""
-
-PERTURBATION = "perturbation"
-"""Key, within these, of the perturbation with all its settings."""
+if TYPE_CHECKING:
+    from pyterrier_mechir.results.frames import Label
 
 
 @dataclass(frozen=True)
@@ -56,13 +52,6 @@ def _stack(arrays: pd.Series) -> np.ndarray:
     return np.stack([np.asarray(array, dtype=np.float64).ravel() for array in arrays])
 
 
-Label = tuple[Site | SiteSet, str | None]
-"""A site, and the token class or position at which it is patched, None for all positions at once."""
-
-COLUMNS = ("qid", "score_baseline", "score_perturbed", "patch_scores", "patch_effect")
-"""What a frame of pairs has to have."""
-
-
 def read_pairs(frame: pd.DataFrame, weights: str | None = None) -> tuple[list[Label], Pairs]:
     """What the arrays of a frame hold, and its pairs.
 
@@ -94,25 +83,3 @@ def _weights(frame: pd.DataFrame, column: str | None) -> np.ndarray:
     if not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError(f"column {column!r} is not a number of 0 or more in every row; weights have to be.")
     return weights
-
-
-def labelled_sites(frame: pd.DataFrame, shape: tuple[int, ...]) -> tuple[list[Site | SiteSet], list[str] | None]:
-    """The sites that arrays of a shape hold, and the names of the slots on their last axis, if they have one.
-
-    As the frame's attrs say; without them, two axes are layers and heads.
-
-    Raises:
-        ValueError: the frame does not say, and the shape does not tell.
-    """
-    metadata = frame.attrs.get(METADATA, {})
-    if "sites" in metadata:
-        sites = [parse_site(name) for name in metadata["sites"]]
-        slots = metadata.get("slots")
-        if len(sites) == int(np.prod(shape if slots is None and "tokens" not in frame.columns else shape[:-1])):
-            return sites, slots
-    if len(shape) == 2 and "tokens" not in frame.columns:
-        return [Site("head", layer, head) for layer in range(shape[0]) for head in range(shape[1])], None
-    raise ValueError(
-        f"the frame does not say which components its arrays of shape {shape} hold: its attrs[{METADATA!r}] are gone. "
-        "Aggregate right after PatchScorer, and merge other columns in before it."
-    )

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pyterrier_mechir.rankers.base import tokens_at_once
-from pyterrier_mechir.results.ledger import Index
-from pyterrier_mechir.results.tables import to_frame, to_table
-from pyterrier_mechir.run import TOPICS, Source, applied
+from pyterrier_mechir.models.batching import tokens_at_once
+from pyterrier_mechir.results.stored.ledger import Index
+from pyterrier_mechir.results.stored.tables import to_frame, to_table
 from pyterrier_mechir.run.notes import Notes, heard
+from pyterrier_mechir.run.source import TOPICS, Source, applied
 from pyterrier_mechir.stages.pair_scorer import PairScorer
 from pyterrier_mechir.stages.results_writer import ResultsWriter, alike, scored, with_hashes
 

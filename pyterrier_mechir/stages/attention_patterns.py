@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,23 +10,26 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.patching.sites import Site
-from pyterrier_mechir.perturb.idf import Idf
-from pyterrier_mechir.perturb.words import STOPWORDS, lowercase_words
-from pyterrier_mechir.rankers.base import Ranker, unique
-from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
-from pyterrier_mechir.results.pairs import METADATA
-from pyterrier_mechir.stages.inputs import Keyed, check_batch_size, check_ranker, check_results, check_rows
-from pyterrier_mechir.stages.minimal_pairs import MinimalPairs
+from pyterrier_mechir.checks import check_batch_size
+from pyterrier_mechir.models.sites import Site
+from pyterrier_mechir.observe.attention_summary import RARE, _Words
+from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.rankers.unwrap import check_ranker
+from pyterrier_mechir.results.frames import METADATA
+from pyterrier_mechir.stages.base.checks import check_results, check_rows
+from pyterrier_mechir.stages.base.keyed import Keyed
+from pyterrier_mechir.stages.base.rows import MinimalPairs
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES
+from pyterrier_mechir.text.idf import Idf
+from pyterrier_mechir.text.sequences import unique
+from pyterrier_mechir.text.words import STOPWORDS
 
 if TYPE_CHECKING:
-    from pyterrier_mechir.patching.attention_summary import AttentionSummary
-    from pyterrier_mechir.rankers.encoding import AlignedPair
+    from pyterrier_mechir.observe.attention_summary import AttentionSummary
+    from pyterrier_mechir.text.encoding import AlignedPair
+
 
 FEATURES = ("lexical_match", "rarity", "interaction")
-
-RARE = float(np.log(100))
-"""The idf of a term that one document in a hundred has."""
 
 
 class AttentionPatterns(Keyed, pt.Transformer):
@@ -43,7 +45,7 @@ class AttentionPatterns(Keyed, pt.Transformer):
 
     - ``score``, ``rank``: the ranker's own score of the text, so that the output is an ordinary re-ranking;
     - ``attention``: float32 array, ``[layer, head, from class, to class]``, or ``[head, from class, to class]`` with
-      ``heads``. The classes are :data:`~pyterrier_mechir.rankers.encoding.TOKEN_CLASSES`, in that order. An entry is
+      ``heads``. The classes are :data:`~pyterrier_mechir.text.encoding.TOKEN_CLASSES`, in that order. An entry is
       the attention that goes to all positions of one class, averaged over the positions of the other that it comes
       from: each row sums to one, and is NaN where the sequence has no position of that class;
     - ``feature_attention``, with ``features`` only: float32 array, ``[layer, head, feature]`` or ``[head, feature]``.
@@ -62,7 +64,7 @@ class AttentionPatterns(Keyed, pt.Transformer):
             query and the other of the document; for cross-encoders). Words are compared lower-cased; an unknown token
             is no word.
         idf: where the document frequencies that ``rarity`` needs come from, whatever
-            :meth:`~pyterrier_mechir.perturb.idf.Idf.of` takes. A word that the collection lacks is rare, unless it is
+            :meth:`~pyterrier_mechir.text.idf.Idf.of` takes. A word that the collection lacks is rare, unless it is
             a function word.
         rare_above: the idf above which a word is rare; by default that of a word that one document in a hundred has,
             ln 100 = 4.6, which no word of a collection of fewer than a hundred documents exceeds.
@@ -114,7 +116,7 @@ class AttentionPatterns(Keyed, pt.Transformer):
     @property
     def _sites(self) -> list[Site]:
         """The heads that are read, in the order of the arrays."""
-        from pyterrier_mechir.patching.attention import head_sites
+        from pyterrier_mechir.observe.attention import head_sites
 
         return head_sites(self.ranker.anatomy, self.heads)
 
@@ -157,7 +159,7 @@ class AttentionPatterns(Keyed, pt.Transformer):
 
     def _summary(self, pairs: MinimalPairs) -> tuple[dict[int, int], AttentionSummary]:
         """The attention of distinct pairs, and which of them each row that has one is."""
-        from pyterrier_mechir.patching.attention_summary import summarise_attention
+        from pyterrier_mechir.observe.attention_summary import summarise_attention
 
         ranker = self.ranker.facing(pairs.side)
         changed = [row for row, text in enumerate(pairs.perturbed) if text is not None]
@@ -198,39 +200,6 @@ class AttentionPatterns(Keyed, pt.Transformer):
         if value is None:
             return word not in STOPWORDS and bool(self.idf.analyse(word))
         return value > self.rare_above
-
-
-class _Words:
-    """The words of sequences, numbered as they are found.
-
-    Args:
-        ranker: whose tokenizer made the sequences.
-    """
-
-    def __init__(self, ranker: Ranker):
-        self._tokenizer = ranker.tokenizer
-        self._numbers: dict[tuple[int, ...], int] = {}
-        self.known: dict[str, int] = {}
-
-    def of(self, pair: AlignedPair) -> tuple[np.ndarray, np.ndarray]:
-        """For each position of the perturbed side, the number of its word and of its occurrence; -1 without a word."""
-        numbers, occurrences = np.full_like(pair.words, -1), np.full_like(pair.words, -1)
-        at = np.flatnonzero(pair.words >= 0)
-        starts = np.flatnonzero((np.diff(pair.words[at]) != 0) | (np.diff(pair.parts[at]) != 0)) + 1
-        bounds = [0, *starts.tolist(), len(at)]
-        ids = pair.perturbed.ids[at].tolist()
-        of_occurrences = [self._number(tuple(ids[begin:end])) for begin, end in pairwise(bounds)]
-        numbers[at] = np.repeat(of_occurrences, np.diff(bounds))
-        occurrences[at] = np.repeat(np.arange(len(of_occurrences)), np.diff(bounds))
-        return numbers, occurrences
-
-    def _number(self, ids: tuple[int, ...]) -> int:
-        if ids not in self._numbers:
-            is_known = self._tokenizer.unk_token_id not in ids
-            written: Any = self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False) if is_known else ""
-            word = " ".join(lowercase_words(written))
-            self._numbers[ids] = self.known.setdefault(word, len(self.known)) if word else -1
-        return self._numbers[ids]
 
 
 def _column(values: np.ndarray, rows: dict[int, int], n: int, shape: tuple[int, ...]) -> Any:

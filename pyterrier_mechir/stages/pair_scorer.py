@@ -15,26 +15,31 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_mechir.patching.methods import Method, sweeper
-from pyterrier_mechir.patching.positions import ALL, Positions
-from pyterrier_mechir.patching.sites import Site, Sites, SiteSet
+from pyterrier_mechir.checks import check_batch_size
+from pyterrier_mechir.models.sites import Site, Sites, SiteSet
+from pyterrier_mechir.patching.methods import sweeper
+from pyterrier_mechir.patching.plan import Method
+from pyterrier_mechir.perturb.axioms.frequency import TFC1
 from pyterrier_mechir.perturb.base import Perturbation, as_perturbation
-from pyterrier_mechir.perturb.fillers import Filler
-from pyterrier_mechir.perturb.frequency import TFC1
-from pyterrier_mechir.rankers.base import REDUCED, Ranker, unique
-from pyterrier_mechir.results.pairs import METADATA, PERTURBATION
-from pyterrier_mechir.stages.inputs import Keyed, check_batch_size, check_ranker, check_results
-from pyterrier_mechir.stages.minimal_pairs import ADDED, MinimalPairs, PairColumns
+from pyterrier_mechir.rankers.base import REDUCED, Ranker
+from pyterrier_mechir.rankers.unwrap import check_ranker
+from pyterrier_mechir.results.frames import METADATA, PERTURBATION
+from pyterrier_mechir.stages.base.checks import check_results
+from pyterrier_mechir.stages.base.effect_columns import ADDED, PairColumns
+from pyterrier_mechir.stages.base.keyed import Keyed
+from pyterrier_mechir.stages.base.rows import MinimalPairs
 from pyterrier_mechir.stages.perturb_docs import PerturbDocs
+from pyterrier_mechir.text.fillers import Filler
+from pyterrier_mechir.text.positions import ALL, Positions
+from pyterrier_mechir.text.sequences import unique
 
 if TYPE_CHECKING:
-    from pyterrier_mechir.patching.calibration import Calibration
+    from pyterrier_mechir.models.opened import Batch
+    from pyterrier_mechir.patching.cost import Estimate
     from pyterrier_mechir.patching.metrics import Metric
-    from pyterrier_mechir.patching.recording import Batch
-    from pyterrier_mechir.patching.sweep import SweepResult
-    from pyterrier_mechir.rankers.encoding import AlignedPair
-    from pyterrier_mechir.stages.estimate import Estimate
+    from pyterrier_mechir.patching.outcome import Calibration, SweepResult
     from pyterrier_mechir.stages.results_writer import ResultsWriter
+    from pyterrier_mechir.text.encoding import AlignedPair
 
 
 class PairScorer(Keyed, pt.Transformer):
@@ -182,14 +187,14 @@ class PairScorer(Keyed, pt.Transformer):
             seconds: about how long the probe may take; a single patch of a large model may take longer.
 
         Returns:
-            Forward passes, tokens, seconds and memory (:class:`~pyterrier_mechir.stages.estimate.Estimate`); printed,
+            Forward passes, tokens, seconds and memory (:class:`~pyterrier_mechir.patching.cost.Estimate`); printed,
             one line.
 
         Raises:
             pt.validate.InputValidationError: a column is missing.
             ValueError: a query or text that is not a string, or a (qid, docno) that comes twice.
         """
-        from pyterrier_mechir.stages.estimate import SAMPLED_ROWS, Probe, estimated
+        from pyterrier_mechir.patching.cost import SAMPLED_ROWS, Probe, estimated
 
         check_results(self, frame, self.text_field)
         part = frame if len(frame) <= SAMPLED_ROWS else frame.sample(SAMPLED_ROWS, random_state=0)

@@ -9,16 +9,17 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_mechir.patching.sites import activation_of, parse_site
+from pyterrier_mechir.models.sites import activation_of, parse_site
 from pyterrier_mechir.perturb.base import Perturbation
-from pyterrier_mechir.perturb.fillers import Filler
 from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.stages.inputs import Keyed, check_ranker
-from pyterrier_mechir.stages.minimal_pairs import MinimalPairs
+from pyterrier_mechir.rankers.unwrap import check_ranker
+from pyterrier_mechir.stages.base.keyed import Keyed
+from pyterrier_mechir.stages.base.rows import MinimalPairs
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
+from pyterrier_mechir.text.fillers import Filler
 
 if TYPE_CHECKING:
-    from pyterrier_mechir.patching.autoencoder import Autoencoder
+    from pyterrier_mechir.models.autoencoder import Autoencoder
 
 
 class PatchFeatures(Keyed, pt.Transformer):
@@ -114,7 +115,7 @@ class PatchFeatures(Keyed, pt.Transformer):
 
     def _most_changed(self, frame: pd.DataFrame) -> list[int]:
         """The features that differ most between the sides of a frame's pairs, the most changed first."""
-        from pyterrier_mechir.patching.features import feature_changes
+        from pyterrier_mechir.observe.differences import feature_changes
 
         pairs = MinimalPairs.of(frame, self.text_field)
         ranker = self._attached.facing(pairs.side)

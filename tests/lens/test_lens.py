@@ -26,8 +26,9 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 from pyterrier_mechir import BiEncoder, CrossEncoder, PatchScorer
 from pyterrier_mechir.lens.adapter import RankerAdapter, register
 from pyterrier_mechir.lens.names import ADAPTER, GROUP, adapted, entry_points, hook_table
-from pyterrier_mechir.patching.recording import record
-from pyterrier_mechir.patching.sites import COMPONENTS, PER_HEAD, Site
+from pyterrier_mechir.models.components import COMPONENTS, PER_HEAD
+from pyterrier_mechir.models.recording import record
+from pyterrier_mechir.models.sites import Site
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.perturb import TFC1
 from pyterrier_mechir.rankers.base import Ranker

@@ -37,14 +37,16 @@ from pyterrier_mechir import (
     IntegratedGradients,
     PatchScorer,
 )
-from pyterrier_mechir.patching.attention import read_patterns
-from pyterrier_mechir.patching.positions import Positions
+from pyterrier_mechir.models.sites import Site, SiteSet, parse_site, select_sites
+from pyterrier_mechir.observe.attention import read_patterns
+from pyterrier_mechir.patching.outcome import SweepResult
 from pyterrier_mechir.patching.receivers import parse_receivers
-from pyterrier_mechir.patching.sites import Site, SiteSet, parse_site, select_sites
-from pyterrier_mechir.patching.sweep import SweepResult, sweep
-from pyterrier_mechir.rankers.base import Ranker, unique
-from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES, AlignedPair
+from pyterrier_mechir.patching.sweep import sweep
+from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.generative import GenerativeReranker
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES, AlignedPair
+from pyterrier_mechir.text.positions import Positions
+from pyterrier_mechir.text.sequences import unique
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

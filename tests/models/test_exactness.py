@@ -13,10 +13,12 @@ from small_models import ARCHITECTURES, QUERIES, TEXTS, build
 from transformers import PreTrainedTokenizerBase
 
 from pyterrier_mechir import BiEncoder, CrossEncoder
-from pyterrier_mechir.patching.sites import Site, select_sites
-from pyterrier_mechir.patching.sweep import SweepResult, sweep
-from pyterrier_mechir.rankers.base import Ranker, unique
-from pyterrier_mechir.rankers.encoding import AlignedPair
+from pyterrier_mechir.models.sites import Site, select_sites
+from pyterrier_mechir.patching.outcome import SweepResult
+from pyterrier_mechir.patching.sweep import sweep
+from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.text.encoding import AlignedPair
+from pyterrier_mechir.text.sequences import unique
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

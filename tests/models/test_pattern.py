@@ -29,14 +29,17 @@ from pyterrier_mechir import (
     PerturbDocs,
     explode_effects,
 )
-from pyterrier_mechir.patching.attention import on_pattern, read_patterns
-from pyterrier_mechir.patching.positions import Positions
-from pyterrier_mechir.patching.replay import Edit
-from pyterrier_mechir.patching.sites import Site, SiteSet, parse_site
-from pyterrier_mechir.patching.sweep import SweepResult, sweep
+from pyterrier_mechir.models.attention import on_pattern
+from pyterrier_mechir.models.replay import Edit
+from pyterrier_mechir.models.sites import Site, SiteSet, parse_site
+from pyterrier_mechir.observe.attention import read_patterns
+from pyterrier_mechir.patching.outcome import SweepResult
+from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.perturb import TFC1
-from pyterrier_mechir.rankers.base import Ranker, unique
-from pyterrier_mechir.rankers.encoding import AlignedPair
+from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.text.encoding import AlignedPair
+from pyterrier_mechir.text.positions import Positions
+from pyterrier_mechir.text.sequences import unique
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

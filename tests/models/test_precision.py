@@ -14,9 +14,9 @@ from small_models import ARCHITECTURES, QUERIES, TEXTS, build, build_t5
 from torch import nn
 
 from pyterrier_mechir import BiEncoder, CrossEncoder, MonoT5, PairScorer, PatchScorer
-from pyterrier_mechir.patching import products
-from pyterrier_mechir.patching.products import packed_products
-from pyterrier_mechir.rankers.precision import Reduced, in_full, precision_of
+from pyterrier_mechir.models import products
+from pyterrier_mechir.models.precision import Reduced, in_full, precision_of
+from pyterrier_mechir.models.products import packed_products
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -27,8 +27,8 @@ from test_exactness import PAIRS, assert_same, snapshot
 from test_positions import SITES, assert_equal, slots_of
 
 from pyterrier_mechir import Attribution
-from pyterrier_mechir.patching.methods import method_of
-from pyterrier_mechir.patching.sites import Site, parse_site
+from pyterrier_mechir.models.sites import Site, parse_site
+from pyterrier_mechir.patching.plan import method_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,10 +8,10 @@ import pytest
 from small_models import QUERIES, TEXTS, build
 
 from pyterrier_mechir import BiEncoder, PairScorer, PatchScorer
-from pyterrier_mechir.patching.positions import ALL
+from pyterrier_mechir.patching import cost as module
+from pyterrier_mechir.patching.cost import SAMPLED_ROWS, Probe, _work
 from pyterrier_mechir.perturb import perturbation
-from pyterrier_mechir.stages import estimate as module
-from pyterrier_mechir.stages.estimate import SAMPLED_ROWS, Probe, _work
+from pyterrier_mechir.text.positions import ALL
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

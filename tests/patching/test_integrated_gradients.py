@@ -15,7 +15,7 @@ from test_exactness import PAIRS, assert_same, snapshot
 from test_positions import SITES, assert_equal, slots_of
 
 from pyterrier_mechir import IntegratedGradients
-from pyterrier_mechir.patching.sites import Site, SiteSet, parse_site
+from pyterrier_mechir.models.sites import Site, SiteSet, parse_site
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

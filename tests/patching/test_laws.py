@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from small_models import ARCHITECTURES, TEXTS, build
 
 from pyterrier_mechir import BiEncoder, CrossEncoder
-from pyterrier_mechir.patching.sites import COMPONENTS, Site, select_sites
-from pyterrier_mechir.patching.sweep import SweepResult, sweep
-from pyterrier_mechir.rankers.base import Ranker, unique
+from pyterrier_mechir.models.components import COMPONENTS
+from pyterrier_mechir.models.sites import Site, select_sites
+from pyterrier_mechir.patching.outcome import SweepResult
+from pyterrier_mechir.patching.sweep import sweep
+from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.text.sequences import unique
 
 WORDS = sorted(set(re.findall(r"\w+", " ".join(TEXTS))))
 

@@ -14,12 +14,12 @@ from test_exactness import PAIRS, assert_same
 from test_paths import path_patched
 
 from pyterrier_mechir import AttentionTo, BiEncoder, CrossEncoder, PatchScorer, PerturbDocs
-from pyterrier_mechir.patching.positions import ALL, Positions
+from pyterrier_mechir.models.sites import parse_site
 from pyterrier_mechir.patching.receivers import parse_receivers
-from pyterrier_mechir.patching.sites import parse_site
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.perturb import TFC1
-from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES
+from pyterrier_mechir.text.positions import ALL, Positions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

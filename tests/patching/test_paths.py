@@ -15,12 +15,14 @@ from test_exactness import PAIRS, assert_same, prepare, snapshot
 from test_positions import slots_of
 
 from pyterrier_mechir import AggregateHeads, PatchScorer, PerturbDocs
-from pyterrier_mechir.patching.positions import ALL, Positions
+from pyterrier_mechir.models.sites import Site, SiteSet, parse_site
+from pyterrier_mechir.patching.outcome import SweepResult
 from pyterrier_mechir.patching.receivers import parse_receivers
-from pyterrier_mechir.patching.sites import Site, SiteSet, parse_site
-from pyterrier_mechir.patching.sweep import SweepResult, sweep
+from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.perturb import TFC1
-from pyterrier_mechir.rankers.base import Ranker, unique
+from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.text.positions import ALL, Positions
+from pyterrier_mechir.text.sequences import unique
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

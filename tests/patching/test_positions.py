@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from test_exactness import PAIRS, Case, assert_same, make
 
-from pyterrier_mechir.patching.positions import Positions
-from pyterrier_mechir.patching.sites import COMPONENTS, Site
-from pyterrier_mechir.patching.sweep import SweepResult, sweep
-from pyterrier_mechir.rankers.base import unique
-from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
+from pyterrier_mechir.models.components import COMPONENTS
+from pyterrier_mechir.models.sites import Site
+from pyterrier_mechir.patching.outcome import SweepResult
+from pyterrier_mechir.patching.sweep import sweep
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES
+from pyterrier_mechir.text.positions import Positions
+from pyterrier_mechir.text.sequences import unique
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -18,7 +18,7 @@ from small_models import TEXTS, build
 from pyterrier_mechir import BiEncoder, CrossEncoder, PairScorer, PatchScorer, PerturbDocs, PerturbQueries
 from pyterrier_mechir.perturb import TFC1, TFC2, Identity, RemoveTerm, ShuffleWords, Typos, perturbation
 from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,9 +10,16 @@ from gradients import all_sites, make, run
 from small_models import QUERIES, TEXTS
 from test_exactness import PAIRS
 
-from pyterrier_mechir import AggregateHeads, Attribution, IntegratedGradients, PatchScorer, PerturbDocs, explode_effects
-from pyterrier_mechir.patching.screening import spearman
-from pyterrier_mechir.patching.sites import Site, parse_site
+from pyterrier_mechir import (
+    AggregateHeads,
+    Attribution,
+    IntegratedGradients,
+    PatchScorer,
+    PerturbDocs,
+    explode_effects,
+)
+from pyterrier_mechir.models.sites import Site, parse_site
+from pyterrier_mechir.patching.outcome import spearman
 from pyterrier_mechir.perturb import TFC1
 
 pytestmark = pytest.mark.usefixtures("one_thread")

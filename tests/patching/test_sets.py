@@ -12,7 +12,7 @@ from test_exactness import PAIRS, all_sites, assert_same, make, run
 from test_positions import ARCHITECTURES, slots_of, swept
 
 from pyterrier_mechir import AggregateHeads, PatchScorer, PerturbDocs
-from pyterrier_mechir.patching.sites import Site, SiteSet, parse_site, select_sites
+from pyterrier_mechir.models.sites import Site, SiteSet, parse_site, select_sites
 from pyterrier_mechir.perturb import TFC1
 
 pytestmark = pytest.mark.usefixtures("one_thread")

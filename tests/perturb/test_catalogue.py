@@ -12,9 +12,9 @@ import pytest
 
 from pyterrier_mechir import perturb
 from pyterrier_mechir.perturb import Chain, Identity, OneOf, Perturbation
-from pyterrier_mechir.perturb.alignment import ALIGNMENTS
 from pyterrier_mechir.perturb.base import FunctionPerturbation
 from pyterrier_mechir.perturb.catalogue import CATALOGUE, markdown
+from pyterrier_mechir.text.alignment import ALIGNMENTS
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "perturbations.md"
 

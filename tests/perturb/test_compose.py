@@ -31,8 +31,8 @@ from pyterrier_mechir.perturb import (
     Typos,
     perturbation,
 )
-from pyterrier_mechir.perturb.alignment import ALIGNMENTS
-from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
+from pyterrier_mechir.text.alignment import ALIGNMENTS
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,8 +11,8 @@ import pytest
 from small_models import QUERIES, TEXTS
 
 from pyterrier_mechir.perturb import TDC, TFC1, Identity, Idf, Perturbation, perturbation
-from pyterrier_mechir.perturb.base import FunctionPerturbation, seeded
-from pyterrier_mechir.perturb.words import STOPWORDS, query_terms
+from pyterrier_mechir.perturb.base import FunctionPerturbation
+from pyterrier_mechir.text.words import STOPWORDS, query_terms, seeded
 
 TEXT = "Rome  built\tstraight roads\nof stone; some remain. "
 

@@ -35,7 +35,7 @@ from pyterrier_mechir.perturb import (
     SwapNumbers,
     Typos,
 )
-from pyterrier_mechir.perturb.words import STOPWORDS
+from pyterrier_mechir.text.words import STOPWORDS
 
 PROBES = [
     *(CaseFold(), RemovePunctuation(), RemoveStopWords(), Lemmatize(), SwapNumbers(), Negate()),

@@ -31,8 +31,8 @@ from pyterrier_mechir.perturb import (
     Typos,
     perturbation,
 )
-from pyterrier_mechir.perturb.idf import same_band
-from pyterrier_mechir.perturb.words import Words, lowercase_words
+from pyterrier_mechir.text.idf import same_band
+from pyterrier_mechir.text.words import Words, lowercase_words
 
 QUERY = "ocean tides"
 TEXT = "The moon pulls the ocean, so tides rise."

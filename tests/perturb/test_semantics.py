@@ -19,7 +19,7 @@ from small_models import build
 
 from pyterrier_mechir import BiEncoder, CrossEncoder, PatchScorer, PerturbDocs
 from pyterrier_mechir.perturb import DIV, STMC1, STMC2, STMC3, Synonym, WordNet
-from pyterrier_mechir.perturb.similarity import Similar
+from pyterrier_mechir.text.similar import Similar
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

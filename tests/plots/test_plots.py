@@ -24,7 +24,7 @@ from small_models import ARCHITECTURES, QUERIES, TEXTS, build
 
 import pyterrier_mechir.plots
 from pyterrier_mechir import AggregateHeads, BiEncoder, CrossEncoder, PatchScorer, PerturbDocs
-from pyterrier_mechir.patching.attention import attention_of
+from pyterrier_mechir.observe.attention import attention_of
 from pyterrier_mechir.perturb import TFC1
 from pyterrier_mechir.plots.attention import plot_attention
 from pyterrier_mechir.plots.circuit import plot_circuit
@@ -34,8 +34,8 @@ from pyterrier_mechir.plots.heads import plot_heads
 from pyterrier_mechir.plots.layers import plot_layers
 from pyterrier_mechir.plots.positions import plot_positions
 from pyterrier_mechir.plots.style import QUALITATIVE, centred, effect_map, ink
-from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
-from pyterrier_mechir.stages.compare import compare_heads
+from pyterrier_mechir.results.compare import compare_heads
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 
 matplotlib.use("Agg")
 

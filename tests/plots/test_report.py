@@ -22,7 +22,7 @@ from pyterrier_mechir import (
     RankShift,
     ScoreShift,
 )
-from pyterrier_mechir.patching.sites import PER_HEAD
+from pyterrier_mechir.models.components import PER_HEAD
 from pyterrier_mechir.perturb import Typos, perturbation
 from pyterrier_mechir.plots.colours import STEPS, contrast, level, scale
 from pyterrier_mechir.plots.markup import interval, number, p_value, signed

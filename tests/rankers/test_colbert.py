@@ -41,9 +41,9 @@ from pyterrier_mechir import (
     QueryTokenScore,
     ScoreLens,
 )
-from pyterrier_mechir.patching.sites import Site, parse_site
+from pyterrier_mechir.models.sites import Site, parse_site
 from pyterrier_mechir.perturb import TFC1, Typos
-from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,10 +9,11 @@ from reference import Reference
 from small_models import DECODERS, QUERIES, TEXTS, build, build_decoder, build_t5, masked_lm
 
 from pyterrier_mechir import BiEncoder, ColBERT, CrossEncoder, GenerativeReranker, MonoT5, Splade
-from pyterrier_mechir.patching.positions import ALL
-from pyterrier_mechir.patching.sites import COMPONENTS, Site
+from pyterrier_mechir.models.components import COMPONENTS
+from pyterrier_mechir.models.sites import Site
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.rankers.families import cells, components, markdown
+from pyterrier_mechir.text.positions import ALL
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,12 +15,12 @@ from test_exactness import assert_same, snapshot
 from test_positions import assert_equal, slots_of
 
 from pyterrier_mechir import PatchScorer, PerturbDocs, PerturbQueries
-from pyterrier_mechir.patching.positions import Positions
-from pyterrier_mechir.patching.sites import Site, parse_site
+from pyterrier_mechir.models.sites import Site, parse_site
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.perturb import TFC1
-from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
 from pyterrier_mechir.rankers.generative import INSTRUCTION, QWEN3_RERANKER, GenerativeReranker
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES
+from pyterrier_mechir.text.positions import Positions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

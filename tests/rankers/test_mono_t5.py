@@ -35,17 +35,19 @@ from pyterrier_mechir import (
     ScoreAttribution,
     ScoreLens,
 )
-from pyterrier_mechir.patching import sites as names
-from pyterrier_mechir.patching.attention import read_patterns
-from pyterrier_mechir.patching.methods import method_of, sweeper
-from pyterrier_mechir.patching.positions import Positions
+from pyterrier_mechir.models import sites as names
+from pyterrier_mechir.models.sites import Site, SiteSet, parse_site
+from pyterrier_mechir.observe.attention import read_patterns
+from pyterrier_mechir.patching.methods import sweeper
+from pyterrier_mechir.patching.outcome import SweepResult
+from pyterrier_mechir.patching.plan import method_of
 from pyterrier_mechir.patching.receivers import parse_receivers
-from pyterrier_mechir.patching.sites import Site, SiteSet, parse_site
-from pyterrier_mechir.patching.sweep import SweepResult, sweep
+from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.perturb import TFC1
 from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.rankers.encoding import AlignedPair
 from pyterrier_mechir.rankers.mono_t5 import MonoT5
+from pyterrier_mechir.text.encoding import AlignedPair
+from pyterrier_mechir.text.positions import Positions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

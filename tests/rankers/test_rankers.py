@@ -20,8 +20,8 @@ from sentence_transformers.sentence_transformer.modules import LayerNorm, Poolin
 from small_models import ARCHITECTURES, QUERIES, TEXTS, build, tokenizer
 
 from pyterrier_mechir import BiEncoder, CrossEncoder
+from pyterrier_mechir.models.precision import precision_of
 from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.rankers.precision import precision_of
 
 LONG = " ".join(TEXTS)
 TEXTS_AND_LONG = [*TEXTS, LONG, LONG, "", " the moon [SEP] tides </s>\n", "unseen wörds: 東京!"]

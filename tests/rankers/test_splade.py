@@ -37,11 +37,11 @@ from pyterrier_mechir import (
     Splade,
     TermWeight,
 )
-from pyterrier_mechir.patching import products
-from pyterrier_mechir.patching.sites import Site, parse_site
+from pyterrier_mechir.models import products
+from pyterrier_mechir.models.sites import Site, parse_site
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.perturb import TFC1, Typos
-from pyterrier_mechir.rankers.base import unique
+from pyterrier_mechir.text.sequences import unique
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

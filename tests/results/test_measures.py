@@ -13,9 +13,9 @@ from ir_measures import nDCG
 from small_models import TEXTS
 
 from pyterrier_mechir import AxiomAgreement, PairScorer, PatchScorer, PerturbDocs
-from pyterrier_mechir.measures import axiom_agreement
 from pyterrier_mechir.perturb import TFC1, CaseFold, OneOf
 from pyterrier_mechir.perturb.base import SIGNS
+from pyterrier_mechir.results.measures import axiom_agreement
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

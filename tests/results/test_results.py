@@ -18,7 +18,7 @@ from small_models import QUERIES, TEXTS, build
 
 from pyterrier_mechir import AggregateHeads, BiEncoder, PairScorer, PatchResults, PatchScorer, PerturbDocs
 from pyterrier_mechir.perturb import TFC1, perturbation
-from pyterrier_mechir.results.tables import to_frame, to_table
+from pyterrier_mechir.results.stored.tables import to_frame, to_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -18,9 +18,9 @@ import pytest
 from small_models import QUERIES, TEXTS, build
 
 from pyterrier_mechir import BiEncoder, PairScorer, PatchResults, PatchScorer, PerturbDocs
-from pyterrier_mechir.cli import main
+from pyterrier_mechir.commands.cli import main
 from pyterrier_mechir.perturb import AND, TFC1
-from pyterrier_mechir.results.ledger import Index
+from pyterrier_mechir.results.stored.ledger import Index
 from pyterrier_mechir.run import run_sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")

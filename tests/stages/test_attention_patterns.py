@@ -15,11 +15,11 @@ from reference import inputs_of
 from small_models import ARCHITECTURES, QUERIES, TEXTS, build
 
 from pyterrier_mechir import AttentionPatterns, BiEncoder, CrossEncoder, PatchScorer, PerturbDocs, PerturbQueries
-from pyterrier_mechir.patching import attention_summary
+from pyterrier_mechir.observe import attention_summary
 from pyterrier_mechir.perturb import TFC1, Typos
 from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
 from pyterrier_mechir.stages.attention_patterns import FEATURES
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,7 +13,6 @@ import pytest
 from small_models import TEXTS, build
 
 from pyterrier_mechir import BiEncoder, PairScorer, PatchScorer, PerturbDocs, PerturbQueries
-from pyterrier_mechir.measures import axiom_agreement
 from pyterrier_mechir.perturb import (
     LNC2,
     STMC1,
@@ -30,8 +29,9 @@ from pyterrier_mechir.perturb import (
     ShuffleWords,
     perturbation,
 )
-from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
+from pyterrier_mechir.results.measures import axiom_agreement
 from pyterrier_mechir.stages import pair_scorer
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -22,7 +22,7 @@ from small_models import ARCHITECTURES, QUERIES, TEXTS, build
 from test_score_lens import FRAME, assert_same, inputs_and_reference, make, stacked
 
 from pyterrier_mechir import BiEncoder, CrossEncoder, PatchScorer, ScoreAttribution
-from pyterrier_mechir.rankers import anatomy
+from pyterrier_mechir.models import anatomy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,9 +9,9 @@ import pytest
 from small_models import QUERIES, TEXTS
 
 from pyterrier_mechir import AggregateHeads, PatchScorer, PerturbDocs, explode_effects
-from pyterrier_mechir.patching.sites import COMPONENTS
+from pyterrier_mechir.models.components import COMPONENTS
 from pyterrier_mechir.perturb import TFC1, perturbation
-from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

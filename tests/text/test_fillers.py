@@ -18,10 +18,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pyterrier_mechir import PairScorer, PatchScorer
 from pyterrier_mechir.perturb import Idf, RandomFiller, perturbation
-from pyterrier_mechir.perturb.alignment import FILL, align
-from pyterrier_mechir.perturb.fillers import Fillers, Vocabulary
-from pyterrier_mechir.perturb.words import lowercase_words
-from pyterrier_mechir.rankers.encoding import tokenise
+from pyterrier_mechir.text.alignment import FILL, align
+from pyterrier_mechir.text.encoding import tokenise
+from pyterrier_mechir.text.fillers import Fillers
+from pyterrier_mechir.text.vocabulary import Vocabulary
+from pyterrier_mechir.text.words import lowercase_words
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 some = settings(max_examples=100, deadline=None, derandomize=True)

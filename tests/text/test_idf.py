@@ -17,8 +17,8 @@ import pyterrier as pt
 import pytest
 
 from pyterrier_mechir.perturb import Idf
-from pyterrier_mechir.perturb.idf import _READ, count_documents
-from pyterrier_mechir.perturb.words import STOPWORDS
+from pyterrier_mechir.text.idf import _READ, count_documents
+from pyterrier_mechir.text.words import STOPWORDS
 
 TEXTS = ["Tides and the moon", "the moon, the moon", "The ocean's 3.5 tides", "", "月 Größe"]
 N = len(TEXTS)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyterrier_mechir.perturb import Idf
-from pyterrier_mechir.perturb.idf import same_band
+from pyterrier_mechir.text.idf import same_band
 
 
 def letters(i: int) -> str:

@@ -29,8 +29,8 @@ from pyterrier_mechir.perturb import (
     ShuffleWords,
     Typos,
 )
-from pyterrier_mechir.perturb.alignment import FILL, Alignment, align, keep_edit
-from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES, Tokens
+from pyterrier_mechir.text.alignment import FILL, Alignment, align, keep_edit
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES, Tokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,7 +9,7 @@ from axioms import gaps, lowered, many, written
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyterrier_mechir.perturb.words import (
+from pyterrier_mechir.text.words import (
     Words,
     cased_like,
     changes,

@@ -18,10 +18,10 @@ import pyterrier_mechir
 from pyterrier_mechir.plots.colours import STEPS, scale
 from pyterrier_mechir.plots.markup import number, signed
 from pyterrier_mechir.plots.report.effects import effect_maps, strongest
-from pyterrier_mechir.plots.report.examples import Examples, has_token_effects, make_examples
+from pyterrier_mechir.plots.report.examples import Examples, make_examples
 from pyterrier_mechir.plots.report.tables import as_given, definitions, effectiveness, pair_rows, run_of
-from pyterrier_mechir.results.pairs import METADATA
-from pyterrier_mechir.stages.aggregate import AggregateHeads
+from pyterrier_mechir.results.frames import METADATA, has_token_effects
+from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
 
 
 def write_report(

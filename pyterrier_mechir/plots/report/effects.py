@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pyterrier_mechir.patching.sites import COMPONENTS, PER_HEAD
+from pyterrier_mechir.models.components import COMPONENTS, PER_HEAD
 from pyterrier_mechir.plots.colours import level
 from pyterrier_mechir.plots.markup import (
     SIGNIFICANT,
@@ -19,7 +19,7 @@ from pyterrier_mechir.plots.markup import (
     p_value,
     signed,
 )
-from pyterrier_mechir.rankers.encoding import TOKEN_CLASSES
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 
 _MOST_CELLS = 1200
 _MOST_ROWS = 30

@@ -13,19 +13,27 @@ import pandas as pd
 
 from pyterrier_mechir.plots.colours import level
 from pyterrier_mechir.plots.markup import greatest, signed
-from pyterrier_mechir.results.pairs import METADATA, labelled_sites
+from pyterrier_mechir.results.frames import has_token_effects, labelled_sites
 
 _MOST_PAIRS = 12
+
 _MOST_TOKENS = 12_000
+
 _MOST_VALUES = 250_000
+
 _LONGEST_RUN = 700
 """Characters of unedited text that are shown without a gap."""
 
 _MOST_NAMED = 3
+
 _BYTES = "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"
+
 _SPACES = (_BYTES, "\N{LOWER ONE EIGHTH BLOCK}")
+
 _CONTINUED = "##"
+
 _CLOSING = frozenset(".,;:!?)]}%")
+
 _PIECE = re.compile(r"\s*(?:\w+|[^\w\s])|\s+$")
 
 
@@ -67,11 +75,6 @@ class Examples(NamedTuple):
     chosen: int
     effects: list[np.ndarray]
     notes: list[str]
-
-
-def has_token_effects(frame: pd.DataFrame) -> bool:
-    """Whether a frame has the effects of each position by itself."""
-    return {"tokens", "patch_effect"} <= set(frame.columns) and "slots" not in frame.attrs.get(METADATA, {})
 
 
 def _spread(frame: pd.DataFrame) -> pd.DataFrame:

@@ -10,9 +10,9 @@ import pandas as pd
 import pyterrier as pt
 from ir_measures import AP, RR, nDCG
 
-from pyterrier_mechir.measures import RankShift, ScoreShift
 from pyterrier_mechir.plots.markup import MISSING, number, signed
-from pyterrier_mechir.results.pairs import METADATA
+from pyterrier_mechir.results.frames import METADATA
+from pyterrier_mechir.results.measures import RankShift, ScoreShift
 
 _MOST_PAIRS = 1000
 _LONGEST_TEXT = 120

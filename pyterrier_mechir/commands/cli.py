@@ -1,0 +1,131 @@
+"""The command ``pyterrier-mechir``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyterrier_mechir import __version__
+from pyterrier_mechir.commands.errors import CommandError
+from pyterrier_mechir.patching.plan import DIRECTIONS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        The exit status: 0, or 2 where something that was asked for cannot be done.
+    """
+    options = _parser().parse_args(argv)
+    if options.command == "perturbations":
+        from pyterrier_mechir.perturb.catalogue import markdown
+
+        print(markdown(), end="")
+        return 0
+    try:
+        if options.command == "report":
+            _report(options)
+        elif options.command == "run":
+            _run(options)
+        else:
+            from pyterrier_mechir.commands.demo import run
+
+            run(options)
+    except CommandError as error:
+        print(f"pyterrier-mechir: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("pyterrier-mechir: interrupted.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    from pyterrier_mechir.commands.config import run_file
+
+    results = run_file(options.config, verbose=not options.quiet)
+    print(f"{results.path} holds {len(results)} pairs.")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from pyterrier_mechir import PatchResults
+
+    out = options.out or options.results / "report.html"
+    try:
+        qrels = None
+        if options.dataset is not None:
+            import pyterrier as pt
+
+            qrels = pt.get_dataset(options.dataset).get_qrels()
+        examples = None if options.examples is None else PatchResults(options.examples)
+        PatchResults(options.results).report(out, qrels=qrels, examples=examples, title=options.title)
+    except (ValueError, KeyError, OSError) as error:
+        raise CommandError(str(error.args[0] if error.args else error)) from error
+    print(f"Wrote {out}.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pyterrier-mechir", description="Mechanistic interpretability of neural rankers as PyTerrier pipelines."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo = commands.add_parser(
+        "demo",
+        help="which attention heads cause the score change when a query term is added?",
+        description="Retrieve with BM25, perturb, patch every attention head of a ranker, and show the strongest.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    demo.add_argument("--dataset", default="mechir:lab", help="any PyTerrier dataset with a corpus, topics and qrels")
+    demo.add_argument("--ranker", metavar="ID_OR_DIR", help="Hugging Face id or directory (default: all-MiniLM-L6-v2)")
+    demo.add_argument("--type", choices=("bi", "cross"), default="bi", help="bi-encoder or cross-encoder")
+    demo.add_argument(
+        "--perturbation",
+        default="TFC1",
+        metavar="NAME",
+        help="what is done to texts; the command perturbations lists all",
+    )
+    demo.add_argument("--num-queries", type=_positive, default=8, metavar="N", help="queries, drawn at random")
+    demo.add_argument("--num-results", type=_positive, default=6, metavar="N", help="documents for each query")
+    demo.add_argument(
+        "--direction", choices=DIRECTIONS[:2], default="denoise", help="denoise: sufficiency; noise: necessity"
+    )
+    demo.add_argument("--seed", type=int, default=0, help="of the choice of queries and terms")
+    demo.add_argument(
+        "--out", type=Path, default=Path("mechir-demo"), metavar="DIR", help="where the results are written"
+    )
+    run = commands.add_parser(
+        "run",
+        help="a long run that a TOML file describes; started again, it goes on where it was",
+        description="Run what a TOML file describes, and write the results as they are computed. Started again, the "
+        "same command goes on where it was.",
+    )
+    run.add_argument("config", type=Path, metavar="FILE", help="such as examples/run.toml")
+    run.add_argument("--quiet", action="store_true", help="show no progress bar")
+    report = commands.add_parser(
+        "report",
+        help="write a report of stored results: one HTML page",
+        description="Write a report of stored results: one HTML page that needs no network.",
+    )
+    report.add_argument("results", type=Path, metavar="DIR", help="directory of a PatchResults artifact")
+    report.add_argument("--out", type=Path, metavar="FILE", help="the page (default: DIR/report.html)")
+    report.add_argument("--dataset", metavar="NAME", help="PyTerrier dataset with the judgments, such as mechir:lab")
+    report.add_argument(
+        "--examples", type=Path, metavar="DIR", help="artifact of single positions, whose effects colour the examples"
+    )
+    report.add_argument("--title", help="of the page")
+    commands.add_parser(
+        "perturbations",
+        help="print the table of all perturbations, in Markdown",
+        description="Print the table of all perturbations, with what each claims and an example, in Markdown.",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("give a number of at least 1")
+    return value

@@ -1,0 +1,1 @@
+"""A transformers model opened up: where its parts are, recording, replaying, gradients."""

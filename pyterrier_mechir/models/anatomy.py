@@ -1,0 +1,280 @@
+"""The parts of one loaded model, and the places where its activations are read and replaced."""
+
+from __future__ import annotations
+
+import sys
+from copy import copy
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pyterrier_mechir.models.architectures import ARCHITECTURES
+from pyterrier_mechir.models.components import CODED, CROSS, HOOKS
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from pyterrier_mechir.models.autoencoder import Autoencoder
+
+
+class Port(NamedTuple):
+    """A place where an activation can be read and replaced.
+
+    Args:
+        module: the module that the activation goes into or comes out of.
+        is_input: which of the two.
+        part: the features that are the activation's; None for all.
+        added_to: a module to whose input the value is added; the activation is the sum.
+        is_pattern: whether the activation is the weights of the module, an attention.
+        autoencoder: tells what features the activation has, which are then read and replaced in its place.
+    """
+
+    module: nn.Module
+    is_input: bool
+    part: slice | None = None
+    added_to: nn.Module | None = None
+    is_pattern: bool = False
+    autoencoder: Autoencoder | None = None
+
+
+class Anatomy:
+    """The parts of one loaded model.
+
+    Args:
+        model: a transformers model, with or without a task head.
+        decoder: whether they are those of its decoder, for a model that has an encoder too.
+
+    Raises:
+        ValueError: the architecture has no row in :data:`ARCHITECTURES`.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, decoder: bool = False):
+        kind = model.config.model_type + (".decoder" if decoder else "")
+        if kind not in ARCHITECTURES:
+            raise ValueError(
+                f"{type(model).__name__} has architecture {kind!r}, which pyterrier_mechir does not know; supported: "
+                f"{', '.join(sorted(ARCHITECTURES))}. To add it, describe where its parts are: "
+                f"pyterrier_mechir.rankers.anatomy.ARCHITECTURES[{kind!r}] = Architecture(...)."
+            )
+        self.architecture = ARCHITECTURES[kind]
+        base: Any = model.base_model.get_submodule(self.architecture.stack)
+        self.layers: list[nn.Module] = list(base.get_submodule(self.architecture.layers).children())
+        self.embeddings = [getattr(base, name) for name in self.architecture.embeddings if hasattr(base, name)]
+        self.n_layers = len(self.layers)
+        self.n_heads: int = model.config.num_attention_heads
+        self.n_kv_heads: int = getattr(model.config, "num_key_value_heads", None) or self.n_heads
+        self._base: nn.Module = base
+        self._word_embedding: nn.Module = (base if self.architecture.stack else model).get_input_embeddings()
+        self._config = base.config
+        self.autoencoders: dict[tuple[int, str], tuple[Autoencoder, int]] = {}
+
+    def __repr__(self) -> str:
+        return f"Anatomy(n_layers={self.n_layers}, n_heads={self.n_heads})"
+
+    @property
+    def n_neurons(self) -> int:
+        """Hidden units of a layer's MLP."""
+        return int(self.layers[0].get_submodule(self.architecture.mlp_out).weight.shape[1])  # type: ignore[index]
+
+    def attention(self, layer: int) -> nn.Module:
+        return self.layers[layer].get_submodule(self.architecture.attention)
+
+    def out_proj(self, layer: int) -> nn.Module:
+        return self.layers[layer].get_submodule(self.architecture.out_proj)
+
+    def linear_maps(self, layer: int) -> list[nn.Linear]:
+        """All linear maps of a layer."""
+        from torch import nn
+
+        return [module for module in self.layers[layer].modules() if isinstance(module, nn.Linear)]
+
+    def plain_qkv(self, layer: int) -> list[nn.Module]:
+        """The query, key and value maps of a layer of plain attention; empty for any other."""
+        if not self.architecture.plain_attention or self._config._attn_implementation not in ("eager", "sdpa"):
+            return []
+        return [self.layers[layer].get_submodule(path) for path in self.architecture.qkv]
+
+    @property
+    def cross_attends(self) -> bool:
+        """Whether this is a decoder that reads what an encoder made."""
+        return bool(self.architecture.cross_attention)
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The activations of a layer that it adds to the residual stream."""
+        return ("attn_out", "cross_attn_out", "mlp_out") if self.cross_attends else ("attn_out", "mlp_out")
+
+    def context_maps(self) -> list[nn.Module]:
+        """The modules whose input is what the encoder made: the keys and values of cross-attention, of all layers."""
+        return [layer.get_submodule(path) for layer in self.layers for path in self.architecture.cross_qkv[1:]]
+
+    def skip(self, hidden_states: Tensor, mask: Any = None, bias: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """The forward of a layer that is not computed."""
+        if self.architecture.hands_on_bias:
+            return hidden_states, self._bias(bias, mask, hidden_states.shape[1]), None
+        return (hidden_states,) if self.architecture.layer_returns_tuple else hidden_states
+
+    def attention_output(self, layer: int, z: Tensor, **inputs: Any) -> tuple[Any, ...]:
+        """What the attention module of a layer returns for head outputs z: projected, where it projects itself.
+
+        Args:
+            layer: the layer.
+            z: the outputs, ``[B, S, D]``.
+            **inputs: what the module was called with, beside the hidden states.
+        """
+        projects = self.architecture.out_proj.startswith(self.architecture.attention + ".")
+        output = self.out_proj(layer)(z) if projects else z
+        if self.architecture.hands_on_bias:
+            return output, self._bias(inputs.get("position_bias"), inputs.get("mask"), z.shape[1]), None
+        return output, None
+
+    def _bias(self, bias: Tensor | None, mask: Tensor | None, length: int) -> Tensor:
+        """The bias that a layer hands on: the one that it was given, or else that of the first layer.
+
+        Attention outside transformers' attention interface hands on the mask with it.
+        """
+        if bias is not None:
+            return bias
+        bias = self.attention(0).compute_bias(length, length)  # type: ignore[operator]
+        return bias if mask is None or self._has_interface else bias + mask
+
+    @property
+    def _has_interface(self) -> bool:
+        modeling = sys.modules[type(self.attention(0)).__module__]
+        return self.architecture.attention_interface and hasattr(modeling, "eager_attention_forward")
+
+    @property
+    def lacks(self) -> dict[str, str]:
+        """The activations that this model does not let one reach, and why."""
+        implementation = self._config._attn_implementation
+        found: dict[str, str] = {}
+        if not self._has_interface:
+            reason = f"{self._config.model_type} computes its attention outside transformers' attention interface"
+        elif implementation not in ("eager", "sdpa"):
+            reason = f"{implementation} never forms them; load the model with attn_implementation='sdpa'"
+        else:
+            reason = ""
+        if reason:
+            weights = f"the attention weights of this model cannot be read or replaced: {reason}."
+            found |= dict.fromkeys(("pattern", "cross_pattern"), weights)
+        if not self.cross_attends:
+            return found | dict.fromkeys(
+                CROSS, "this stack has no cross-attention; patch a decoder that reads an encoder."
+            )
+        alone = (
+            "a decoder that reads at its first position attends there to nothing but itself, so that q, k and pattern "
+            "of its self-attention change nothing; patch head, v, or the cross-attention's cross_q and cross_pattern."
+        )
+        start = "the word embedding of a decoder is that of its start token in every run; patch what follows it."
+        return found | dict.fromkeys(("q", "k", "pattern"), alone) | {"embed": start}
+
+    def hook(self, component: str, layer: int) -> str:
+        """What TransformerLens calls a component of a layer."""
+        name = HOOKS[component]
+        of_layer = f"self_{name}" if self.cross_attends and name.startswith("attn.") else name
+        return name if component == "embed" else f"{self.architecture.blocks}.{layer}.{of_layer}"
+
+    def port(self, layer: int, activation: str) -> Port:
+        """Where an activation of a layer passes (see :data:`~pyterrier_mechir.models.components.COMPONENTS`).
+
+        Raises:
+            ValueError: it cannot be reached in this model.
+        """
+        if activation in self.lacks:
+            raise ValueError(self.lacks[activation])
+        if activation.endswith(CODED):
+            name = activation.removesuffix(CODED)
+            if (layer, name) not in self.autoencoders:
+                raise ValueError(f"no autoencoder is attached to {name} of layer {layer}; see ranker.attach.")
+            return self.port(layer, name)._replace(autoencoder=self.autoencoders[layer, name][0])
+        if activation == "pattern":
+            return Port(self.attention(layer), is_input=False, is_pattern=True)
+        of = self.layers[layer].get_submodule
+        table = self.architecture
+        if activation == "cross_pattern":
+            return Port(of(table.cross_attention), is_input=False, is_pattern=True)
+        if activation in ("cross_z", "cross_attn_out"):
+            return Port(of(table.cross_out_proj), is_input=activation == "cross_z")
+        if activation in CROSS:
+            return Port(of(table.cross_qkv[("cross_q", "cross_k", "cross_v").index(activation)]), is_input=False)
+        if activation in ("resid_pre", "resid_post"):
+            return Port(self.layers[layer], is_input=activation == "resid_pre")
+        if activation in ("z", "attn_out"):
+            return Port(self.out_proj(layer), is_input=activation == "z")
+        if activation in ("mlp_post", "mlp_out"):
+            return Port(of(table.mlp_out), is_input=activation == "mlp_post")
+        if activation == "resid_mid" and table.mid_norm:
+            return Port(of(table.mid_norm), is_input=False)
+        if activation == "resid_mid":
+            added = of(table.added_norms[0]) if table.added_norms else self.out_proj(layer)
+            return Port(added, is_input=False, added_to=self.layers[layer])
+        if activation == "embed":
+            return Port(self._word_embedding, is_input=False)
+        which = ("q", "k", "v").index(activation)
+        if len(table.qkv) == 3:
+            return Port(of(table.qkv[which]), is_input=False)
+        width = self._config.hidden_size
+        return Port(of(table.qkv[0]), is_input=False, part=slice(which * width, (which + 1) * width))
+
+    def direct_path(self) -> list[tuple[int, str] | nn.Module]:
+        """What the residual stream is made of: the activations that are added to it (z through ``out_proj``) and the
+        norms that it passes, in their order.
+
+        Raises:
+            ValueError: the architecture's row does not say where the norms are.
+        """
+        table = self.architecture
+        if bool(table.mid_norm) != bool(table.out_norm) or not (table.out_norm or table.final_norm):
+            raise ValueError(
+                f"the row of {self._config.model_type!r} in ARCHITECTURES does not say which norms its residual stream "
+                "passes (mid_norm and out_norm of each layer, or final_norm), so no score can be attributed along it; "
+                "add them, or use ScoreLens or PatchScorer instead."
+            )
+        path: list[tuple[int, str] | nn.Module] = [(0, "resid_pre")]
+        for number, layer in enumerate(self.layers):
+            for activation, norm in (("z", table.mid_norm), ("mlp_out", table.out_norm)):
+                path.append((number, activation))
+                if norm:
+                    path.append(layer.get_submodule(norm))
+        if table.final_norm:
+            path.append(self._base.get_submodule(table.final_norm))
+        return path
+
+    def width(self, activation: str) -> int:
+        """How many features an activation has."""
+        if activation in ("z", "q", "k", "v"):
+            size = int(self.out_proj(0).weight.shape[1]) // self.n_heads  # type: ignore[index]
+            return size * self.groups(activation)
+        if activation == "embed":
+            return int(self._word_embedding.weight.shape[1])  # type: ignore[index]
+        if activation.endswith(CODED) or activation == "mlp_post":
+            return self.groups(activation)
+        return int(self._config.hidden_size)
+
+    def attach(self, key: tuple[int, str], autoencoder: Autoencoder, n_features: int) -> Anatomy:
+        """This anatomy with an autoencoder that tells the features of the activation of a layer.
+
+        Raises:
+            ValueError: another that is attached to that activation, in another layer, has not as many features.
+        """
+        layer, name = key
+        made, same = copy(self), {"resid_pre": (layer - 1, "resid_post"), "resid_post": (layer + 1, "resid_pre")}
+        made.autoencoders = {**self.autoencoders, key: (autoencoder, n_features)}
+        if name in same and same[name][0] in range(self.n_layers):
+            made.autoencoders[same[name]] = (autoencoder, n_features)
+        if len({n for (_, name), (_, n) in made.autoencoders.items() if name == key[1]}) > 1:
+            raise ValueError("autoencoders of the same activation should have as many features in all layers.")
+        return made
+
+    def groups(self, activation: str) -> int:
+        """How many independently patched slices the last axis of an activation has.
+
+        One per head; per group of heads for the keys and values that these share; per neuron; or one in all.
+        """
+        if activation in ("z", "q", "pattern") or (activation in CROSS and activation != "cross_attn_out"):
+            return self.n_heads
+        if activation in ("k", "v"):
+            return self.n_kv_heads
+        if activation.endswith(CODED):
+            name = activation.removesuffix(CODED)
+            return next((n for (_, of), (_, n) in self.autoencoders.items() if of == name), 0)
+        return self.n_neurons if activation == "mlp_post" else 1

@@ -1,0 +1,52 @@
+"""Batches of like length, so that almost nothing is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+SLACK = 8
+"""Largest difference of length, in tokens, within a batch that is formed by tokens."""
+
+ENOUGH = 4
+"""Which part of its budget a batch should have before equal length is preferred to more items."""
+
+
+def by_length(lengths: np.ndarray, budget: int, batch_size: int | None = None) -> Iterator[np.ndarray]:
+    """Split items into batches of like length, longest first.
+
+    A batch takes all items of one length that its budget allows. If these are less than a part of the budget, so that
+    the processor would not be busy, it takes shorter ones too, which are then padded.
+
+    Args:
+        lengths: of the items, in tokens.
+        budget: most tokens in a batch, padding included; a longer item is a batch of its own.
+        batch_size: items in a batch; given, it takes the place of the budget.
+
+    Yields:
+        Indices of the items of a batch; every item is in one.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    begin = 0
+    while begin < len(order):
+        longest = max(1, int(lengths[order[begin]]))
+        if batch_size is not None:
+            size = batch_size
+        else:
+            fitting = lengths[order[begin : begin + max(1, budget // longest)]]
+            equal, alike = (int(np.count_nonzero(fitting >= longest - slack)) for slack in (0, SLACK))
+            enough = int(-(-budget // (ENOUGH * longest)))
+            size = max(1, equal, min(alike, enough))
+        yield order[begin : begin + size]
+        begin += size
+
+
+def tokens_at_once(device: torch.device) -> int:
+    """How many tokens a forward pass has on a device, unless somebody says otherwise."""
+    return 4096 if device.type == "cpu" else 65536

@@ -1,0 +1,117 @@
+"""Gradients of scores at a run's activations.
+
+Runs of a batch do not depend on each other, so that the gradient of the sum of their scores is each run's own.
+Weights take no gradients, and the graph begins at the earliest activation that is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from pyterrier_mechir.models.opened import Batch
+from pyterrier_mechir.models.ports import on_port
+from pyterrier_mechir.models.recording import Recording
+
+if TYPE_CHECKING:
+    from pyterrier_mechir.rankers.base import Ranker
+
+
+Key = tuple[int, str]
+"""(layer, activation)."""
+
+SHARE = 4
+"""How many times fewer tokens a batch has where gradients are taken, since the activations of all layers are kept."""
+
+
+@contextmanager
+def differentiable(model: nn.Module) -> Iterator[None]:
+    """Gradients of activations but not of weights, and what was before afterwards."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    try:
+        for weight in weights:
+            weight.requires_grad_(False)
+        with torch.enable_grad():
+            yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
+
+
+def record_graph(ranker: Ranker, batch: Batch, wanted: Iterable[Key], embedded: Tensor | None = None) -> Recording:
+    """Run a batch and keep its scores and the wanted activations, in the graph that leads from these to the scores.
+
+    Args:
+        ranker: the model, within :func:`differentiable`.
+        batch: its inputs.
+        wanted: (layer, activation) of each activation to keep.
+        embedded: word embeddings to run on, ``[B, S, D]``; None for those of the tokens.
+    """
+    activations: dict[Key, Tensor] = {}
+
+    def keep(key: Key) -> Callable[[Tensor], Tensor]:
+        def passed(value: Tensor) -> Tensor:
+            activations[key] = value if value.requires_grad else value.detach().requires_grad_()
+            return activations[key]
+
+        return passed
+
+    with ExitStack() as stack:
+        if embedded is not None:
+            stack.enter_context(on_port(ranker.anatomy.port(0, "embed"), lambda value: embedded))
+        for key in sorted(wanted):  # attn_out before resid_mid, which may be read from the same output
+            stack.enter_context(on_port(ranker.anatomy.port(*key), keep(key)))
+        scores = ranker.forward(batch)
+    return Recording(scores, activations)
+
+
+def gradients(run: Recording, keys: Sequence[Key]) -> dict[Key, Tensor]:
+    """The gradient of each run's score at its activations; the graph is kept."""
+    return _at(run, keys, run.scores, torch.ones_like(run.scores))
+
+
+def gradients_dropping(
+    run: Recording, keys: Sequence[Key], n_layers: int, added: Sequence[str]
+) -> Iterator[dict[Key, Tensor]]:
+    """The gradients of each pass of GradDrop, in which what one layer adds to the stream is held constant.
+
+    What comes after the layer has the gradient of the whole model, so that it is computed once; from the layer's output
+    down there is one backward pass for each.
+
+    Args:
+        run: with the graph of what :func:`needed_to_drop` names.
+        keys: where to take gradients.
+        n_layers: layers of the model.
+        added: the activations of a layer that it adds to the stream.
+    """
+    end = (n_layers - 1, "resid_post")
+    streams = [key for key in needed_to_drop(keys, n_layers, added) if key[1] in ("resid_pre", "resid_post")]
+    whole = gradients(run, list(dict.fromkeys([*keys, *streams])))
+    for layer in range(n_layers):
+        below = [key for key in keys if key[0] <= layer and key != end]
+        if not below:
+            yield whole
+            continue
+        stream = end if layer == n_layers - 1 else (layer + 1, "resid_pre")
+        outputs = [(layer, name) for name in added]
+        with ExitStack() as stack:
+            for output in outputs:
+                stack.callback(run[output].register_hook(torch.zeros_like).remove)
+            dropped = _at(run, below, run[stream], whole[stream])
+        yield whole | dropped | {key: torch.zeros_like(dropped[key]) for key in outputs if key in dropped}
+
+
+def needed_to_drop(keys: Sequence[Key], n_layers: int, added: Sequence[str]) -> list[Key]:
+    """What must be in the graph for :func:`gradients_dropping`: outputs and streams from the first layer asked for."""
+    layers = range(min((layer for layer, _ in keys), default=n_layers), n_layers)
+    streams = [(layer + 1, "resid_pre") if layer < n_layers - 1 else (layer, "resid_post") for layer in layers]
+    return [*streams, *((layer, name) for layer in layers for name in added)]
+
+
+def _at(run: Recording, keys: Sequence[Key], outputs: Tensor, weights: Tensor) -> dict[Key, Tensor]:
+    inputs = [run[key] for key in keys]
+    return dict(zip(keys, torch.autograd.grad(outputs, inputs, weights, retain_graph=True), strict=True))

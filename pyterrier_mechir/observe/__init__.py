@@ -1,0 +1,1 @@
+"""What a run shows without patching: attention, layers, terms of the score."""

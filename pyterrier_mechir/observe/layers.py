@@ -1,0 +1,57 @@
+"""What a model's scoring end makes of the residual stream of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pyterrier_mechir.models.opened import Batch
+from pyterrier_mechir.models.recording import record
+from pyterrier_mechir.models.replay import Edit, replay
+
+if TYPE_CHECKING:
+    from pyterrier_mechir.rankers.base import Ranker
+
+
+def layer_scores(
+    ranker: Ranker,
+    queries: Sequence[str],
+    texts: Sequence[str],
+    *,
+    batch_size: int | None = None,
+    verbose: bool = False,
+) -> np.ndarray:
+    """Scores of (query, text) pairs after every layer, each distinct sequence computed once.
+
+    Args:
+        ranker: the model.
+        queries: the queries, one for each text.
+        texts: the texts.
+        batch_size: sequences in a forward pass; None batches by length.
+        verbose: show a progress bar.
+
+    Returns:
+        float32 ``[N, layer + 1]``: of the stream that enters the first layer, then of what leaves each.
+    """
+    scores = np.empty((len(texts), ranker.n_layers + 1), dtype=np.float32)
+    with torch.no_grad():
+        for part in ranker.parts(queries, texts, batch_size=batch_size, verbose=verbose):
+            of_layers = [ranker.compare(encoded[part.places], part.inputs) for encoded in _encoded(ranker, part.batch)]
+            scores[part.rows] = torch.stack(of_layers, dim=1).cpu().numpy()
+    return scores
+
+
+def _encoded(ranker: Ranker, batch: Batch) -> list[torch.Tensor]:
+    """What the scoring end makes of the stream that enters the first layer, then of what leaves each."""
+    last = (ranker.n_layers - 1, "resid_post")
+    streams = [(layer, "resid_pre") for layer in range(ranker.n_layers)]
+    run = record(ranker, batch, [*streams, last], ranker.encode)
+    everywhere = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=run[last].device)
+    taps = [
+        replay(ranker, batch, run, [Edit(*last, run[stream], everywhere)], forward=ranker.encode)[0]
+        for stream in streams
+    ]
+    return [*taps, run.scores]

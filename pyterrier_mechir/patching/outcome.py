@@ -1,0 +1,183 @@
+"""What a sweep gives: scores of pairs, and how good they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.stats import spearmanr
+
+Patched = np.ndarray | list[np.ndarray]
+"""Patched scores: ``[N, site]``, or, where positions are patched apart, ``[site, slot]`` for each pair."""
+
+ROUNDING = 1e-5
+"""Scores that differ by less than this, or by less than this share of them, are the same but for rounding."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """Scores of ``N`` pairs.
+
+    Args:
+        baseline: ``[N]``, score of each baseline.
+        perturbed: ``[N]``, score of each perturbed side.
+        denoise: score of the baseline with the site taken from the perturbed run, if swept.
+        noise: score of the perturbed side with the site taken from the baseline run, if swept.
+        screening: how good the estimates are, of sweeps that verify the best of them.
+        calibration: how far the results are from float32, of models that multiply fewer bits.
+    """
+
+    baseline: np.ndarray
+    perturbed: np.ndarray
+    denoise: Patched | None
+    noise: Patched | None
+    screening: Screening | None = None
+    calibration: Calibration | None = None
+
+    def at(self, index: Sequence[int]) -> SweepResult:
+        """The results of some pairs, in another order, or repeated."""
+
+        def take(values: Patched | None) -> Patched | None:
+            return [values[i] for i in index] if isinstance(values, list) else None if values is None else values[index]
+
+        return replace(
+            self,
+            baseline=self.baseline[index],
+            perturbed=self.perturbed[index],
+            denoise=take(self.denoise),
+            noise=take(self.noise),
+        )
+
+    @property
+    def touched_nothing(self) -> bool:
+        """Whether no patch moved any score beyond rounding, though the scores of some pair's sides differ."""
+        differs = _differs(self.perturbed, self.baseline)
+        ways = [(self.denoise, self.baseline), (self.noise, self.perturbed)]
+        moved = (
+            _differs(values, target).any()
+            for patched, targets in ways
+            if patched is not None
+            for values, target in zip(patched, targets, strict=True)
+        )
+        return bool(differs.any()) and not any(moved)
+
+    def mean_over(self, repeats: int) -> SweepResult:
+        """The mean over repeats of the same pairs, given one repeat of all after the other."""
+
+        def mean(values: np.ndarray) -> np.ndarray:
+            return np.asarray(values.reshape(repeats, len(values) // repeats, *values.shape[1:]).mean(axis=0))
+
+        def mean_of(values: Patched | None) -> Patched | None:
+            if isinstance(values, list):
+                n = len(values) // repeats
+                return [np.asarray(np.stack(values[i::n]).mean(axis=0)) for i in range(n)]
+            return None if values is None else mean(values)
+
+        return replace(
+            self,
+            baseline=mean(self.baseline),
+            perturbed=mean(self.perturbed),
+            denoise=mean_of(self.denoise),
+            noise=mean_of(self.noise),
+        )
+
+
+def _differs(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Which scores differ from the target's; missing ones do not."""
+    return np.asarray(np.abs(scores - target) > ROUNDING * np.maximum(1, np.abs(target)))
+
+
+@dataclass(frozen=True)
+class Screening:
+    """How good the estimates are that a screening left unverified.
+
+    Args:
+        verified: names of the sites whose patched scores are exact, by falling size of the estimated effect.
+        n_sampled: estimates that were compared with exact effects, of a random sample of the other sites and pairs.
+        mean_abs_error: mean of abs(ê - e) over these, in score units; NaN where there are none.
+        max_abs_error: the greatest of them.
+        spearman: rank correlation of ê and e over these; NaN where it is not defined.
+    """
+
+    verified: tuple[str, ...]
+    n_sampled: int
+    mean_abs_error: float
+    max_abs_error: float
+    spearman: float
+
+
+def _patched(result: SweepResult) -> list[np.ndarray]:
+    """The patched scores of each pair in each direction, a row per site."""
+    return [of_pair for way in (result.denoise, result.noise) if way is not None for of_pair in way]
+
+
+def _effects(result: SweepResult) -> Iterator[np.ndarray]:
+    """How far patches move the scores, ``[site, slot]`` for each pair in each direction."""
+    for way, scores in ((result.denoise, result.baseline), (result.noise, result.perturbed)):
+        for of_pair, score in zip(() if way is None else way, scores, strict=way is not None):
+            yield (of_pair if of_pair.ndim == 2 else of_pair[:, None]) - score
+
+
+def some(result: SweepResult, pairs: np.ndarray, sites: np.ndarray) -> SweepResult:
+    """The results of some pairs at some sites."""
+
+    def of(way: Patched | None) -> list[np.ndarray] | None:
+        return None if way is None else [way[pair][sites] for pair in pairs]
+
+    return SweepResult(result.baseline[pairs], result.perturbed[pairs], of(result.denoise), of(result.noise))
+
+
+def errors(estimated: SweepResult, exact: SweepResult, is_signed: bool = True) -> tuple[int, float, float, float]:
+    """How many effects there are, the mean and greatest absolute error of their estimates, and the rank correlation."""
+    found, wanted = (
+        np.concatenate([np.empty(0), *(effect.ravel() for effect in _effects(result))]) for result in (estimated, exact)
+    )
+    found, wanted = found[~np.isnan(wanted)], wanted[~np.isnan(wanted)]
+    if not is_signed:
+        found, wanted = np.abs(found), np.abs(wanted)
+    error = np.abs(found - wanted)
+    if not len(error):
+        return 0, np.nan, np.nan, np.nan
+    return len(error), float(error.mean()), float(error.max()), spearman(found, wanted)
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's rank correlation; NaN where either is constant."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(spearmanr(a, b).statistic)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far results in fewer bits are from those in float32.
+
+    Args:
+        precision: of the results.
+        n_pairs: pairs that were computed in both.
+        n_sites: sites, of ``n_all_sites``, that were patched in both.
+        n_all_sites: sites that are patched.
+        max_score_error: greatest difference of the scores of both sides.
+        mean_abs_error: mean difference of patching effects, in score units; NaN where nothing is patched.
+        max_abs_error: the greatest of them.
+        spearman: rank correlation of effects over pairs and sites; NaN where it is not defined.
+    """
+
+    precision: str
+    n_pairs: int
+    n_sites: int
+    n_all_sites: int
+    max_score_error: float
+    mean_abs_error: float
+    max_abs_error: float
+    spearman: float
+
+    def __str__(self) -> str:
+        sides = f"on a sample of {self.n_pairs} pairs, scores are within {self.max_score_error:.2g} of float32's"
+        if not self.n_sites:
+            return f"{self.precision}: {sides}."
+        return (
+            f"{self.precision}: {sides}, and patching effects of {self.n_sites} of {self.n_all_sites} sites within "
+            f"{self.max_abs_error:.2g} (mean {self.mean_abs_error:.2g}, in score units; Spearman {self.spearman:.3f})."
+        )

@@ -1,0 +1,1 @@
+"""Perturbations that test axioms of information retrieval."""

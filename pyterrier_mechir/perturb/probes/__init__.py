@@ -1,0 +1,1 @@
+"""Perturbations that probe robustness."""

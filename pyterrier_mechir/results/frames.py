@@ -1,0 +1,56 @@
+"""The columns and metadata of frames of results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pyterrier_mechir.models.sites import Site, SiteSet, parse_site
+
+METADATA = "mechir"
+"""Key of ``frame.attrs`` under which a result says what made it (ranker, scorer, perturbation), which sites its arrays
+hold, the direction, the receivers of paths, and its screening."""
+
+PERTURBATION = "perturbation"
+"""Key, within these, of the perturbation with all its settings."""
+
+Label = tuple[Site | SiteSet, str | None]
+"""A site, and the token class or position at which it is patched, None for all positions at once."""
+
+COLUMNS = ("qid", "score_baseline", "score_perturbed", "patch_scores", "patch_effect")
+"""What a frame of pairs has to have."""
+
+
+def labelled_sites(frame: pd.DataFrame, shape: tuple[int, ...]) -> tuple[list[Site | SiteSet], list[str] | None]:
+    """The sites that arrays of a shape hold, and the names of the slots on their last axis, if they have one.
+
+    As the frame's attrs say; without them, two axes are layers and heads.
+
+    Raises:
+        ValueError: the frame does not say, and the shape does not tell.
+    """
+    metadata = frame.attrs.get(METADATA, {})
+    if "sites" in metadata:
+        sites = [parse_site(name) for name in metadata["sites"]]
+        slots = metadata.get("slots")
+        if len(sites) == int(np.prod(shape if slots is None and "tokens" not in frame.columns else shape[:-1])):
+            return sites, slots
+    if len(shape) == 2 and "tokens" not in frame.columns:
+        return [Site("head", layer, head) for layer in range(shape[0]) for head in range(shape[1])], None
+    raise ValueError(
+        f"the frame does not say which components its arrays of shape {shape} hold: its attrs[{METADATA!r}] are gone. "
+        "Aggregate right after PatchScorer, and merge other columns in before it."
+    )
+
+
+def as_cells(values: Iterable[Any]) -> Any:
+    """The cells of a column, whatever they are."""
+    return pd.Series(list(values), dtype=object).to_numpy()
+
+
+def has_token_effects(frame: pd.DataFrame) -> bool:
+    """Whether a frame has the effects of each position by itself."""
+    return {"tokens", "patch_effect"} <= set(frame.columns) and "slots" not in frame.attrs.get(METADATA, {})

@@ -1,0 +1,1 @@
+"""What the stages have in common."""

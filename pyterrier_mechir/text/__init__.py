@@ -1,0 +1,1 @@
+"""Texts as words, tokens and sequences: nothing here knows a model."""

@@ -1,0 +1,296 @@
+"""Making the two sides of a pair correspond, position by position, on token ids.
+
+Both sides get the same length: where one has tokens that the other lacks, the other gets :data:`FILL`, to be replaced
+by filler ids. Text is never reassembled, so no token outside the edit changes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+from itertools import pairwise
+
+import numpy as np
+
+from pyterrier_mechir.text.encoding import DOC_EDITED, DOC_QUERY, EDIT, OTHER, QUERY, QUERY_EDITED, Tokens
+
+ALIGNMENTS = ("fill", "mask", "swap", "permute", "free")
+"""How the sides of a perturbation correspond: an insertion against as many filler tokens, an insertion against
+attention-masked positions, a replacement of equal length, the same tokens in another order, or not at all."""
+
+NOTHING = np.empty(0, dtype=np.int64)
+
+FILL = -1
+"""Stands for a filler token, to be chosen, where the other side has an insertion."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Two aligned sides; every array is ``[n]``.
+
+    Args:
+        baseline: token ids of the baseline, :data:`FILL` where the perturbed side has an insertion.
+        perturbed: token ids of the perturbed side, likewise.
+        baseline_words: word number of each baseline token, -1 at fillers.
+        perturbed_words: likewise.
+        edit: where the sides differ by the perturbation.
+    """
+
+    baseline: np.ndarray
+    perturbed: np.ndarray
+    baseline_words: np.ndarray
+    perturbed_words: np.ndarray
+    edit: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.edit)
+
+    def at(self, index: np.ndarray) -> Alignment:
+        """The alignment at some positions only."""
+        return Alignment(
+            self.baseline[index],
+            self.perturbed[index],
+            self.baseline_words[index],
+            self.perturbed_words[index],
+            self.edit[index],
+        )
+
+    def followed_by(self, baseline: Tokens, perturbed: Tokens) -> Alignment:
+        """The alignment and, after it, as many tokens of either side, each of which corresponds to the other's."""
+        return Alignment(
+            np.append(self.baseline, baseline.ids),
+            np.append(self.perturbed, perturbed.ids),
+            np.append(self.baseline_words, baseline.words),
+            np.append(self.perturbed_words, perturbed.words),
+            np.append(self.edit, baseline.ids != perturbed.ids),
+        )
+
+
+def align(
+    baseline: Tokens, perturbed: Tokens, spellings: np.ndarray, alignment: str = "fill", n_last: int = 0
+) -> Alignment | None:
+    """Align the two sides of a pair.
+
+    Args:
+        baseline: the baseline document.
+        perturbed: the perturbed document.
+        spellings: for each token id of the vocabulary, its text without marks of spaces and continuation.
+        alignment: the perturbation's declared alignment. The tokens of a ``permute`` correspond one to one, and so do
+            the words of a ``swap`` of as many words; anything else is found by comparing the sides.
+        n_last: how many tokens at the end, those of line breaks that a prompt has there, correspond to each other.
+
+    Returns:
+        The alignment; None for a ``permute`` whose sides are not the same words in another order. A word that both
+        sides have, but in different pieces (the first word of a text often has pieces of its own), is given the
+        perturbed side's pieces on both, so that the sides differ by the edit alone. The perturbed side of a ``permute``
+        is made of the baseline's tokens, each of its words with the pieces that it has there.
+    """
+    if n_last:
+        rest = align(baseline[:-n_last], perturbed[:-n_last], spellings, alignment)
+        return None if rest is None else rest.followed_by(baseline[-n_last:], perturbed[-n_last:])
+    if alignment == "permute":
+        return _permuted(baseline, perturbed, spellings)
+    if alignment == "swap" and len(baseline) == len(perturbed) and _of_equal_words(baseline, perturbed):
+        edit = spellings[baseline.ids] != spellings[perturbed.ids]
+        edit = _whole_words(edit, baseline)
+        ids = np.where(edit, baseline.ids, perturbed.ids)
+        return Alignment(ids, perturbed.ids, baseline.words, perturbed.words, edit)
+    columns: list[tuple[np.ndarray, ...]] = []
+    for same, (i, j), (k, m) in _runs(baseline, perturbed, spellings, alignment):
+        of_baseline, of_perturbed = baseline[i:j], perturbed[k:m]
+        if same:
+            words = of_perturbed.words - of_perturbed.words[0] + of_baseline.words[0]
+            of_baseline = Tokens(of_perturbed.ids, np.where(of_perturbed.words < 0, -1, words))
+        n = max(len(of_baseline), len(of_perturbed))
+        columns.append(
+            (
+                _padded(of_baseline.ids, n),
+                _padded(of_perturbed.ids, n),
+                _padded(of_baseline.words, n),
+                _padded(of_perturbed.words, n),
+                np.full(n, not same),
+            )
+        )
+    if not columns:
+        return Alignment(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING.astype(bool))
+    return Alignment(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+
+
+def _whole_words(edit: np.ndarray, side: Tokens) -> np.ndarray:
+    """An edit of tokens, extended to all pieces of the words that it touches."""
+    starts = side.starts()[:-1]
+    return np.asarray(np.logical_or.reduceat(edit, np.flatnonzero(starts))[np.cumsum(starts) - 1])
+
+
+def _permuted(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray) -> Alignment | None:
+    """The baseline's words in the order of the perturbed side; None where these are other words."""
+    spans_of: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    sides = []
+    for side in (baseline, perturbed):
+        bounds = np.flatnonzero(side.starts()).tolist()
+        sides.append([("".join(spellings[side.ids[i:j]]), (i, j)) for i, j in pairwise(bounds)])
+    before, after = sides
+    stays = [i < len(before) and before[i][0] == word for i, (word, _) in enumerate(after)]
+    for i, (word, span) in enumerate(before):
+        if not (i < len(after) and stays[i]):
+            spans_of[word].append(span)
+    order: list[tuple[int, int]] = []
+    for i, (word, _) in enumerate(after):
+        if stays[i]:
+            order.append(before[i][1])
+        elif spans_of[word]:
+            order.append(spans_of[word].pop(0))
+        else:
+            return None
+    if len(before) != len(after):
+        return None
+    index = np.array([place for i, j in order for place in range(i, j)], dtype=np.int64)
+    ids = baseline.ids[index]
+    numbers = np.repeat(np.arange(len(order)), [j - i for i, j in order])
+    made = Tokens(ids, numbers)
+    edit = baseline.ids != ids
+    if edit.any():
+        edit = _whole_words(edit, baseline)
+        edit = _whole_words(edit, made)
+    return Alignment(baseline.ids, ids, baseline.words, numbers, edit)
+
+
+def _padded(values: np.ndarray, n: int) -> np.ndarray:
+    return np.concatenate([values, np.full(n - len(values), FILL, dtype=np.int64)])
+
+
+def _of_equal_words(baseline: Tokens, perturbed: Tokens) -> bool:
+    return np.array_equal(baseline.starts(), perturbed.starts())
+
+
+def _runs(
+    a: Tokens, b: Tokens, spellings: np.ndarray, alignment: str
+) -> Iterator[tuple[bool, tuple[int, int], tuple[int, int]]]:
+    """Runs of words that are the same and that differ, as (same, span of a's tokens, span of b's)."""
+    if alignment == "swap":
+        bounds_a, bounds_b = (np.flatnonzero(side.starts()).tolist() for side in (a, b))
+        if len(bounds_a) == len(bounds_b):
+            for (i, j), (k, m) in zip(pairwise(bounds_a), pairwise(bounds_b), strict=True):
+                yield "".join(spellings[a.ids[i:j]]) == "".join(spellings[b.ids[k:m]]), (i, j), (k, m)
+            return
+    yield from _differences(a, b, spellings)
+
+
+def _differences(
+    a: Tokens, b: Tokens, spellings: np.ndarray
+) -> Iterator[tuple[bool, tuple[int, int], tuple[int, int]]]:
+    """Runs of words that are the same and that differ, as (same, span of a's tokens, span of b's)."""
+    starts_a, starts_b = a.starts(), b.starts()
+    shorter = min(len(a), len(b))
+    head = _leading(a.ids[:shorter] == b.ids[:shorter])
+    while not (starts_a[head] and starts_b[head]):
+        head -= 1
+    left = shorter - head
+    tail = _leading(a.ids[len(a) - left :][::-1] == b.ids[len(b) - left :][::-1])
+    while not (starts_a[len(a) - tail] and starts_b[len(b) - tail]):
+        tail -= 1
+    if head:
+        yield True, (0, head), (0, head)
+    bounds_a, bounds_b = (np.flatnonzero(starts[head : len(starts) - tail]) + head for starts in (starts_a, starts_b))
+    words_a, words_b = (
+        ["".join(spellings[side.ids[i:j]]) for i, j in pairwise(bounds.tolist())]
+        for side, bounds in ((a, bounds_a), (b, bounds_b))
+    )
+    for tag, i, j, k, m in SequenceMatcher(None, words_a, words_b, autojunk=False).get_opcodes():
+        yield tag == "equal", (int(bounds_a[i]), int(bounds_a[j])), (int(bounds_b[k]), int(bounds_b[m]))
+    if tail:
+        yield True, (len(a) - tail, len(a)), (len(b) - tail, len(b))
+
+
+def _leading(same: np.ndarray) -> int:
+    """How many elements hold before the first that does not."""
+    return int(np.argmin(same)) if not same.all() else len(same)
+
+
+def keep_edit(
+    aligned: Alignment, budget: int, from_left: bool = False, ending: np.ndarray = NOTHING
+) -> Alignment | None:
+    """Cut an alignment to a number of positions without losing its edit.
+
+    Unedited positions are dropped from the end, whose last become the tokens of the ``ending``, or from the left where
+    asked; those of the edit never.
+
+    Returns:
+        The alignment, or None where the edit alone is longer than the budget, or is at least as long as the rest, so
+        that cutting the rest would make another pair of it (a text repeated whole, against its first half).
+    """
+    if len(aligned) <= budget:
+        return aligned
+    kept = aligned.edit.copy()
+    n_last = 0 if from_left else len(ending)
+    kept[len(kept) - n_last :] = True
+    if kept.sum() > budget or aligned.edit.sum() > (len(aligned) - 1) // 2:
+        return None
+    unedited = np.flatnonzero(~kept)
+    dropped = len(aligned) - budget
+    kept[unedited[dropped:] if from_left else unedited[: len(unedited) - dropped]] = True
+    cut = aligned.at(np.flatnonzero(kept))
+    if not n_last or cut.edit[-n_last:].any():
+        return cut
+    last = Tokens(ending, np.full(n_last, -1))
+    return cut.at(np.arange(len(cut) - n_last)).followed_by(last, last)
+
+
+def with_fillers(aligned: Alignment, fillers: np.ndarray) -> Alignment:
+    """Put filler ids, one for each position of the alignment, where a side has none of its own."""
+    return replace(
+        aligned,
+        baseline=np.where(aligned.baseline == FILL, fillers, aligned.baseline),
+        perturbed=np.where(aligned.perturbed == FILL, fillers, aligned.perturbed),
+    )
+
+
+def token_classes(
+    aligned: Alignment, fixed: Tokens, spellings: np.ndarray, varies: str = "document"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The token classes of the positions of a pair.
+
+    Words are compared whole, by their spelling.
+
+    Args:
+        aligned: the alignment before fillers are put in.
+        fixed: the part that is the same on both sides: the query where the document varies, and the reverse.
+        spellings: as in :func:`align`.
+        varies: ``document`` or ``query``: what the alignment is of.
+
+    Returns:
+        Classes ``[fixed tokens]`` and ``[aligned positions]``.
+    """
+    of_perturbed = list(words_of(aligned.perturbed, aligned.perturbed_words, spellings))
+    of_baseline = list(words_of(aligned.baseline, aligned.baseline_words, spellings))
+    of_fixed = list(words_of(fixed.ids, fixed.words, spellings))
+    is_edited = aligned.edit.tolist()
+    edited = {word for word, at in (*of_perturbed, *of_baseline) if any(is_edited[i] for i in at.tolist())}
+    of_query = [*of_perturbed, *of_baseline] if varies == "query" else of_fixed
+    query_words = {word for word, _ in of_query}
+
+    def classes(words: list[tuple[str, np.ndarray]], n: int, is_query: bool) -> np.ndarray:
+        found = np.full(n, QUERY if is_query else OTHER, dtype=np.int64)
+        for word, positions in words:
+            if word in edited:
+                found[positions] = QUERY_EDITED if is_query else DOC_EDITED
+            elif word in query_words and not is_query:
+                found[positions] = DOC_QUERY
+        return found
+
+    of_varied = classes(of_perturbed, len(aligned), varies == "query")
+    of_varied[aligned.edit] = EDIT
+    return classes(of_fixed, len(fixed), varies == "document"), of_varied
+
+
+def words_of(ids: np.ndarray, words: np.ndarray, spellings: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Each word as (its spelling, the positions of its pieces); positions without a word are left out."""
+    positions = np.flatnonzero(words >= 0)
+    if not len(positions):
+        return
+    pieces = spellings[ids[positions]].tolist()
+    cuts = np.flatnonzero(np.diff(words[positions])) + 1
+    for i, j in pairwise([0, *cuts.tolist(), len(positions)]):
+        yield pieces[i] if j == i + 1 else "".join(pieces[i:j]), positions[i:j]

@@ -1,0 +1,79 @@
+"""Which positions of a sequence are patched together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyterrier_mechir._options import one_of
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES
+
+if TYPE_CHECKING:
+    from pyterrier_mechir.text.encoding import AlignedPair
+
+
+KINDS = ("all", "each", "class")
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The slots of a sweep: sets of positions, each patched by itself.
+
+    Args:
+        kind: ``all`` (one slot of all positions), ``each`` (a slot for each position), ``class`` (a slot for each of
+            :data:`~pyterrier_mechir.text.encoding.TOKEN_CLASSES`), or ``chosen``.
+        chosen: with ``chosen``, a slot for each of these positions; negative ones count from the end.
+    """
+
+    kind: str
+    chosen: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, positions: str | Sequence[int]) -> Positions:
+        """What ``PatchScorer(positions=...)`` means.
+
+        Raises:
+            ValueError: an unknown name, or no positions.
+        """
+        if isinstance(positions, str):
+            return cls(one_of("positions", positions, KINDS))
+        chosen = tuple(positions)
+        if not chosen or not all(isinstance(position, (int, np.integer)) for position in chosen):
+            raise ValueError(f"positions is {positions!r}; give 'all', 'each', 'class' or a list of positions.")
+        return cls("chosen", tuple(map(int, chosen)))
+
+    @property
+    def labels(self) -> list[str] | None:
+        """The names of the slots, where all pairs have the same; None for one slot or for one per position."""
+        return {"class": list(TOKEN_CLASSES), "chosen": list(map(str, self.chosen))}.get(self.kind)
+
+    def count(self, pair: AlignedPair) -> int:
+        """How many slots a pair has."""
+        if self.kind == "each":
+            return len(pair.classes)
+        return len(self.labels or [None])
+
+    def masks(self, pairs: Sequence[AlignedPair]) -> np.ndarray:
+        """Which positions of each pair, padded to the longest, a slot has: bool, broadcastable to ``[slot, B, S]``."""
+        if self.kind == "all":
+            return np.ones((1, 1, 1), dtype=bool)
+        lengths = np.array([len(pair.classes) for pair in pairs])
+        width = lengths.max()
+        places = np.arange(width)
+        exists = places < lengths[:, None]
+        if self.kind == "each":
+            return np.eye(width, dtype=bool)[:, None, :] & exists
+        if self.kind == "class":
+            classes = np.full((len(pairs), width), -1)
+            for row, pair in enumerate(pairs):
+                classes[row, : len(pair.classes)] = pair.classes
+            return classes == np.arange(len(TOKEN_CLASSES))[:, None, None]
+        chosen = np.array(self.chosen)[:, None]
+        at = np.where(chosen < 0, chosen + lengths, chosen)
+        return (at[..., None] == places) & exists
+
+
+ALL = Positions("all")

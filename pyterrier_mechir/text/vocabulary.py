@@ -1,0 +1,109 @@
+"""The tokens of a tokenizer as words and pieces of words."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyterrier_mechir.text.encoding import Tokens
+from pyterrier_mechir.text.idf import Idf, Lexicon
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+_SPACES = "Ġ▁"
+
+_CONTINUED = "##"
+
+_BREAKS = ("<0x0A>", "<0x0D>")
+
+
+class Vocabulary:
+    """What alignment needs of a tokenizer's vocabulary.
+
+    Args:
+        tokenizer: a fast tokenizer.
+
+    Attributes:
+        tokenizer: the tokenizer.
+        spellings: the text of each token id, without the marks of a preceding space and of a continued word.
+        words: ids of whole alphabetic words of three letters or more.
+        is_mark: for each token id, whether it has no letter and no digit, or is special or a line break.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+        tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
+        spellings = [token.removeprefix(_CONTINUED).lstrip(_SPACES) for token in tokens]
+        self.spellings = np.array(spellings, dtype=object)
+        marked = [token.startswith(tuple(_SPACES)) for token in tokens]
+        starts_word = marked if any(marked) else [not token.startswith(_CONTINUED) for token in tokens]
+        self.words = np.array(
+            [i for i, word in enumerate(spellings) if starts_word[i] and len(word) > 2 and word.isalpha()],
+            dtype=np.int64,
+        )
+        special = {*tokenizer.all_special_ids, *(i for i, token in enumerate(tokens) if token in _BREAKS)}
+        self.is_mark = np.array([i in special or not any(map(str.isalnum, w)) for i, w in enumerate(spellings)])
+        self._is_spaced = np.array(marked)
+        self._is_space = np.array([not word for word in spellings])
+        self._lexicons: dict[Idf, dict[int, Lexicon]] = {}
+
+    def split_marks(self, tokens: Tokens) -> Tokens:
+        """Tokens whose words end at spaces and marks: some tokenizers leave marks, or all words, to one another."""
+        if not len(tokens):
+            return tokens
+        marks, spaces = self.is_mark[tokens.ids], self._is_space[tokens.ids]
+        marks = np.where(spaces, np.append(marks[1:], False), marks)
+        begins = np.ones(len(tokens), dtype=bool)
+        begins[1:] = tokens.starts()[1:-1] | (marks[1:] != marks[:-1]) | self._is_spaced[tokens.ids[1:]]
+        return Tokens(tokens.ids, np.where(tokens.words < 0, -1, np.cumsum(begins) - 1))
+
+    def lexicons(self, idf: Idf | None = None) -> dict[int, Lexicon]:
+        """Words to draw from, by their number of pieces.
+
+        Args:
+            idf: where the words come from, and how rare they are; None takes the whole words of the vocabulary, whose
+                order says how rare they are.
+        """
+        if idf is None:
+            words = self.spellings[self.words]
+            return {1: Lexicon([word.lower() for word in words], self.words.tolist())}
+        if idf not in self._lexicons:
+            of_size: dict[int, tuple[list[str], list[float]]] = defaultdict(lambda: ([], []))
+            lexicon = idf.lexicon
+            for word, ids, rarity in zip(lexicon.words, self.pieces(lexicon.words), lexicon.rarity, strict=True):
+                of_size[len(ids)][0].append(word)
+                of_size[len(ids)][1].append(rarity)
+            self._lexicons[idf] = {size: Lexicon(*columns) for size, columns in of_size.items()}
+        return self._lexicons[idf]
+
+    def size(self, word: str) -> int:
+        """The number of pieces of a word in the middle of a text."""
+        return len(self.pieces([word])[0])
+
+    def token(self, filler: str) -> int:
+        """The id of ``mask``, ``pad`` or a text that is a single token.
+
+        Raises:
+            ValueError: the tokenizer has no such special token, or the text is not a single token.
+        """
+        if filler in ("mask", "pad"):
+            special = getattr(self.tokenizer, f"{filler}_token_id")
+            if special is None:
+                raise ValueError(f"filler {filler!r}: this tokenizer has no {filler} token; choose a word instead.")
+            return int(special)
+        ids = self.pieces([filler])[0]
+        if len(ids) != 1:
+            raise ValueError(f"filler {filler!r} is {len(ids)} tokens in this tokenizer; choose a single-token word.")
+        return ids[0]
+
+    def pieces(self, words: Sequence[str]) -> list[list[int]]:
+        """The token ids of words in the middle of a text."""
+        if not words:
+            return []
+        encoded: Any = self.tokenizer([f" {word}" for word in words], add_special_tokens=False)
+        return list(encoded["input_ids"])

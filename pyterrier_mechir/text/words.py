@@ -1,0 +1,180 @@
+"""A text as its words, and which of a query's words are terms."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
+
+import regex
+
+_FUNCTION_WORDS = """
+    a about above after again against all am an and any are as at be because been before being below between both
+    but by can could did do does doing down during each few for from further had has have having he her here hers
+    herself him himself his how i if in into is it its itself just may me might more most must my myself no nor not
+    now of off on once only or other our ours ourselves out over own same shall she should so some such than that
+    the their theirs them themselves then there these they this those through to too under until up upon very was we
+    were what when where which while who whom whose why will with would you your yours yourself yourselves
+"""
+
+STOPWORDS = frozenset(_FUNCTION_WORDS.split())
+"""English function words, which carry no term-matching signal."""
+
+_RUN = r"[\p{L}\p{N}_][\p{L}\p{N}\p{M}\u200c\u200d_]*"
+
+_WORD = regex.compile(rf"({_RUN}(?:['\u2019-]{_RUN})*)")
+
+_WORD_OR_MARK = regex.compile(rf"{_RUN}(?:['\u2019-]{_RUN})*|\S")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text as they stand: runs of letters, marks and digits, with inner hyphens and apostrophes."""
+    return _WORD.findall(text)
+
+
+def words_and_marks(text: str) -> list[str]:
+    """The words of a text and each mark between them, in their order."""
+    return _WORD_OR_MARK.findall(text)
+
+
+def marks(text: str) -> list[str]:
+    """The marks of a text that are in no word, in their order."""
+    return [mark for gap in _WORD.split(text)[0::2] for mark in gap if not mark.isspace()]
+
+
+def lowercase_words(text: str) -> list[str]:
+    """The default analysis of terms: lower-cased words, unstemmed."""
+    return words(text.lower())
+
+
+def query_terms(query: str) -> list[str]:
+    """The words of a query without function words; all its words where it has no others."""
+    found = words(query)
+    return [word for word in found if word.lower() not in STOPWORDS] or found
+
+
+def distinct_terms(query: str) -> dict[str, str]:
+    """The distinct terms of a query in their order: from the lower-cased term to the term as first written."""
+    written: dict[str, str] = {}
+    for term in query_terms(query):
+        written.setdefault(term.lower(), term)
+    return written
+
+
+@lru_cache(maxsize=100_000)
+def lemma(word: str, language: str = "en") -> str:
+    """The lemma of a word, as the simplemma library gives it, in the case of the word."""
+    import simplemma
+
+    found = simplemma.lemmatize(word, lang=language)
+    return cased_like(found, word) if words(found) == [found] else word
+
+
+def cased_like(word: str, other: str) -> str:
+    """A lower-case word with the capitals of another, its first letter's or all; any other word as it is."""
+    if not word.islower() or not other[:1].isupper():
+        return word
+    return word.upper() if other.isupper() and len(other) > 1 else word[:1].upper() + word[1:]
+
+
+class Words(Sequence[str]):
+    """A text as words and the gaps around them, so that words can be moved, replaced and taken out.
+
+    Words are compared by their ``keys``, that is lower-cased. Every edit gives a new object; ``str`` gives its text.
+
+    Args:
+        text: the text.
+
+    Attributes:
+        gaps: what stands before each word and after the last, one more than there are words.
+        keys: the lower-cased words.
+    """
+
+    __slots__ = ("_words", "gaps", "keys")
+
+    def __init__(self, text: str):
+        parts = _WORD.split(text)
+        self._set(parts[1::2], parts[0::2])
+
+    def _set(self, words: list[str], gaps: list[str], keys: list[str] | None = None) -> Words:
+        self._words, self.gaps = words, gaps
+        self.keys = [word.lower() for word in words] if keys is None else keys
+        return self
+
+    def _with(self, words: list[str], gaps: list[str], keys: list[str] | None = None) -> Words:
+        return Words.__new__(Words)._set(words, gaps, keys)
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        return self._words[index]
+
+    def __str__(self) -> str:
+        parts = [""] * (2 * len(self._words) + 1)
+        parts[0::2], parts[1::2] = self.gaps, self._words
+        return "".join(parts)
+
+    def counts(self) -> Counter[str]:
+        """How often each key occurs."""
+        return Counter(self.keys)
+
+    def places(self, keys: str | Collection[str]) -> list[int]:
+        """Where a key, or any of some keys, occurs."""
+        wanted = {keys} if isinstance(keys, str) else keys
+        return [place for place, key in enumerate(self.keys) if key in wanted]
+
+    def replaced(self, words: Mapping[int, str]) -> Words:
+        """With other words at some places, in the case of those that they replace."""
+        new = {place: cased_like(word, self._words[place]) for place, word in words.items()}
+        return self._with([new.get(place, word) for place, word in enumerate(self._words)], self.gaps)
+
+    def between(self, gaps: list[str]) -> Words:
+        """The words with other gaps."""
+        return self._with(self._words, gaps, self.keys)
+
+    def permuted(self, order: Sequence[int]) -> Words:
+        """With the word ``order[i]`` at place ``i``; the gaps, with their punctuation, stay where they are."""
+        return self._with([self._words[place] for place in order], self.gaps, [self.keys[place] for place in order])
+
+    def without(self, places: Collection[int]) -> Words:
+        """Without the words at some places, nor the space before them."""
+        kept: list[str] = []
+        gaps = [self.gaps[0]]
+        for place, word in enumerate(self._words):
+            after = self.gaps[place + 1]
+            if place not in places:
+                kept.append(word)
+                gaps.append(after)
+            else:
+                before = gaps[-1].rstrip()
+                gaps[-1] = before + after if before or kept else after.lstrip()
+        return self._with(kept, gaps)
+
+
+def changes(baseline: str, perturbed: str) -> tuple[Counter[str], Counter[str]]:
+    """How often each lower-cased word was added to the baseline, and how often taken out of it."""
+    before, after = Words(baseline).counts(), Words(perturbed).counts()
+    return after - before, before - after
+
+
+def insert(text: str, term: str, place: int) -> str:
+    """Insert a term before the space-separated word number ``place`` of a text, or at its end; the rest stays."""
+    starts = [match.start() for match in re.finditer(r"\S+", text)]
+    if place < len(starts):
+        return f"{text[: starts[place]]}{term} {text[starts[place] :]}"
+    return f"{text} {term}" if text else term
+
+
+def place_after(text: str, word: int) -> int:
+    """The place, as :func:`insert` counts them, right after the word number ``word`` of a text's :class:`Words`."""
+    end = [match.end() for match in _WORD.finditer(text)][word]
+    return len(text[:end].split())
+
+
+def seeded(seed: int, *texts: str) -> int:
+    """A seed that depends on the texts alone: the same in every process, order and batch."""
+    digest = hashlib.blake2b("\x1f".join([str(seed), *texts]).encode("utf-8", "surrogatepass"), digest_size=8)
+    return int.from_bytes(digest.digest(), "big")
