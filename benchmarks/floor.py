@@ -32,6 +32,7 @@ from pyterrier_mechir import BiEncoder
 from pyterrier_mechir.models.opened import Batch
 from pyterrier_mechir.models.products import packed_products
 from pyterrier_mechir.models.sites import Site, SiteSet, select_sites
+from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.perturb import TFC1
 from pyterrier_mechir.rankers.base import Ranker
@@ -66,7 +67,7 @@ def work_of(ranker: BiEncoder, n: int) -> Work:
     queries, texts = passages["query"].tolist(), passages["text"].tolist()
     perturbed = [TFC1()(text, query) or text for text, query in zip(texts, queries, strict=True)]
     pairs = [pair for pair in ranker.align(queries, texts, perturbed, alignments=["fill"] * n) if pair is not None]
-    sites = select_sites("head", ranker.n_layers, ranker.n_heads).sites
+    sites = select_sites("head", ranker.anatomy).sites
     return Work(ranker, pairs, ranker.query_inputs(list(dict.fromkeys(queries))), sites)
 
 
@@ -127,7 +128,7 @@ def rate(ranker: Ranker, rows: Sequence[int] = ROWS) -> float:
 def report(name: str, work: Work, repeats: int) -> None:
     """Print a row: time, rate and floor of a sweep."""
     before = rate(work.ranker)
-    took = seconds(lambda: sweep(work.ranker, work.pairs, work.inputs, work.sites), work.ranker.device, repeats)
+    took = seconds(lambda: sweep(work.ranker, work.pairs, work.inputs, Plan(work.sites)), work.ranker.device, repeats)
     fastest, needed = max(before, rate(work.ranker)), operations(work)
     floor, n = needed / fastest, len(work.pairs)
     print(

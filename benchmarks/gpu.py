@@ -20,6 +20,7 @@ from floor import ROWS, operations, rankers, rate, seconds, work_of
 from peers.material import MODELS, passages_of_lab
 
 from pyterrier_mechir import PatchScorer, run_sweep
+from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.sweep import sweep
 
 LARGE = (*ROWS, 16384, 65536)
@@ -33,7 +34,7 @@ def one_gpu(name: str, dtype: str, options: argparse.Namespace) -> None:
     fastest = rate(ranker, ROWS if options.device == "cpu" else LARGE)
     for tokens in options.batch_tokens:
         ranker.batch_tokens = tokens
-        took = seconds(lambda: sweep(ranker, work.pairs, work.inputs, work.sites), ranker.device, 2)
+        took = seconds(lambda: sweep(ranker, work.pairs, work.inputs, Plan(work.sites)), ranker.device, 2)
         reached = operations(work) / took
         print(
             f"{name:12}{dtype:10}{tokens:9,}{len(work.pairs) / took:10.2f} pairs/s{reached / 1e12:9.2f} TFLOP/s"

@@ -152,7 +152,7 @@ def _places(order: pd.DataFrame | Sequence[Any], universe: Sequence[Site | SiteS
         effects = order.groupby("docno", sort=False)["score"].mean().dropna()
         order = list(effects.sort_values(ascending=False, kind="stable").index)
     number_of = {site.name: number for number, site in enumerate(universe)}
-    with_heads = sorted({site.component for site in universe if site.head is not None})
+    with_heads = sorted({site.component for site in universe if site.number is not None})
     found: dict[int, None] = {}
     site: Site | SiteSet
     for entry in order:
@@ -202,8 +202,8 @@ def _scores(
         taken: which of them each set has, bool ``[set, n]``; at least one set has some.
     """
     distinct, which = np.unique(taken, axis=0, return_inverse=True)
-    sets = [SiteSet(tuple(part for i in row.nonzero()[0] for part in universe[i].parts)) for row in distinct]
-    patched = scorer(heads=[one for one in sets if one.parts]).transform(pairs)
+    sets = [SiteSet(tuple(part for i in row.nonzero()[0] for part in universe[i].members)) for row in distinct]
+    patched = scorer(heads=[one for one in sets if one.members]).transform(pairs)
     patched = patched[[np.isfinite(of_pair).all() for of_pair in patched["patch_scores"]]]
     if not len(patched):
         raise ValueError("none of the pairs can be patched; give pairs whose perturbed side is not the text itself.")

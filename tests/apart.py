@@ -17,7 +17,7 @@ from pyterrier_mechir.models.opened import Batch
 from pyterrier_mechir.models.sites import Site, parse_site, select_sites
 from pyterrier_mechir.patching.methods import sweeper
 from pyterrier_mechir.patching.outcome import SweepResult
-from pyterrier_mechir.patching.plan import Method, method_of
+from pyterrier_mechir.patching.plan import Method, Plan, method_of
 from pyterrier_mechir.patching.receivers import parse_receivers
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.text.encoding import TOKEN_CLASSES, AlignedPair
@@ -84,7 +84,7 @@ def case_of(ranker: Ranker, side: str, reference: Callable[[nn.Module, str], Ref
 
 def all_sites(ranker: Ranker) -> list[Site]:
     """Every site of every component, but only some neurons."""
-    chosen = list(select_sites(COMPONENTS, ranker.n_layers, ranker.n_heads).sites)
+    chosen = list(select_sites(COMPONENTS, ranker.anatomy).sites)
     chosen += [Site("neuron", layer, neuron) for layer in range(ranker.n_layers) for neuron in (0, 7)]
     if "pattern" not in ranker.anatomy.lacks:
         chosen += [Site("pattern", layer, head) for layer in range(ranker.n_layers) for head in range(2)]
@@ -102,11 +102,12 @@ def patch(
     rows: Sequence[int] | None = None,
 ) -> SweepResult:
     """Patch the pairs of a case, or some of them."""
-    ends = parse_receivers(receivers, case.ranker.n_layers, case.ranker.n_heads)
-    run = sweeper(method_of(method, case.ranker.anatomy), None, ends)
+    ends = parse_receivers(receivers, case.ranker.anatomy)
+    run = sweeper(method_of(method, case.ranker.anatomy))
     pairs = case.pairs if rows is None else [case.pairs[row] for row in rows]
     chosen = all_sites(case.ranker) if sites is None else sites
-    return run(case.ranker, pairs, case.inputs, chosen, direction, batch_size, positions=Positions.of(positions))
+    plan = Plan(chosen, direction, batch_size, Positions.of(positions), ends)
+    return run(case.ranker, pairs, case.inputs, plan)
 
 
 def slots_of(case: Case, row: int, positions: str | list[int]) -> list[list[int] | None]:
@@ -170,7 +171,7 @@ def assert_slots(case: Case, positions: str | list[int], rows: Sequence[int] = (
 
 def assert_moves(case: Case) -> None:
     """Patches move scores so that a wrong one would be seen."""
-    sites = list(select_sites(["head", "v", "attn_out", "mlp_out"], case.ranker.n_layers, case.ranker.n_heads).sites)
+    sites = list(select_sites(["head", "v", "attn_out", "mlp_out"], case.ranker.anatomy).sites)
     found = patch(case, sites)
     for other in (found.baseline[:, None], found.noise, np.roll(found.denoise, 1, axis=1)):
         difference = np.abs(found.denoise - other) / np.maximum(1, np.abs(found.baseline[:, None]))

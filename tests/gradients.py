@@ -18,7 +18,7 @@ from pyterrier_mechir import BiEncoder, CrossEncoder
 from pyterrier_mechir.models.sites import Site, SiteSet, select_sites
 from pyterrier_mechir.patching.methods import sweeper
 from pyterrier_mechir.patching.outcome import SweepResult
-from pyterrier_mechir.patching.plan import Method, method_of
+from pyterrier_mechir.patching.plan import Method, Plan, method_of
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.text.encoding import AlignedPair
 from pyterrier_mechir.text.positions import Positions
@@ -59,7 +59,7 @@ def case_of(model, tokenizer, kind: str) -> Case:
 def all_sites(ranker: Ranker) -> tuple[Site | SiteSet, ...]:
     """Every site of every component, and of some neurons."""
     neurons = [Site("neuron", layer, neuron) for layer in range(ranker.n_layers) for neuron in (0, 7)]
-    return (*select_sites(COMPONENTS, ranker.n_layers, ranker.n_heads).sites, *neurons)
+    return (*select_sites(COMPONENTS, ranker.anatomy).sites, *neurons)
 
 
 def run(
@@ -77,7 +77,7 @@ def run(
     function = sweeper(method_of(method, case.ranker.anatomy), screen)
     pairs = [case.pairs[row] for row in rows]
     chosen = all_sites(case.ranker) if sites is None else sites
-    return function(case.ranker, pairs, inputs, chosen, direction, batch_size, positions=Positions.of(positions))
+    return function(case.ranker, pairs, inputs, Plan(chosen, direction, batch_size, Positions.of(positions)))
 
 
 def open_slots(pair: AlignedPair, slots: list[list[int] | None] | None) -> list[list[int]]:
@@ -100,7 +100,9 @@ def expected(
     return np.array(
         [
             [
-                np.nan if slot == [] else score + sum(estimate(reference, target, source, p, slot) for p in site.parts)
+                np.nan
+                if slot == []
+                else score + sum(estimate(reference, target, source, p, slot) for p in site.members)
                 for slot in open_slots(case.pairs[row], slots)
             ]
             for site in (all_sites(case.ranker) if sites is None else sites)
@@ -141,7 +143,7 @@ def slopes(reference: Reference, inputs: Inputs, *hooks) -> Slopes:
 
 def product(reference: Reference, change: Tensor, gradient: Tensor, site: Site, positions: list[int] | None) -> float:
     """The product of a change and a gradient, summed over a site's features at some positions."""
-    part = reference._part(site.component, site.head, change.shape[-1])
+    part = reference._part(site.component, site.number, change.shape[-1])
     of_positions = (change * gradient)[0, :, part].sum(-1)
     return (of_positions if positions is None else of_positions[positions]).sum().item()
 

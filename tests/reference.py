@@ -16,6 +16,22 @@ CROSS_COMPONENTS = ("cross_head", "cross_q", "cross_k", "cross_v", "cross_attn_o
 PER_HEAD = ("head", "q", "k", "v", "cross_head", "cross_q", "cross_k", "cross_v")
 
 
+class Shape(NamedTuple):
+    """What selecting sites needs of a model: how many layers, and how many of what each has."""
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+
+    def groups(self, activation: str) -> int:
+        return self.n_kv_heads if activation in ("k", "v") else self.n_heads
+
+
+def shape(n_layers: int, n_heads: int, n_kv_heads: int | None = None) -> Shape:
+    """A model of some layers and heads, without the model."""
+    return Shape(n_layers, n_heads, n_kv_heads or n_heads)
+
+
 class Paths(NamedTuple):
     """Where parts are, as read in transformers' modeling files; ``prefix`` is the encoder's place in a classifier.
 

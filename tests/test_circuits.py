@@ -38,12 +38,12 @@ LAYERS = ["attn_out", "mlp_out"]
 
 
 def names_of(case, component) -> list[str]:
-    return [site.name for site in select_sites(component, case.ranker.n_layers, case.ranker.n_heads).sites]
+    return [site.name for site in select_sites(component, case.ranker.anatomy).sites]
 
 
 def slow_score(case, component, circuit) -> float:
     """m(C): the mean score of the perturbed sides with all but the circuit hooked in from the baseline runs."""
-    sites = select_sites(component, case.ranker.n_layers, case.ranker.n_heads).sites
+    sites = select_sites(component, case.ranker.anatomy).sites
     outside = SiteSet(tuple(site for site in sites if site.name not in circuit))
     scores = []
     for pair, of_pair in zip(case.pairs, case.references, strict=True):

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, BertModel
 from pyterrier_mechir import BiEncoder
 from pyterrier_mechir.models.sites import Site, select_sites
 from pyterrier_mechir.patching.methods import sweeper
-from pyterrier_mechir.patching.plan import method_of
+from pyterrier_mechir.patching.plan import Plan, method_of
 from pyterrier_mechir.text.encoding import OTHER, AlignedPair, Encoded
 from pyterrier_mechir.text.positions import Positions
 
@@ -39,12 +39,12 @@ def load(pairs: Pairs) -> Callable[[Ask], Answer]:
     def run(ask: Ask) -> Answer:
         made = [aligned(pairs, row, number) for number, row in enumerate(ask.rows)]
         queries = [encoded(pairs.queries[row], int(pairs.query_lengths[row])) for row in ask.rows]
-        sites = select_sites(ask.task, ranker.n_layers, ranker.n_heads).sites
+        sites = select_sites(ask.task, ranker.anatomy).sites
         positions = Positions.of("all" if ask.task == "head" else "each")
         sweep = sweeper(method_of(ask.method, ranker.anatomy))
         begin = time.perf_counter()
         vectors = {"query_vector": ranker.encode(ranker.collate(queries, {}, []))}
-        patched: Any = sweep(ranker, made, vectors, sites, positions=positions).denoise
+        patched: Any = sweep(ranker, made, vectors, Plan(sites, positions=positions)).denoise
         seconds = time.perf_counter() - begin
         number = {site: n for n, site in enumerate(sites)}
         if ask.task == "head":

@@ -1,4 +1,4 @@
-"""Vectors that are added to a residual stream."""
+"""Vectors that are added to activations, and where."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Vectors(Mapping[str, np.ndarray]):
         return f"{{{', '.join(f'{name!r}: {list(vector.shape)}' for name, vector in self.items())}}}"
 
 
-def _place(ranker: Ranker, name: str) -> tuple[tuple[int, str], slice]:
+def place_of(ranker: Ranker, name: str) -> tuple[tuple[int, str], slice]:
     """The (layer, activation) of a site, and which of its features are the site's."""
     site, anatomy = parse_site(name), ranker.anatomy
     if not isinstance(site, Site) or site.component in ("pattern", "neuron"):
         raise ValueError(f"{name!r} is no site to steer; name a stream, an output or a head, such as 'L5.resid_post'.")
     key = activation_of(site, ranker.n_layers)
     groups = anatomy.groups(key[1])
-    check_site(site, ranker.n_layers, {} if site.head is None else {site.component: groups})
+    check_site(site, anatomy)
     width = anatomy.width(key[1])
     size = width // groups
-    return key, slice(0, width) if site.head is None else slice(site.head * size, (site.head + 1) * size)
+    return key, slice(0, width) if site.number is None else slice(site.number * size, (site.number + 1) * size)

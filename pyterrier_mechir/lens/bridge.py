@@ -19,7 +19,7 @@ from pyterrier_mechir.models.anatomy import Anatomy
 
 if TYPE_CHECKING:
     from pyterrier_mechir.models.opened import Batch
-    from pyterrier_mechir.rankers.base import Ranker
+    from pyterrier_mechir.rankers.interactive import Interactive
 
 Hook = tuple[str | Callable[[str], bool], Callable[..., Tensor | None]]
 """A hook point, or a function that is true for the names of some, and what is called with the activation there."""
@@ -41,9 +41,9 @@ class Lens(TransformerBridge):
         ranker: a ranker of the same settings whose model is the bridge's, so that its hooks see what it scores.
     """
 
-    ranker: Ranker
+    ranker: Interactive
 
-    def __init__(self, ranker: Ranker):
+    def __init__(self, ranker: Interactive):
         register()
         twin = _twin(ranker)
         model: Any = twin.model
@@ -69,7 +69,7 @@ class Lens(TransformerBridge):
         return torch.zeros(residual.shape[:2], dtype=torch.long, device=residual.device)
 
 
-def _twin(ranker: Ranker) -> Ranker:
+def _twin(ranker: Interactive) -> Interactive:
     """A copy of a ranker whose modules are its own and whose weights are not, nor anything else."""
     twin = copy(ranker)
     own = {name: value for name, value in vars(ranker).items() if isinstance(value, (nn.Module, Anatomy))}
@@ -80,9 +80,9 @@ def _twin(ranker: Ranker) -> Ranker:
 
 
 def run_with_hooks(
-    ranker: Ranker, queries: str | Sequence[str], texts: str | Sequence[str], fwd_hooks: Sequence[Hook]
+    ranker: Interactive, queries: str | Sequence[str], texts: str | Sequence[str], fwd_hooks: Sequence[Hook]
 ) -> Tensor:
-    """Scores ``[len(texts)]`` of a ranker with functions at hook points; see :meth:`Ranker.run_with_hooks`."""
+    """Scores ``[len(texts)]`` of a ranker with functions at hook points; see :meth:`Interactive.run_with_hooks`."""
     ranker = ranker.facing("document")
     batch = _batch(ranker, queries, texts)
     with ranker.lens.hooks(fwd_hooks=list(fwd_hooks)):
@@ -90,13 +90,13 @@ def run_with_hooks(
 
 
 def run_with_cache(
-    ranker: Ranker,
+    ranker: Interactive,
     queries: str | Sequence[str],
     texts: str | Sequence[str],
     names_filter: NamesFilter = None,
     device: str | torch.device | None = None,
 ) -> tuple[Tensor, ActivationCache]:
-    """Scores ``[len(texts)]`` of a ranker and its activations; see :meth:`Ranker.run_with_cache`."""
+    """Scores ``[len(texts)]`` of a ranker and its activations; see :meth:`Interactive.run_with_cache`."""
     ranker = ranker.facing("document")
     lens = ranker.lens
     asked = [names_filter] if isinstance(names_filter, str) else names_filter
@@ -109,7 +109,7 @@ def run_with_cache(
     return scores, ActivationCache(cache, lens)
 
 
-def _batch(ranker: Ranker, queries: str | Sequence[str], texts: str | Sequence[str]) -> Batch:
+def _batch(ranker: Interactive, queries: str | Sequence[str], texts: str | Sequence[str]) -> Batch:
     """The inputs of all pairs in one batch, in their order."""
     texts = [texts] if isinstance(texts, str) else list(texts)
     queries = [queries] * len(texts) if isinstance(queries, str) else list(queries)

@@ -1,28 +1,6 @@
-"""The components of a model that can be patched: one table."""
+"""The components of a model that can be patched: one table, of which every other list of components is a view.
 
-from __future__ import annotations
-
-COMPONENTS: dict[str, str] = {
-    "head": "z",
-    "q": "q",
-    "k": "k",
-    "v": "v",
-    "pattern": "pattern",
-    "attn_out": "attn_out",
-    "mlp_out": "mlp_out",
-    "neuron": "mlp_post",
-    "resid_pre": "resid_pre",
-    "resid_mid": "resid_mid",
-    "resid_post": "resid_post",
-    "embed": "embed",
-    "cross_head": "cross_z",
-    "cross_q": "cross_q",
-    "cross_k": "cross_k",
-    "cross_v": "cross_v",
-    "cross_pattern": "cross_pattern",
-    "cross_attn_out": "cross_attn_out",
-}
-"""Each component and the activation that is replaced to patch it.
+What each is:
 
 - ``head``: z, the output of one attention head before the output projection (``attn.hook_z`` in TransformerLens).
 - ``q``, ``k``, ``v``: a head's queries, keys or values, before rotary positions and norms of their own
@@ -42,72 +20,115 @@ COMPONENTS: dict[str, str] = {
 - ``cross_head``, ``cross_q``, ``cross_k``, ``cross_v``, ``cross_pattern``, ``cross_attn_out``: the same of the
   cross-attention, by which a decoder reads what the encoder made of the text (``cross_attn.hook_z`` and so on). Queries
   and patterns are the decoder's; keys and values are made of the encoder's output.
+- ``attn_out.feature`` and its like: one feature that an autoencoder tells of an activation, for rankers to which one
+  is attached. Patching a feature moves the activation by what the feature's change makes; what the autoencoder leaves
+  out stays as it is.
 """
 
-CROSS = tuple(activation for activation in COMPONENTS.values() if activation.startswith("cross_"))
-"""The activations of cross-attention."""
+from __future__ import annotations
+
+from typing import NamedTuple
 
 CODED = ":feature"
 """Ends the name of an activation that is read as the features of an autoencoder."""
 
-FEATURES = {
-    f"{name}.feature": COMPONENTS[name] + CODED
-    for name in ("attn_out", "mlp_out", "resid_pre", "resid_mid", "resid_post")
-}
-"""Components of rankers to which an autoencoder is attached: the features of one of these activations. Patching one
-moves the activation by what the feature's change makes; what the autoencoder leaves out stays as it is."""
 
-ACTIVATIONS = COMPONENTS | FEATURES
+class Component(NamedTuple):
+    """A row of the table.
+
+    Args:
+        activation: the activation that is replaced to patch the component.
+        hook: what TransformerLens calls it, within a block but for ``hook_embed``.
+        stands: where it is in its layer: ``before`` attention (what attention reads), ``into`` a head (what changes
+            only what attention gives for that head), ``after`` attention (what leaves the attention weights of its
+            layer as they are), or at the ``end`` of the layer.
+        part: what a layer has several of, ``head``, ``neuron`` or ``feature``; empty where it has one for all.
+        written: how a site of it is written, with the ``{layer}`` and the ``{number}`` of the head, neuron or feature.
+        heading: what reports call a map of it; empty where its own name says it.
+    """
+
+    activation: str
+    hook: str
+    stands: str
+    part: str = ""
+    written: str = ""
+    heading: str = ""
+
+
+_CODABLE = ("attn_out", "mlp_out", "resid_pre", "resid_mid", "resid_post")
+
+
+def _rows() -> dict[str, Component]:
+    head = "L{layer}H{number}"
+    rows = {
+        "head": Component("z", "attn.hook_z", "after", "head", head, "Attention heads"),
+        "q": Component("q", "attn.hook_q", "into", "head", f"{head}.q", "Queries of attention heads"),
+        "k": Component("k", "attn.hook_k", "into", "head", f"{head}.k", "Keys of attention heads"),
+        "v": Component("v", "attn.hook_v", "into", "head", f"{head}.v", "Values of attention heads"),
+        "pattern": Component(
+            "pattern", "attn.hook_pattern", "into", "head", f"{head}.pattern", "Attention patterns of heads"
+        ),
+        "attn_out": Component("attn_out", "hook_attn_out", "after"),
+        "mlp_out": Component("mlp_out", "hook_mlp_out", "after"),
+        "neuron": Component("mlp_post", "mlp.hook_post", "after", "neuron", "L{layer}N{number}"),
+        "resid_pre": Component("resid_pre", "hook_resid_pre", "before"),
+        "resid_mid": Component("resid_mid", "hook_resid_mid", "after"),
+        "resid_post": Component("resid_post", "hook_resid_post", "end"),
+        "embed": Component("embed", "hook_embed", "before", written="embed"),
+    }
+    for name in ("head", "q", "k", "v", "pattern"):
+        own = rows[name]
+        written = f"{head}.cross" if name == "head" else f"{head}.cross_{name}"
+        rows[f"cross_{name}"] = own._replace(
+            activation=f"cross_{own.activation}",
+            hook=f"cross_{own.hook}",
+            stands="after",
+            written=written,
+            heading=f"{own.heading} (cross-attention)",
+        )
+    rows["cross_attn_out"] = Component("cross_attn_out", "hook_cross_attn_out", "after")
+    for name in _CODABLE:
+        own = rows[name]
+        rows[f"{name}.feature"] = own._replace(
+            activation=own.activation + CODED, part="feature", written=f"L{{layer}}.{name}.F{{number}}"
+        )
+    return {name: row if row.written else row._replace(written=f"L{{layer}}.{name}") for name, row in rows.items()}
+
+
+TABLE: dict[str, Component] = _rows()
+"""Every component by its name, in the order in which results list them."""
+
+ACTIVATIONS = {name: row.activation for name, row in TABLE.items()}
 """The activation of every component."""
 
-HOOKS = {
-    "head": "attn.hook_z",
-    "q": "attn.hook_q",
-    "k": "attn.hook_k",
-    "v": "attn.hook_v",
-    "pattern": "attn.hook_pattern",
-    "attn_out": "hook_attn_out",
-    "mlp_out": "hook_mlp_out",
-    "neuron": "mlp.hook_post",
-    "resid_pre": "hook_resid_pre",
-    "resid_mid": "hook_resid_mid",
-    "resid_post": "hook_resid_post",
-    "embed": "hook_embed",
-    "cross_head": "cross_attn.hook_z",
-    "cross_q": "cross_attn.hook_q",
-    "cross_k": "cross_attn.hook_k",
-    "cross_v": "cross_attn.hook_v",
-    "cross_pattern": "cross_attn.hook_pattern",
-    "cross_attn_out": "hook_cross_attn_out",
-}
+CODED_COMPONENTS = {name: row.activation for name, row in TABLE.items() if row.part == "feature"}
+"""The components that are features of an autoencoder, and their activations."""
+
+COMPONENTS: dict[str, str] = {name: row.activation for name, row in TABLE.items() if row.part != "feature"}
+"""Each component that models have by themselves, and the activation that is replaced to patch it."""
+
+HOOKS = {name: TABLE[name].hook for name in COMPONENTS}
 """What TransformerLens calls each component, within a block but for ``hook_embed``."""
 
-PER_HEAD = (
-    "head",
-    "q",
-    "k",
-    "v",
-    "pattern",
-    "cross_head",
-    "cross_q",
-    "cross_k",
-    "cross_v",
-    "cross_pattern",
-)
+PER_HEAD = tuple(name for name, row in TABLE.items() if row.part == "head")
 """Components of which each layer has one per head."""
+
+CROSS = tuple(activation for activation in COMPONENTS.values() if activation.startswith("cross_"))
+"""The activations of cross-attention."""
 
 BLOCK = ("resid_pre", "attn_out", "mlp_out")
 """What ``component="block"`` stands for."""
 
-_OF_HEAD = {"head": "", "cross_head": ".cross"}
 
-_KINDS = {"neuron": "neuron"} | dict.fromkeys(FEATURES, "feature")
+def _that_stand(*places: str) -> frozenset[str]:
+    return frozenset(TABLE[name].activation for name in COMPONENTS if TABLE[name].stands in places)
 
-AFTER_ATTENTION = frozenset({"z", "attn_out", "resid_mid", "mlp_post", "mlp_out", *CROSS})
-"""Activations whose replacement leaves the attention weights of their own layer unchanged."""
 
-INPUTS_OF_HEADS = frozenset({"q", "k", "v", "pattern"})
+BEFORE_ATTENTION = _that_stand("before", "into")
+"""Activations of a layer that its attention weights come after, or are."""
+
+INPUTS_OF_HEADS = _that_stand("into")
 """Activations whose replacement changes only what attention gives for their own head."""
 
-_BEFORE_ATTENTION = frozenset({"embed", "resid_pre", "q", "k", "v", "pattern"})
-"""Activations of a layer that its attention weights come after, or are."""
+AFTER_ATTENTION = _that_stand("after")
+"""Activations whose replacement leaves the attention weights of their own layer unchanged."""

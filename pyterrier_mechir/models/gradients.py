@@ -1,28 +1,25 @@
 """Gradients of scores at a run's activations.
 
-Runs of a batch do not depend on each other, so that the gradient of the sum of their scores is each run's own.
-Weights take no gradients, and the graph begins at the earliest activation that is asked for.
+1. Weights take no gradients (:func:`differentiable`); the graph begins at the earliest activation that is asked for.
+2. A batch runs with a function at the port of each wanted activation that keeps it in the graph
+   (:func:`record_graph`).
+3. Runs of a batch do not depend on each other, so that one backward pass from the sum of their scores gives each run's
+   own gradient at all wanted activations (:func:`gradients`).
+4. GradDrop takes one backward pass for each layer, from that layer's output down, with what the layer adds to the
+   stream held constant (:func:`gradients_dropping`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from pyterrier_mechir.models.opened import Batch
+from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.ports import on_port
-from pyterrier_mechir.models.recording import Recording
-
-if TYPE_CHECKING:
-    from pyterrier_mechir.rankers.base import Ranker
-
-
-Key = tuple[int, str]
-"""(layer, activation)."""
+from pyterrier_mechir.models.recording import Key, Recording
 
 SHARE = 4
 """How many times fewer tokens a batch has where gradients are taken, since the activations of all layers are kept."""
@@ -42,11 +39,11 @@ def differentiable(model: nn.Module) -> Iterator[None]:
             weight.requires_grad_(True)
 
 
-def record_graph(ranker: Ranker, batch: Batch, wanted: Iterable[Key], embedded: Tensor | None = None) -> Recording:
+def record_graph(opened: Opened, batch: Batch, wanted: Iterable[Key], embedded: Tensor | None = None) -> Recording:
     """Run a batch and keep its scores and the wanted activations, in the graph that leads from these to the scores.
 
     Args:
-        ranker: the model, within :func:`differentiable`.
+        opened: the model, within :func:`differentiable`, and how it runs.
         batch: its inputs.
         wanted: (layer, activation) of each activation to keep.
         embedded: word embeddings to run on, ``[B, S, D]``; None for those of the tokens.
@@ -62,10 +59,10 @@ def record_graph(ranker: Ranker, batch: Batch, wanted: Iterable[Key], embedded: 
 
     with ExitStack() as stack:
         if embedded is not None:
-            stack.enter_context(on_port(ranker.anatomy.port(0, "embed"), lambda value: embedded))
+            stack.enter_context(on_port(opened.anatomy.port(0, "embed"), lambda value: embedded))
         for key in sorted(wanted):  # attn_out before resid_mid, which may be read from the same output
-            stack.enter_context(on_port(ranker.anatomy.port(*key), keep(key)))
-        scores = ranker.forward(batch)
+            stack.enter_context(on_port(opened.anatomy.port(*key), keep(key)))
+        scores = opened.forward(batch)
     return Recording(scores, activations)
 
 

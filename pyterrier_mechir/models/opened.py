@@ -3,11 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from pyterrier_mechir.models.anatomy import Anatomy
 
-Batch = dict[str, Tensor]
-"""The inputs of a ranker's forward; every tensor has the runs on its first axis."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Forward = Callable[[Batch], Tensor]
+Batch = dict[str, "Tensor"]
+"""The inputs of a run; every tensor has the runs on its first axis."""
+
+Forward = Callable[[Batch], "Tensor"]
 """Runs the model; what it returns has the runs on its first axis."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """All that recording, replaying and gradients need of a model.
+
+    A ranker gives its own (``ranker.opened``). A metric gives one whose ``forward`` measures something other than the
+    score, an edited ranker one whose ``encode`` applies the edits: neither has to touch the ranker.
+
+    Args:
+        anatomy: the parts of the stack that is recorded and replayed.
+        forward: runs a batch of ``B`` inputs and gives what is measured, ``[B]``: the scores.
+        encode: runs the model and gives what scores are made of, ``[B, ...]``: vectors, or the scores themselves.
+        reads_first_token: whether what ``forward`` gives depends on the last layer at the first position only, so that
+            other positions need not be computed there.
+    """
+
+    anatomy: Anatomy
+    forward: Forward
+    encode: Forward
+    reads_first_token: bool
+
+    @property
+    def encoding(self) -> Opened:
+        """The same with ``encode`` in the place of ``forward``: its runs give what scores are made of."""
+        return replace(self, forward=self.encode)

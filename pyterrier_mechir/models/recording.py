@@ -1,29 +1,44 @@
-"""A model's run with the activations that are asked for."""
+"""A model's run with the activations that are asked for.
+
+1. A function that keeps what passes is put at the port of each wanted activation (:mod:`~.models.ports`).
+2. The model's own forward runs once on the batch.
+3. What it gave, and what passed, is a :class:`Recording`; a run that is to be continued elsewhere takes up from there
+   (:mod:`~.models.replay`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
+from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.ports import on_port
 
-if TYPE_CHECKING:
-    from pyterrier_mechir.models.opened import Batch, Forward
-    from pyterrier_mechir.rankers.base import Ranker
+Key = tuple[int, str]
+"""A layer, and one of its activations."""
+
+
+class AllRead(Exception):
+    """Ends a run of which nothing more is wanted."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One run of a batch: its scores (or what else was read off it) and the activations asked for."""
+    """One run of a batch.
+
+    Args:
+        scores: what the forward gave, ``[B]`` for scores, ``[B, ...]`` for what scores are made of.
+        activations: ``[B, S, D]`` of each (layer, activation) that was asked for.
+    """
 
     scores: Tensor
-    activations: dict[tuple[int, str], Tensor]
+    activations: dict[Key, Tensor]
 
-    def __getitem__(self, key: tuple[int, str]) -> Tensor:
+    def __getitem__(self, key: Key) -> Tensor:
         return self.activations[key]
 
     def rows(self, index: Any) -> Recording:
@@ -31,28 +46,37 @@ class Recording:
         return Recording(self.scores[index], {key: value[index] for key, value in self.activations.items()})
 
 
-def record(
-    ranker: Ranker, batch: Batch, wanted: Iterable[tuple[int, str]], forward: Forward | None = None
-) -> Recording:
+def record(opened: Opened, batch: Batch, wanted: Iterable[Key]) -> Recording:
     """Run a batch and keep the wanted activations.
 
     Args:
-        ranker: the model.
+        opened: the model, and how it runs.
         batch: its inputs, for ``B`` runs.
         wanted: (layer, activation) of each activation to keep.
-        forward: what runs the model, ``ranker.forward`` (which gives scores) or ``ranker.encode``; None
-            is the first.
 
     Returns:
-        scores ``[B]`` and activations ``[B, S, D]``.
+        What the forward gives, and activations ``[B, S, D]``.
     """
-    activations: dict[tuple[int, str], Tensor] = {}
-
-    def keep(key: tuple[int, str]) -> Callable[[Tensor], None]:
-        return lambda value: activations.__setitem__(key, value)
-
+    kept: dict[Key, Tensor] = {}
     with ExitStack() as stack:
         for key in wanted:
-            stack.enter_context(on_port(ranker.anatomy.port(*key), keep(key)))
-        scores = (forward or ranker.forward)(batch)
-    return Recording(scores, activations)
+            stack.enter_context(on_port(opened.anatomy.port(*key), keeping(kept, key)))
+        scores = opened.forward(batch)
+    return Recording(scores, kept)
+
+
+def keeping(kept: dict[Any, Tensor], key: Any, n_wanted: int | None = None) -> Callable[[Tensor], None]:
+    """A function that keeps what passes.
+
+    Args:
+        kept: where.
+        key: under which key.
+        n_wanted: how many have to be kept for the run to end there, by :class:`AllRead`; None lets it go on.
+    """
+
+    def keep(value: Tensor) -> None:
+        kept[key] = value
+        if len(kept) == n_wanted:
+            raise AllRead
+
+    return keep

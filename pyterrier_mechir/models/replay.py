@@ -1,10 +1,14 @@
 """Running a recorded run again from any layer with activations replaced.
 
-The model is never rewritten: its own ``forward`` runs every time. What a patch cannot change is not computed again:
-embeddings and layers before the first edit are skipped, the first edited layer starts from its recorded input, and
-where the edit comes after that layer's attention, attention is not computed either. Layers after the edit, the final
-norm, the pooler and the head are the model's own code on the patched activations. Heads may be frozen: their recorded
-outputs then take the place of attention in the layers after the edit too.
+The model is never rewritten: its own ``forward`` runs every time, and what a patch cannot change is not computed again.
+
+1. All patched copies of all runs of a batch are stacked on the batch axis.
+2. Embeddings and layers before the first edit are skipped; the first edited layer starts from its recorded input.
+3. Where the edits come after that layer's attention, the recorded head outputs z take the place of its attention. Heads
+   may also be frozen in layers that follow: recorded outputs then stand there too.
+4. Edits replace activations as they pass their ports.
+5. What follows, the final norm, the pooler and the head, is the model's own code on the patched activations; where the
+   score reads the first position only, the last layer computes no other.
 
 Shapes: ``B`` runs in the batch, ``n`` patched copies of each, ``S`` positions, ``D`` features, ``G`` groups of
 features (one per head for z, else 1). The features of a pattern are, head by head, what each position attends to.
@@ -15,20 +19,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pyterrier_mechir.models.anatomy import Anatomy
 from pyterrier_mechir.models.attention import attend
 from pyterrier_mechir.models.components import AFTER_ATTENTION, CODED, INPUTS_OF_HEADS
-from pyterrier_mechir.models.opened import Batch, Forward
+from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.ports import on_port, overridden
-from pyterrier_mechir.models.recording import Recording
-
-if TYPE_CHECKING:
-    from pyterrier_mechir.models.anatomy import Anatomy
-    from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.models.recording import AllRead, Key, Recording, keeping
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,18 @@ class Edit:
 
 
 def at_positions(at: Tensor, length: int) -> Tensor:
-    """Where an activation is patched, given where the sequence is.
+    """The positions at which an activation is patched, given those of the sequence.
+
+    The activations of an encoder have the positions of the sequence, and are patched there. A decoder that reads an
+    encoder has positions of its own, to which those of the sequence say nothing: it is patched at all of them wherever
+    any position of the sequence is.
 
     Args:
-        at: positions of the sequence on the last axis, or one for all.
-        length: how many positions the activation has: those of the sequence, or a decoder's own, which are patched as
-            one.
+        at: whether to patch, bool ``[..., S]`` over the positions of the sequence, or ``[..., 1]`` for all of them.
+        length: how many positions the activation has.
+
+    Returns:
+        ``at`` itself where it has one entry for each position of the activation, or one for all; else ``[..., 1]``.
     """
     return at if at.shape[-1] in (1, length) else at.any(dim=-1, keepdim=True)
 
@@ -117,44 +124,37 @@ def needed_to_replay(edits: Sequence[tuple[int, str]], frozen: int = 0) -> list[
     return start + [(layer, "z") for layer in sorted(resumption.given.union(range(resumption.layer, frozen)))]
 
 
-def replay(
-    ranker: Ranker, batch: Batch, base: Recording, edits: Sequence[Edit], *, forward: Forward | None = None
-) -> Tensor:
+def replay(opened: Opened, batch: Batch, base: Recording, edits: Sequence[Edit]) -> Tensor:
     """Scores of patched copies of recorded runs.
 
     Args:
-        ranker: the model.
+        opened: the model, and how it runs.
         batch: the inputs of the ``B`` runs.
         base: their recording, with what :func:`needed_to_replay` names for the first edited layer.
         edits: the edits; all masks have the same ``n``.
-        forward: as in :func:`record`.
 
     Returns:
-        ``[n, B]``: the score of each copy of each run.
+        ``[n, B]``: the score of each copy of each run, or ``[n, B, ...]`` where the forward gives something else.
     """
     n = edits[0].mask.shape[0]
-    with _resumed(ranker, base, edits):
-        scores = (forward or ranker.forward)({name: _copies(value, n) for name, value in batch.items()})
+    with _resumed(opened, base, edits):
+        scores = opened.forward({name: _copies(value, n) for name, value in batch.items()})
     return scores.unflatten(0, (n, -1))
 
 
-Run = Callable[["Ranker", Batch, Recording, Sequence[Edit]], Tensor]
+Run = Callable[[Opened, Batch, Recording, Sequence[Edit]], Tensor]
 """Gives the scores ``[n, B]`` of patched copies of recorded runs, as :func:`replay` does."""
 
 
-class _AllRead(Exception):
-    """Ends a run of which nothing more is wanted."""
-
-
 def read(
-    ranker: Ranker, batch: Batch, base: Recording, edits: Sequence[Edit], wanted: Sequence[tuple[int, str]]
-) -> dict[tuple[int, str], Tensor]:
+    opened: Opened, batch: Batch, base: Recording, edits: Sequence[Edit], wanted: Sequence[Key]
+) -> dict[Key, Tensor]:
     """Activations in patched copies of recorded runs whose heads are frozen; what follows them is not computed.
 
     All heads keep their recorded outputs z, but for those whose z, q, k or v is edited.
 
     Args:
-        ranker: the model.
+        opened: the model, and how it runs.
         batch: the inputs of the ``B`` runs.
         base: their recording, with what :func:`needed_to_replay` names, heads frozen up to the last wanted layer.
         edits: the edits; all masks have the same ``n``.
@@ -165,26 +165,17 @@ def read(
         ``[n, B, S, D]`` of each; of ``resid_post`` at the first position only, where the score reads no other.
     """
     n = edits[0].mask.shape[0]
-    found: dict[tuple[int, str], Tensor] = {}
-
-    def keep(key: tuple[int, str]) -> Callable[[Tensor], None]:
-        def function(value: Tensor) -> None:
-            found[key] = value.unflatten(0, (n, -1))
-            if len(found) == len(wanted):
-                raise _AllRead
-
-        return function
-
+    port, found = opened.anatomy.port, dict[Key, Tensor]()
     heads = [key for key in wanted if key[1] in INPUTS_OF_HEADS]
     with ExitStack() as stack:
         for key in heads:
-            stack.enter_context(on_port(ranker.anatomy.port(*key), keep(key)))
-        stack.enter_context(_resumed(ranker, base, edits, 1 + max(layer for layer, _ in wanted), heads))
+            stack.enter_context(on_port(port(*key), keeping(found, key, len(wanted))))
+        stack.enter_context(_resumed(opened, base, edits, 1 + max(layer for layer, _ in wanted), heads))
         for key in set(wanted).difference(heads):
-            stack.enter_context(on_port(ranker.anatomy.port(*key), keep(key)))
-        stack.enter_context(suppress(_AllRead))
-        ranker.forward({name: _copies(value, n) for name, value in batch.items()})
-    return found
+            stack.enter_context(on_port(port(*key), keeping(found, key, len(wanted))))
+        stack.enter_context(suppress(AllRead))
+        opened.forward({name: _copies(value, n) for name, value in batch.items()})
+    return {key: value.unflatten(0, (n, -1)) for key, value in found.items()}
 
 
 def _copies(value: Tensor, n: int) -> Tensor:
@@ -193,19 +184,19 @@ def _copies(value: Tensor, n: int) -> Tensor:
 
 @contextmanager
 def _resumed(
-    ranker: Ranker, base: Recording, edits: Sequence[Edit], frozen: int = 0, heads: Sequence[tuple[int, str]] = ()
+    opened: Opened, base: Recording, edits: Sequence[Edit], frozen: int = 0, heads: Sequence[Key] = ()
 ) -> Iterator[None]:
-    """Have the ranker's forward take up recorded runs before the first edit and apply the edits.
+    """Have the model's forward take up recorded runs before the first edit and apply the edits.
 
     Args:
-        ranker: the model.
+        opened: the model.
         base: the recording of the runs.
         edits: the edits.
         frozen: in how many of the first layers heads are frozen.
         heads: (layer, activation) of queries, keys and values that are read, though attention is not computed; without
             them, what is read is the score or the stream that it is made of.
     """
-    anatomy = ranker.anatomy
+    anatomy = opened.anatomy
     n = edits[0].mask.shape[0]
     resumption = _Resumption.at([(edit.layer, edit.activation) for edit in edits], frozen)
     forwards: list[tuple[nn.Module, Callable[..., Any]]] = []
@@ -223,7 +214,7 @@ def _resumed(
             forwards.append((anatomy.attention(layer), _given(anatomy, layer, base[layer, "z"], n, maps)))
         for edit in (*_frozen_beside(anatomy, edits, base, frozen), *edits):
             stack.enter_context(on_port(anatomy.port(edit.layer, edit.activation), edit))
-        if ranker.reads_first_token and not heads:
+        if opened.reads_first_token and not heads:
             _narrow(anatomy, resumption, forwards, stack)
         stack.enter_context(overridden(forwards))
         yield
@@ -235,7 +226,21 @@ def _once(forward: Callable[..., Any], n: int) -> Callable[..., Any]:
 
 
 def _frozen_beside(anatomy: Anatomy, edits: Sequence[Edit], base: Recording, frozen: int) -> Iterator[Edit]:
-    """Where attention is computed because what it reads, or its weights, are edited: the other heads' outputs, kept."""
+    """Edits that put back the recorded outputs z of the heads that are to stay frozen beside heads that are edited.
+
+    A frozen layer does not compute its attention, unless q, k, v or the pattern of some of its heads are edited: then
+    it computes that of all heads. Of these layers, the outputs of all heads that no edit touches are replaced by what
+    was recorded.
+
+    Args:
+        anatomy: of the model.
+        edits: the edits that are asked for.
+        base: the recording of the runs, with z of the layers in question.
+        frozen: in how many of the first layers heads are frozen.
+
+    Yields:
+        One edit of z for each such layer, whose mask holds for the heads that are kept, copy by copy.
+    """
     moving: dict[int, Tensor] = {}
     for edit in edits:
         if edit.activation in INPUTS_OF_HEADS and edit.layer < frozen:

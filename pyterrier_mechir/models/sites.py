@@ -3,38 +3,48 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.models.components import _KINDS, _OF_HEAD, ACTIVATIONS, BLOCK, COMPONENTS, FEATURES, PER_HEAD
+from pyterrier_mechir.models.components import ACTIVATIONS, BLOCK, CODED_COMPONENTS, COMPONENTS, PER_HEAD, TABLE
+
+_IN_PARTS = (*PER_HEAD, "neuron", *CODED_COMPONENTS)
+"""Components of which a layer has several."""
+
+
+class Shape(Protocol):
+    """What has layers, such as an :class:`~pyterrier_mechir.models.anatomy.Anatomy`."""
+
+    n_layers: int
+
+    def groups(self, activation: str) -> int:
+        """How many heads, groups of heads, neurons or features an activation of a layer is made of; 1 for the whole."""
 
 
 class Site(NamedTuple):
-    """One component of one layer; ``head`` is the head, neuron or feature, None where it is the whole layer's."""
+    """One component of one layer.
+
+    Args:
+        component: its name, from :data:`~pyterrier_mechir.models.components.TABLE`.
+        layer: the layer.
+        number: of the head, neuron or feature; None where the site is the whole layer's.
+    """
 
     component: str
     layer: int
-    head: int | None = None
+    number: int | None = None
 
     @property
     def name(self) -> str:
         """``L5H8`` for a head, ``L5H8.q`` for its queries, ``L5H8.cross`` for one of cross-attention, ``L5N12`` for a
         neuron, ``L5.mlp_out``, ``embed``, or ``L5.resid_post.F12`` for a feature."""
-        if self.component in FEATURES:
-            return f"L{self.layer}.{self.component.removesuffix('.feature')}.F{self.head}"
-        if self.component == "embed":
-            return "embed"
-        if self.component == "neuron":
-            return f"L{self.layer}N{self.head}"
-        if self.head is None:
-            return f"L{self.layer}.{self.component}"
-        return f"L{self.layer}H{self.head}" + _OF_HEAD.get(self.component, f".{self.component}")
+        return TABLE[self.component].written.format(layer=self.layer, number=self.number)
 
     @property
-    def parts(self) -> tuple[Site, ...]:
+    def members(self) -> tuple[Site, ...]:
         """The sites that are patched together: this one."""
         return (self,)
 
@@ -42,15 +52,15 @@ class Site(NamedTuple):
 class SiteSet(NamedTuple):
     """Several sites that are patched together."""
 
-    parts: tuple[Site, ...]
+    members: tuple[Site, ...]
     component: str = "set"
     layer: None = None
-    head: None = None
+    number: None = None
 
     @property
     def name(self) -> str:
         """The names of its sites: ``L5H8+L5.mlp_out``."""
-        return "+".join(site.name for site in self.parts)
+        return "+".join(site.name for site in self.members)
 
 
 _NAME = re.compile(
@@ -66,7 +76,7 @@ def parse_site(name: str) -> Site | SiteSet:
         ValueError: it is not the name of a site.
     """
     if "+" in name:
-        return SiteSet(tuple(part for one in name.split("+") for part in parse_site(one).parts))
+        return SiteSet(tuple(site for one in name.split("+") for site in parse_site(one).members))
     if name == "embed":
         return Site("embed", 0)
     found = _NAME.fullmatch(name)
@@ -79,8 +89,14 @@ def parse_site(name: str) -> Site | SiteSet:
     if found["neuron"]:
         return Site("neuron", layer, int(found["neuron"]))
     if found["feature"]:
-        return Site(one_of("component", f"{found['component']}.feature", FEATURES), layer, int(found["feature"]))
+        component = one_of("component", f"{found['component']}.feature", CODED_COMPONENTS)
+        return Site(component, layer, int(found["feature"]))
     return Site(one_of("component", found["component"], COMPONENTS), layer)
+
+
+def name_of_head(head: str | Sequence[int]) -> str:
+    """The name of a head that is given by name or as (layer, head): ``L5H8``."""
+    return head if isinstance(head, str) else TABLE["head"].written.format(layer=head[0], number=head[1])
 
 
 def activation_of(site: Site, n_layers: int) -> tuple[int, str]:
@@ -105,6 +121,31 @@ class Sites(NamedTuple):
     shape: tuple[int, ...]
     swept: tuple[int, ...]
 
+    @property
+    def patched(self) -> list[Site | SiteSet]:
+        """The sites that are patched."""
+        return [self.sites[number] for number in self.swept]
+
+    @property
+    def patched_components(self) -> list[str]:
+        """The components of the sites that are patched, those of sets one by one, in order of appearance."""
+        return list(dict.fromkeys(site.component for one in self.patched for site in one.members))
+
+    def only(self, comes_before: Callable[[Site], bool], otherwise: str) -> Sites:
+        """These sites, of which only those that come before something, or sets with such a site, are patched.
+
+        Args:
+            comes_before: whether a site does.
+            otherwise: what the error says where none does.
+
+        Raises:
+            ValueError: none does.
+        """
+        swept = tuple(number for number in self.swept if any(map(comes_before, self.sites[number].members)))
+        if not swept:
+            raise ValueError(otherwise)
+        return self._replace(swept=swept)
+
 
 def _component_names(component: str | Sequence[str]) -> tuple[str, ...]:
     """The components asked for, checked.
@@ -117,7 +158,9 @@ def _component_names(component: str | Sequence[str]) -> tuple[str, ...]:
     names = (component,) if isinstance(component, str) else tuple(component)
     if not names:
         raise ValueError(f"no component given; choose from {', '.join(map(repr, COMPONENTS))}.")
-    return tuple(one_of("component", name, COMPONENTS if name not in FEATURES else FEATURES) for name in names)
+    return tuple(
+        one_of("component", name, COMPONENTS if name not in CODED_COMPONENTS else CODED_COMPONENTS) for name in names
+    )
 
 
 def _site_or_set(entry: Any, component: str) -> Site | SiteSet:
@@ -126,30 +169,39 @@ def _site_or_set(entry: Any, component: str) -> Site | SiteSet:
         return entry
     if isinstance(entry, str):
         return parse_site(entry)
-    if len(entry) == 2 and all(isinstance(number, (int, np.integer)) for number in entry):
+    if _is_pair(entry):
         return Site(component, int(entry[0]), int(entry[1]))
-    found = SiteSet(tuple(part for one in entry for part in _site_or_set(one, component).parts))
-    if not found.parts:
+    found = SiteSet(tuple(site for one in entry for site in _site_or_set(one, component).members))
+    if not found.members:
         raise ValueError("an empty list of heads patches nothing; leave it out, or name what to patch.")
     return found
 
 
-def check_site(site: Site, n_layers: int, parts: dict[str, int]) -> None:
+def _is_pair(entry: Any) -> bool:
+    return len(entry) == 2 and all(isinstance(number, (int, np.integer)) for number in entry)
+
+
+def check_site(site: Site, shape: Shape) -> None:
     """Check that a model has a site.
+
+    Args:
+        site: the site.
+        shape: the anatomy of the model.
 
     Raises:
         ValueError: it does not.
     """
-    if site.component in parts:
-        what, n = _KINDS.get(site.component, "head"), parts[site.component]
-        if site.component in FEATURES and not n:
+    n_layers = shape.n_layers
+    if site.component in _IN_PARTS:
+        what, n = TABLE[site.component].part, shape.groups(ACTIVATIONS[site.component])
+        if site.component in CODED_COMPONENTS and not n:
             raise ValueError(
                 f"{site.name} is a feature, but no autoencoder is attached there; patch "
                 f"ranker.attach(autoencoder, {site.name.rpartition('.')[0]!r})."
             )
-        if site.layer not in range(n_layers) or site.head not in range(n):
+        if site.layer not in range(n_layers) or site.number not in range(n):
             raise ValueError(
-                f"no {what} ({site.layer}, {site.head}): the model has layers 0 to {n_layers - 1} of {what}s 0 to "
+                f"no {what} ({site.layer}, {site.number}): the model has layers 0 to {n_layers - 1} of {what}s 0 to "
                 f"{n - 1}."
             )
     elif site.layer not in range(n_layers):
@@ -158,73 +210,58 @@ def check_site(site: Site, n_layers: int, parts: dict[str, int]) -> None:
 
 def select_sites(
     component: str | Sequence[str],
-    n_layers: int,
-    n_heads: int,
+    shape: Shape,
     heads: Sequence[Any] | None = None,
     layers: Sequence[int] | None = None,
-    *,
-    n_neurons: int = 0,
-    n_kv_heads: int | None = None,
-    n_features: Mapping[str, int] | None = None,
 ) -> Sites:
     """The sites that a sweep visits.
 
     Args:
         component: a component, ``block``, or a list of several.
-        n_layers: layers of the model.
-        n_heads: heads per layer.
+        shape: the anatomy of the model.
         heads: only these (layer, head), or (layer, neuron); needs one component that has these. With names of sites
             (``"L5.mlp_out"``), or lists of heads and names, which are patched together, the results are flat, a site or
-            set after the other.
+            set after the other. Features of autoencoders are always named here, and the results are flat.
         layers: only these layers.
-        n_neurons: hidden units of each layer's MLP.
-        n_kv_heads: heads of keys and values per layer, each of which a group of query heads shares; None where each
-            query head has its own.
-        n_features: features of the attached autoencoders, by component. They are always named by ``heads``, and the
-            results are flat.
 
     Raises:
         ValueError: an unknown component, or a layer, head or neuron that the model does not have.
     """
-    names = _component_names(component)
-    parts = dict.fromkeys(PER_HEAD, n_heads) | {"neuron": n_neurons}
-    parts |= dict.fromkeys(("k", "v"), n_kv_heads or n_heads)
-    parts |= {name: (n_features or {}).get(name, 0) for name in FEATURES}
-    if heads is None and FEATURES.keys() & set(names):
+    names, n_layers = _component_names(component), shape.n_layers
+    if heads is None and CODED_COMPONENTS.keys() & set(names):
         raise ValueError("an autoencoder has too many features to patch all; name some by heads=['L5.resid_post.F12'].")
-    if heads is not None and (len(names) != 1 or names[0] not in parts or layers is not None):
+    if heads is not None and (len(names) != 1 or names[0] not in _IN_PARTS or layers is not None):
         raise ValueError(
-            f"heads=[(layer, head), ...] goes with one component of {', '.join(map(repr, parts))} and without layers=."
+            f"heads=[(layer, head), ...] goes with one component of {', '.join(map(repr, _IN_PARTS))} and without "
+            "layers=."
         )
     for layer in layers or ():
         if layer not in range(n_layers):
             raise ValueError(f"no layer {layer}: the model has layers 0 to {n_layers - 1}.")
+    wanted: set[Site] | None = None
+    if heads is not None:
+        entries = [_site_or_set(entry, names[0]) for entry in heads]
+        members = [site for entry in entries for site in entry.members]
+        for site in members:
+            check_site(site, shape)
+        is_flat = any(isinstance(entry, str) or not isinstance(entry[0], (int, np.integer)) for entry in heads)
+        if is_flat or names[0] in CODED_COMPONENTS:
+            return Sites(tuple(entries), (len(entries),), tuple(range(len(entries))))
+        wanted = set(members)
+    n_parts = {name: shape.groups(ACTIVATIONS[name]) for name in names if name in _IN_PARTS}
     sites = tuple(
         Site(name, layer, part)
         for name in names
         for layer in range(1 if name == "embed" else n_layers)
-        for part in (range(parts[name]) if name in parts else (None,))
+        for part in (range(n_parts[name]) if name in n_parts else (None,))
     )
-    chosen: list[Site] | None = None
-    if heads is not None:
-        entries = [_site_or_set(entry, names[0]) for entry in heads]
-        for site in (part for entry in entries for part in entry.parts):
-            check_site(site, n_layers, parts)
-        if names[0] in FEATURES or any(
-            isinstance(entry, str) or not isinstance(entry[0], (int, np.integer)) for entry in heads
-        ):
-            return Sites(tuple(entries), (len(entries),), tuple(range(len(entries))))
-        chosen = [part for entry in entries for part in entry.parts]
-    wanted = None if chosen is None else set(chosen)
     swept = tuple(
         number
         for number, site in enumerate(sites)
         if (layers is None or site.layer in layers) and (wanted is None or site in wanted)
     )
     if not isinstance(component, str) or component == "block":
-        shape: tuple[int, ...] = (len(sites),)
-    elif component == "embed":
-        shape = (1,)
-    else:
-        shape = (n_layers, parts[component]) if component in parts else (n_layers,)
-    return Sites(sites, shape, swept)
+        return Sites(sites, (len(sites),), swept)
+    if component == "embed":
+        return Sites(sites, (1,), swept)
+    return Sites(sites, (n_layers, n_parts[component]) if component in n_parts else (n_layers,), swept)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pyterrier_mechir.models.attention import on_pattern
-from pyterrier_mechir.models.sites import Site, select_sites
+from pyterrier_mechir.models.recording import keeping
+from pyterrier_mechir.models.sites import Site, name_of_head, select_sites
 from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ def read_patterns(ranker: Ranker, batch: Batch, layers: Iterable[int]) -> dict[i
     patterns: dict[int, Tensor] = {}
     with ExitStack() as stack:
         for layer in layers:
-            keep = partial(patterns.__setitem__, layer)
-            stack.enter_context(on_pattern(ranker.anatomy.port(layer, "pattern").module, keep))
+            stack.enter_context(on_pattern(ranker.anatomy.port(layer, "pattern").module, keeping(patterns, layer)))
         ranker.encode(batch)
     return patterns
 
@@ -82,7 +81,7 @@ def attention_of(ranker: Ranker, query: str, text: str, heads: Sequence[Any]) ->
     batch = ranker.collate([pair.perturbed], {}, [])
     with torch.no_grad():
         patterns = read_patterns(ranker, batch, range(1 + max(site.layer for site in sites)))
-    weights = torch.stack([patterns[site.layer][0, int(site.head or 0)] for site in sites])
+    weights = torch.stack([patterns[site.layer][0, int(site.number or 0)] for site in sites])
     tokens = ranker.tokenizer.convert_ids_to_tokens(pair.perturbed.ids.tolist())
     classes = [TOKEN_CLASSES[number] for number in pair.classes]
     return TextAttention(list(map(str, tokens)), classes, weights.float().cpu().numpy())
@@ -101,17 +100,15 @@ def head_sites(anatomy: Anatomy, heads: Sequence[Any] | None) -> list[Site]:
     names = None if heads is None else [_name(entry) for entry in heads]
     if names == []:
         raise ValueError("an empty list of heads reads nothing; leave it out, or name heads like 'L5H8'.")
-    sites = select_sites("head", anatomy.n_layers, anatomy.n_heads, names).sites
+    sites = select_sites("head", anatomy, names).sites
     for site in sites:
         if site.component not in ("head", "pattern"):
             raise ValueError(f"{site.name!r} is no attention head; name heads like 'L5H8', or give (layer, head).")
-    return [Site("head", site.layer, site.head) for site in sites if isinstance(site, Site)]
+    return [Site("head", site.layer, site.number) for site in sites if isinstance(site, Site)]
 
 
 def _name(entry: Any) -> str:
     """The name of a head given as a name or as (layer, head)."""
-    if isinstance(entry, str):
-        return entry
-    if not isinstance(entry, Sequence) or len(entry) != 2:
+    if not isinstance(entry, Sequence) or (len(entry) != 2 and not isinstance(entry, str)):
         raise ValueError(f"{entry!r} is no attention head; name heads like 'L5H8', or give (layer, head).")
-    return f"L{entry[0]}H{entry[1]}"
+    return name_of_head(entry)

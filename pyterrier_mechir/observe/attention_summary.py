@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 
 from pyterrier_mechir.models.attention import OnPattern, on_pattern
-from pyterrier_mechir.models.batching import by_length
-from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.rankers.batches import batches_of_sequences
 from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 from pyterrier_mechir.text.words import lowercase_words
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from pyterrier_mechir.models.opened import Batch
+    from pyterrier_mechir.rankers.base import Ranker
     from pyterrier_mechir.text.encoding import AlignedPair
 
 
@@ -69,7 +71,7 @@ def _interaction(at: Labels) -> Tensor:
     return (at.parts[:, :, None] != at.parts[:, None]) & of_text[:, :, None] & of_text[:, None]
 
 
-FEATURES: dict[str, Callable[[Labels], Tensor]] = {
+ATTENTION_FEATURES: dict[str, Callable[[Labels], Tensor]] = {
     "lexical_match": _lexical_match,
     "rarity": _rarity,
     "interaction": _interaction,
@@ -115,7 +117,7 @@ def summarise_attention(
         labels: what their positions are: for each pair ``[label, S]``, in the order of :class:`Labels`.
         query_inputs: as in :func:`~pyterrier_mechir.patching.sweep.sweep`.
         heads: the (layer, head) asked for, in the order of the results.
-        features: names from :data:`FEATURES`.
+        features: names from :data:`ATTENTION_FEATURES`.
         batch_size: sequences in a forward pass; None batches by length.
         progress: called with the number of pairs done, as they are done.
 
@@ -133,8 +135,7 @@ def summarise_attention(
         np.empty((len(pairs), len(heads), len(TOKEN_CLASSES), len(TOKEN_CLASSES)), np.float32),
         np.empty((len(pairs), len(heads), len(features)), np.float32),
     )
-    lengths = np.array([len(sequence.ids) for sequence in distinct], dtype=np.int64)
-    for index in by_length(lengths, ranker.batch_tokens, batch_size):
+    for index, batch in batches_of_sequences(ranker, distinct, batch_size):
         numbers = np.array([number for i in index for number in readers[i]])
         rows = np.array([row for row, i in enumerate(index) for _ in readers[i]])
         at = Labels.padded([labels[number] for number in numbers], ranker.device)
@@ -144,7 +145,6 @@ def summarise_attention(
                 columns = [column for column, (of_layer, _) in enumerate(heads) if of_layer == layer]
                 asked = reader.of_heads(columns, [heads[column][1] for column in columns])
                 stack.enter_context(on_pattern(ranker.anatomy.port(layer, "pattern").module, asked))
-            batch = ranker.collate([distinct[i] for i in index], {}, [])
             encoded = ranker.encode(batch)
             inputs = {name: value[rows] for name, value in batch.items()}
             inputs |= {name: value[[pairs[number].query for number in numbers]] for name, value in query_inputs.items()}
@@ -175,7 +175,7 @@ class _Reader:
         self.from_class = self.to_class / self.to_class.sum(dim=2, keepdim=True)
         beyond_sink = attended[:, :, None] & attended[:, None]
         beyond_sink[:, :, 0] = False
-        masks = [FEATURES[feature](at) & beyond_sink for feature in features]
+        masks = [ATTENTION_FEATURES[feature](at) & beyond_sink for feature in features]
         self.pairs = torch.stack([*masks, beyond_sink], dim=1).float()
 
     def of_heads(self, columns: list[int], heads: list[int]) -> OnPattern:
@@ -195,19 +195,40 @@ class _Reader:
         return read
 
 
-RARE = float(np.log(100))
-"""The idf of a term that one document in a hundred has."""
+def labels_of(
+    pairs: Sequence[AlignedPair], tokenizer: PreTrainedTokenizerBase, is_rare: Callable[[str], bool]
+) -> list[np.ndarray]:
+    """What the positions of the perturbed side of each pair are: ``[label, S]``, in the order of :class:`Labels`.
+
+    Args:
+        pairs: the pairs.
+        tokenizer: what made them.
+        is_rare: whether a word, lower-cased, is rare.
+    """
+    words = _Words(tokenizer)
+    found = [words.of(pair) for pair in pairs]
+    rare = np.array([is_rare(word) for word in words.known], dtype=bool)
+    return [
+        np.stack(
+            [
+                *(pair.classes, pair.parts, numbers, occurrences),
+                (numbers >= 0) & rare[numbers] if len(rare) else np.zeros_like(numbers),
+                pair.perturbed.mask,
+            ]
+        )
+        for pair, (numbers, occurrences) in zip(pairs, found, strict=True)
+    ]
 
 
 class _Words:
     """The words of sequences, numbered as they are found.
 
     Args:
-        ranker: whose tokenizer made the sequences.
+        tokenizer: what made the sequences.
     """
 
-    def __init__(self, ranker: Ranker):
-        self._tokenizer = ranker.tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self._tokenizer = tokenizer
         self._numbers: dict[tuple[int, ...], int] = {}
         self.known: dict[str, int] = {}
 

@@ -17,7 +17,7 @@ from pyterrier_mechir.rankers.bi_encoder import BiEncoder
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
-    from pyterrier_mechir.rankers.batches import Part
+    from pyterrier_mechir.rankers.batches import SharedBatch
 
 
 BY = ("head", "component")
@@ -98,7 +98,7 @@ def score_terms(
     wanted = [step for step in path if isinstance(step, tuple)]
     with torch.no_grad():
         for part in ranker.parts(queries, texts, batch_size=batch_size, verbose=verbose):
-            run = record(ranker, part.batch, wanted, ranker.encode)
+            run = record(ranker.opened.encoding, part.batch, wanted)
             of_rows = ranker.compare(run.scores[part.places], part.inputs)
             found = _terms(ranker, path, part, run, by)
             _check_sum(ranker, found, of_rows)
@@ -164,7 +164,7 @@ def _is_centred(norm: nn.Module) -> bool:
 
 
 def _terms(
-    ranker: BiEncoder, path: Sequence[tuple[int, str] | nn.Module], part: Part, run: Recording, by: str
+    ranker: BiEncoder, path: Sequence[tuple[int, str] | nn.Module], part: SharedBatch, run: Recording, by: str
 ) -> Tensor:
     """The terms of the rows of a batch, ``[R, term]``; as many rows at a time as the batch has tokens for."""
     weights = ranker.pooling_weights(part.batch["attention_mask"])

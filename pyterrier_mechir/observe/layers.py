@@ -48,10 +48,8 @@ def _encoded(ranker: Ranker, batch: Batch) -> list[torch.Tensor]:
     """What the scoring end makes of the stream that enters the first layer, then of what leaves each."""
     last = (ranker.n_layers - 1, "resid_post")
     streams = [(layer, "resid_pre") for layer in range(ranker.n_layers)]
-    run = record(ranker, batch, [*streams, last], ranker.encode)
+    encoding = ranker.opened.encoding
+    run = record(encoding, batch, [*streams, last])
     everywhere = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=run[last].device)
-    taps = [
-        replay(ranker, batch, run, [Edit(*last, run[stream], everywhere)], forward=ranker.encode)[0]
-        for stream in streams
-    ]
+    taps = [replay(encoding, batch, run, [Edit(*last, run[stream], everywhere)])[0] for stream in streams]
     return [*taps, run.scores]

@@ -1,7 +1,11 @@
-"""First-order estimates of patched scores: attribution patching, its corrections, and gradients averaged over inputs.
+"""Attribution patching, and its corrections: patched scores estimated from gradients at all sites at once.
 
-What they are, :class:`~pyterrier_mechir.patching.plan.Attribution` and
-:class:`~pyterrier_mechir.patching.plan.IntegratedGradients` say.
+What the estimates are, :class:`~pyterrier_mechir.patching.plan.Attribution` says. For a batch of pairs:
+
+1. The runs that are patched are recorded with their graph, the runs that activations are taken from without.
+2. One backward pass (with GradDrop, one for each layer) gives the gradient of each patched run's score at all sites.
+3. Each site's estimate is the change of its activation, source less target, times the gradient, summed over its
+   features and the positions of a slot; with the QK fix, for queries and keys, the softmax is recomputed instead.
 
 Shapes: ``B`` runs, ``S`` positions, ``D`` features, ``G`` groups of features, ``H`` heads, ``P`` slots.
 """
@@ -9,32 +13,21 @@ Shapes: ``B`` runs, ``S`` positions, ``D`` features, ``G`` groups of features, `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from pyterrier_mechir.models.gradients import (
-    SHARE,
-    Key,
-    differentiable,
-    gradients,
-    gradients_dropping,
-    needed_to_drop,
-    record_graph,
-)
-from pyterrier_mechir.models.opened import Batch
-from pyterrier_mechir.models.recording import Recording, record
-from pyterrier_mechir.models.sites import Site, SiteSet
-from pyterrier_mechir.patching.first_order import _missing, _of_sites, _of_slots, _parts
-from pyterrier_mechir.patching.integration import _integrated
+from pyterrier_mechir.models.gradients import gradients, gradients_dropping, needed_to_drop, record_graph
+from pyterrier_mechir.models.opened import Batch, Opened
+from pyterrier_mechir.models.recording import Key, Recording, record
+from pyterrier_mechir.patching.first_order import PlacesOfSites, estimate_at_once, missing, of_sites, of_slots
 from pyterrier_mechir.patching.outcome import SweepResult
-from pyterrier_mechir.patching.plan import Attribution, IntegratedGradients
-from pyterrier_mechir.patching.sweep import Runs, in_batches, sweep
-from pyterrier_mechir.text.positions import ALL, Positions
+from pyterrier_mechir.patching.plan import Attribution, Plan
+from pyterrier_mechir.patching.sweep import Runs
 
 if TYPE_CHECKING:
-    from pyterrier_mechir.patching.first_order import Parts
     from pyterrier_mechir.rankers.base import Ranker
     from pyterrier_mechir.text.encoding import AlignedPair
 
@@ -43,50 +36,34 @@ def attribute(
     ranker: Ranker,
     pairs: Sequence[AlignedPair],
     query_inputs: Batch,
-    sites: Sequence[Site | SiteSet],
-    direction: str = "denoise",
-    batch_size: int | None = None,
-    progress: Callable[[int], object] | None = None,
-    positions: Positions = ALL,
+    plan: Plan,
     *,
-    method: Attribution | IntegratedGradients = Attribution(),  # noqa: B008 - frozen
+    method: Attribution = Attribution(),  # noqa: B008 - frozen
+    opened: Opened | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> SweepResult:
     """Estimate the patched score of each site of each pair from gradients at all sites at once.
 
     Args and result are those of :func:`~pyterrier_mechir.patching.sweep.sweep`.
 
     Args:
-        method: the estimate; integrated gradients are those over inputs.
+        method: the estimate.
     """
-    if not sites:
-        return sweep(ranker, pairs, query_inputs, sites, direction, batch_size, progress, positions)
-    parts = _parts(sites, ranker.n_layers)
-    keys = list(parts)
-
-    def score(runs: Runs) -> tuple[Tensor, Tensor]:
-        with differentiable(ranker.model):
-            if isinstance(method, Attribution):
-                return _attributed(ranker, runs, keys, parts, len(sites), method)
-            return _integrated(ranker, runs, keys, parts, len(sites), method.steps)
-
-    budget = ranker.batch_tokens // (SHARE * (2 if direction == "both" else 1))
-    return in_batches(
-        ranker, pairs, query_inputs, len(sites), score, direction, batch_size, progress, positions, budget
-    )
+    estimate = partial(_attributed, method=method)
+    return estimate_at_once(ranker, pairs, query_inputs, plan, estimate, opened=opened, progress=progress)
 
 
-def _attributed(
-    ranker: Ranker, runs: Runs, keys: list[Key], parts: Parts, n_sites: int, method: Attribution
-) -> tuple[Tensor, Tensor]:
+def _attributed(opened: Opened, runs: Runs, places: PlacesOfSites, method: Attribution) -> tuple[Tensor, Tensor]:
     """Scores of runs, and estimates from the gradients of their targets."""
-    n_layers = ranker.n_layers
+    anatomy, keys = opened.anatomy, list(places)
+    n_layers = anatomy.n_layers
     refined = sorted({layer for layer, name in keys if method.qk_fix and name in ("q", "k")})
     at = list(dict.fromkeys([*keys, *((layer, "z") for layer in refined)]))
     seen = list(dict.fromkeys([*at, *((layer, name) for layer in refined for name in ("q", "k", "v"))]))
-    added = ranker.anatomy.added
+    added = anatomy.added
     graph = list(dict.fromkeys([*seen, *(needed_to_drop(at, n_layers, added) if method.grad_drop else [])]))
-    target, source, scores = _both(ranker, runs, graph, seen)
-    fix = {layer: _Softmax(ranker, layer, target, source, runs) for layer in refined}
+    target, source, scores = _both(opened, runs, graph, seen)
+    fix = {layer: _Softmax(anatomy.n_heads, layer, target, source, runs) for layer in refined}
 
     def estimate(slopes: dict[Key, Tensor]) -> Tensor:
         values = {}
@@ -96,8 +73,8 @@ def _attributed(
                 values[key] = fix[layer].estimates(name, slopes[layer, "z"])
             else:
                 change = source[key] - target[key].detach()
-                values[key] = _of_slots(runs.slots, ranker.anatomy.groups(name), change * slopes[key])
-        return _of_sites(values, parts, n_sites)
+                values[key] = of_slots(runs.slots, anatomy.groups(name), change * slopes[key])
+        return of_sites(values, places)
 
     if not method.grad_drop:
         moved = estimate(gradients(target, at))
@@ -105,17 +82,17 @@ def _attributed(
         passes = [estimate(slopes).abs() for slopes in gradients_dropping(target, at, n_layers, added)]
         towards = torch.sign(scores[runs.source] - scores[runs.target])
         moved = torch.stack(passes).sum(0) / (n_layers - 1) * towards[:, None, None]
-    return scores, _missing(scores[runs.target][:, None, None] + moved, runs.slots)
+    return scores, missing(scores[runs.target][:, None, None] + moved, runs.slots)
 
 
-def _both(ranker: Ranker, runs: Runs, graph: list[Key], seen: list[Key]) -> tuple[Recording, Recording, Tensor]:
+def _both(opened: Opened, runs: Runs, graph: list[Key], seen: list[Key]) -> tuple[Recording, Recording, Tensor]:
     """The targets with their graph, the sources without, and the scores of all runs."""
-    target = record_graph(ranker, runs.inputs(runs.target), graph)
+    target = record_graph(opened, runs.inputs(runs.target), graph)
     plain = Recording(target.scores.detach(), {key: target[key].detach() for key in seen})
     if isinstance(runs.source, Tensor):
         return target, plain.rows(runs.source), plain.scores
     with torch.no_grad():
-        source = record(ranker, runs.inputs(runs.source), seen)
+        source = record(opened, runs.inputs(runs.source), seen)
     scores = torch.cat([plain.scores, source.scores])
     scores[runs.target], scores[runs.source] = plain.scores, source.scores
     return target, source, scores
@@ -125,15 +102,15 @@ class _Softmax:
     """The attention of a layer of targets, recomputed with queries or keys of their sources.
 
     Args:
-        ranker: a model whose layers attend by plain scaled dot products.
+        n_heads: of a layer, which attends by plain scaled dot products.
         layer: the layer.
         target: the targets, with q, k and v of the layer.
         source: the sources, with q and k.
         runs: what is patched.
     """
 
-    def __init__(self, ranker: Ranker, layer: int, target: Recording, source: Recording, runs: Runs):
-        self.n_heads, self.slots = ranker.n_heads, runs.slots
+    def __init__(self, n_heads: int, layer: int, target: Recording, source: Recording, runs: Runs):
+        self.n_heads, self.slots = n_heads, runs.slots
         self.q, self.k, self.v = (self._heads(target[layer, name].detach()) for name in ("q", "k", "v"))
         self.other = {name: self._heads(source[layer, name]) for name in ("q", "k")}
         self.attended = runs.inputs(runs.target)["attention_mask"].bool()[:, None, None, :]
@@ -151,10 +128,10 @@ class _Softmax:
         now = logits.softmax(-1)
         if name == "q":
             change = self._logits(self.other["q"], self.k).softmax(-1) - now
-            return _of_slots(self.slots, self.n_heads, (change * slopes).sum(-1).transpose(1, 2))
+            return of_slots(self.slots, self.n_heads, (change * slopes).sum(-1).transpose(1, 2))
         others = self._logits(self.q, self.other["k"])
-        of_slots = []
+        estimates = []
         for slot in self.slots:
             patched = torch.where(slot[:, None, None, :], others, logits).softmax(-1)
-            of_slots.append(((patched - now) * slopes).sum((-1, -2)))
-        return torch.stack(of_slots, dim=1)
+            estimates.append(((patched - now) * slopes).sum((-1, -2)))
+        return torch.stack(estimates, dim=1)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyterrier_mechir.models.precision import in_full
-from pyterrier_mechir.models.sites import Site, SiteSet
 from pyterrier_mechir.patching.outcome import Calibration, SweepResult, errors, some
+from pyterrier_mechir.patching.plan import Plan
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
@@ -24,25 +24,25 @@ SAMPLED_PAIRS, SAMPLED_SITES = 8, 32
 
 def calibrated(
     found: SweepResult,
-    run: Callable[[Sequence[str], Sequence[AlignedPair], Sequence[Site | SiteSet]], SweepResult],
+    run: Callable[[Ranker, Sequence[str], Sequence[AlignedPair], Plan], SweepResult],
     ranker: Ranker,
     contexts: Sequence[str],
     pairs: Sequence[AlignedPair],
-    sites: Sequence[Site | SiteSet],
+    plan: Plan,
     seed: int = 0,
 ) -> Calibration:
     """Compute a sample of results again in float32, and compare.
 
     Args:
         found: the results in fewer bits.
-        run: what computed them, called with contexts, pairs and sites.
+        run: what computed them.
         ranker: the model, of fewer bits.
         contexts: what ``pair.query`` is an index into.
         pairs: the pairs.
-        sites: the sites.
+        plan: what is patched.
         seed: of the sample.
     """
-    rng = np.random.default_rng(seed)
+    rng, sites = np.random.default_rng(seed), plan.sites
     of_pairs = np.sort(rng.permutation(len(pairs))[:SAMPLED_PAIRS])
     of_sites = np.sort(rng.permutation(len(sites))[:SAMPLED_SITES])
     chosen = [pairs[i] for i in of_pairs]
@@ -51,7 +51,7 @@ def calibrated(
     with ExitStack() as stack:
         for model in ranker.models:
             stack.enter_context(in_full(model))
-        exact = run([contexts[query] for query in queries], renumbered, [sites[i] for i in of_sites])
+        exact = run(ranker, [contexts[query] for query in queries], renumbered, plan.at([sites[i] for i in of_sites]))
     among = some(found, of_pairs, of_sites)
     score_error = max(
         float(np.abs(getattr(among, side) - getattr(exact, side)).max()) for side in ("baseline", "perturbed")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pyterrier_mechir.models.sites import Site, SiteSet
-from pyterrier_mechir.text.positions import Positions
+from pyterrier_mechir.patching.plan import Plan
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
@@ -23,7 +23,7 @@ SAMPLED_ROWS = 256
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Cost:
     """What a run will cost on this device.
 
     Args:
@@ -63,20 +63,21 @@ class Probe(NamedTuple):
     Args:
         ranker: the model.
         pairs: a sample of the pairs.
-        sites: the sites.
-        positions: which positions are patched apart.
-        n_ways: in how many directions.
+        plan: what is patched in each.
         is_exact: whether each patch is a forward pass, so that sites may be probed in part.
         run: sweeps some of the pairs at some of the sites.
     """
 
     ranker: Ranker
     pairs: Sequence[AlignedPair]
-    sites: Sequence[Site | SiteSet]
-    positions: Positions
-    n_ways: int
+    plan: Plan
     is_exact: bool
-    run: Callable[[Sequence[AlignedPair], Sequence[Site | SiteSet]], object]
+    run: Callable[[Sequence[AlignedPair], Plan], object]
+
+    @property
+    def sites(self) -> Sequence[Site | SiteSet]:
+        """The sites."""
+        return self.plan.sites
 
     @property
     def lengths(self) -> np.ndarray:
@@ -86,8 +87,8 @@ class Probe(NamedTuple):
     @property
     def patches(self) -> np.ndarray:
         """Patches of each pair, one site at one set of positions in one direction each."""
-        slots = np.array([self.positions.count(pair) for pair in self.pairs])
-        return slots * len(self.sites) * self.n_ways
+        slots = np.array([self.plan.positions.count(pair) for pair in self.pairs])
+        return slots * len(self.sites) * len(self.plan.ways)
 
     def seconds(self, limit: float) -> float:
         """How long the sample will take: its texts, both sides, and all patches.
@@ -125,11 +126,11 @@ class Probe(NamedTuple):
 
     def _timed(self, pairs: np.ndarray, sites: np.ndarray) -> float:
         begin = perf_counter()
-        self.run([self.pairs[i] for i in pairs], [self.sites[i] for i in sites])
+        self.run([self.pairs[i] for i in pairs], self.plan.at([self.sites[i] for i in sites]))
         return perf_counter() - begin
 
 
-def estimated(probe: Probe, n_sampled: int, n_rows: int, of_texts: float, limit: float) -> Estimate:
+def estimated(probe: Probe, n_sampled: int, n_rows: int, of_texts: float, limit: float) -> Cost:
     """Scale what a probe finds to all rows.
 
     Args:
@@ -145,7 +146,7 @@ def estimated(probe: Probe, n_sampled: int, n_rows: int, of_texts: float, limit:
     n_tokens += n_sampled * (probe.lengths.mean() if len(probe.pairs) else 0)
     took = of_texts + (probe.seconds(limit) if probe.pairs else 0.0)
     results = 8.0 * probe.patches.sum() * more
-    return Estimate(
+    return Cost(
         n_pairs=round(len(probe.pairs) * more),
         n_sites=len(probe.sites),
         forward_passes=round(n_passes * more),

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
-from pyterrier_mechir.patching.plan import IntegratedGradients
+from pyterrier_mechir.patching.attribution import attribute
+from pyterrier_mechir.patching.integration import integrate, integrate_inputs
+from pyterrier_mechir.patching.outcome import SweepResult
+from pyterrier_mechir.patching.plan import Approximation, Attribution, Method
+from pyterrier_mechir.patching.screening import screened
+from pyterrier_mechir.patching.sweep import sweep
 
-if TYPE_CHECKING:
-    from pyterrier_mechir.models.sites import Site
-    from pyterrier_mechir.patching.outcome import SweepResult
-    from pyterrier_mechir.patching.plan import Method
+Sweeper = Callable[..., SweepResult]
+"""Computes patched scores; called as :func:`~pyterrier_mechir.patching.sweep.sweep` is."""
 
 
-def sweeper(method: Method, screen: int | None = None, receivers: Sequence[Site] = ()) -> Callable[..., SweepResult]:
-    """The function that computes patched scores by a method, to be called as :func:`.sweep.sweep` is.
+def sweeper(method: Method, screen: int | None = None) -> Sweeper:
+    """The function that computes patched scores by a method.
 
     Args:
-        method: from :func:`method_of`.
+        method: from :func:`~pyterrier_mechir.patching.plan.method_of`.
         screen: how many sites to verify exactly; None for none.
-        receivers: where patched paths end; none patches all, as methods other than ``exact`` do.
     """
-    from pyterrier_mechir.patching.attribution import attribute
-    from pyterrier_mechir.patching.integration import integrate
-    from pyterrier_mechir.patching.screening import screened
-    from pyterrier_mechir.patching.sweep import sweep
-
     if isinstance(method, str):
-        return partial(sweep, receivers=receivers)
-    if isinstance(method, IntegratedGradients) and method.over == "activations":
-        estimate: Callable[..., SweepResult] = partial(integrate, steps=method.steps)
-    else:
-        estimate = partial(attribute, method=method)
-    return estimate if screen is None else partial(screened, estimate=estimate, k=screen, is_signed=method.is_signed)
+        return sweep
+    approximate = _approximate(method)
+    if screen is None:
+        return approximate
+    return partial(screened, approximate=approximate, k=screen, is_signed=method.is_signed)
+
+
+def _approximate(method: Approximation) -> Sweeper:
+    if isinstance(method, Attribution):
+        return partial(attribute, method=method)
+    return partial(integrate if method.over == "activations" else integrate_inputs, steps=method.steps)

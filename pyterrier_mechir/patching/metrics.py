@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.models.components import _BEFORE_ATTENTION, ACTIVATIONS, CODED
+from pyterrier_mechir.models.components import ACTIVATIONS, BEFORE_ATTENTION, CODED
 from pyterrier_mechir.models.sites import Sites
 from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 
 if TYPE_CHECKING:
     import torch
 
-    from pyterrier_mechir.models.opened import Batch
+    from pyterrier_mechir.models.opened import Batch, Opened
+    from pyterrier_mechir.models.sites import Site
     from pyterrier_mechir.rankers.base import Ranker
     from pyterrier_mechir.rankers.colbert import ColBERT
     from pyterrier_mechir.rankers.splade import Splade
@@ -47,16 +48,17 @@ class Metric(Protocol):
 
     def observed(
         self, ranker: Ranker, pairs: Sequence[AlignedPair], contexts: Sequence[str]
-    ) -> tuple[Ranker, list[AlignedPair], Batch]:
-        """A ranker whose score is the metric.
+    ) -> tuple[Opened, list[AlignedPair], Batch]:
+        """What a sweep needs to measure this in place of the score.
 
         Args:
-            ranker: the ranker.
+            ranker: the ranker, which stays as it is.
             pairs: the aligned pairs.
             contexts: the distinct queries, or documents where queries vary, that ``pair.query`` indexes.
 
         Returns:
-            The ranker, the pairs, and the query inputs to sweep with, which ``pair.query`` indexes.
+            The model with the metric as its forward; the pairs, whose ``query`` may be numbered anew; and the query
+            inputs that this forward reads, which the new ``pair.query`` indexes.
         """
 
 
@@ -108,36 +110,23 @@ class AttentionTo:
         Raises:
             ValueError: none is.
         """
-        swept = tuple(
-            number
-            for number in sites.swept
-            if any(
-                self._comes_after(part.layer, ACTIVATIONS[part.component].removesuffix(CODED))
-                for part in sites.sites[number].parts
-            )
+        return sites.only(
+            self._comes_after,
+            otherwise=f"no component to patch lies before the attention of head {self.head}; choose components of "
+            "earlier layers, or a later head.",
         )
-        if not swept:
-            raise ValueError(
-                f"no component to patch lies before the attention of head {self.head}; choose components of earlier "
-                "layers, or a later head."
-            )
-        return sites._replace(swept=swept)
 
-    def _comes_after(self, layer: int, activation: str) -> bool:
-        return layer < self.head[0] or (layer == self.head[0] and activation in _BEFORE_ATTENTION)
+    def _comes_after(self, site: Site) -> bool:
+        layer, _ = self.head
+        activation = ACTIVATIONS[site.component].removesuffix(CODED)
+        return site.layer < layer or (site.layer == layer and activation in BEFORE_ATTENTION)
 
     def observed(
         self, ranker: Ranker, pairs: Sequence[AlignedPair], contexts: Sequence[str]
-    ) -> tuple[Ranker, list[AlignedPair], Batch]:
-        """A ranker whose score is the metric.
+    ) -> tuple[Opened, list[AlignedPair], Batch]:
+        """What a sweep needs to measure this, as :meth:`Metric.observed` says.
 
-        Args:
-            ranker: the ranker.
-            pairs: the aligned pairs.
-            contexts: what is the same on both sides of the pairs, which attention does not ask for.
-
-        Returns:
-            The ranker, the pairs, and the query inputs to sweep with; each pair has a row of its own in these.
+        Each pair has a row of its own in the query inputs: the positions that attend, and those that are attended to.
         """
         import torch
 
@@ -146,15 +135,15 @@ class AttentionTo:
         for row, pair in enumerate(pairs):
             for name, kind in (("of", self.of), ("to", self.to)):
                 masks[name][row, : len(pair.classes)] = (pair.classes == TOKEN_CLASSES.index(kind)) & pair.is_open
-        made = copy(ranker)
-        made.reads_first_token = False
-        made.forward = lambda batch: self._mass(ranker, batch)  # type: ignore[method-assign]
+        opened = replace(ranker.opened, forward=partial(self._mass, ranker.opened), reads_first_token=False)
         inputs = {name: torch.from_numpy(mask).to(ranker.device) for name, mask in masks.items()}
-        return made, [replace(pair, query=row) for row, pair in enumerate(pairs)], inputs
+        return opened, [replace(pair, query=row) for row, pair in enumerate(pairs)], inputs
 
-    def _mass(self, ranker: Ranker, batch: Batch) -> torch.Tensor:
+    def _mass(self, opened: Opened, batch: Batch) -> torch.Tensor:
+        """The mean attention ``[B]`` of runs; missing where a run has no position of either class."""
         from pyterrier_mechir.models.attention import on_pattern
         from pyterrier_mechir.models.ports import on_port
+        from pyterrier_mechir.models.recording import AllRead
 
         layer, head = self.head
         length = batch["input_ids"].shape[1]
@@ -168,20 +157,16 @@ class AttentionTo:
             read.append((mass / of.sum(1).clamp_min(1)).masked_fill(~is_there, float("nan")))
 
         def stop(stream: torch.Tensor) -> None:
-            raise _IsRead
+            raise AllRead
 
-        port = ranker.anatomy.port
+        port = opened.anatomy.port
         with (
-            suppress(_IsRead),
+            suppress(AllRead),
             on_pattern(port(layer, "pattern").module, keep),
             on_port(port(layer, "resid_post"), stop),
         ):
-            ranker.encode({name: value for name, value in batch.items() if name not in ("of", "to")})
+            opened.encode({name: value for name, value in batch.items() if name not in ("of", "to")})
         return read[0]
-
-
-class _IsRead(Exception):
-    """Ends a run of which nothing more is wanted."""
 
 
 @dataclass(frozen=True)
@@ -214,9 +199,9 @@ class TermWeight:
 
     def observed(
         self, ranker: Ranker, pairs: Sequence[AlignedPair], contexts: Sequence[str]
-    ) -> tuple[Ranker, list[AlignedPair], Batch]:
-        """A ranker whose score is the metric, as :meth:`~pyterrier_mechir.AttentionTo.observed` says."""
-        return ranker, [replace(pair, query=0) for pair in pairs], self._splade(ranker).term_inputs(self.term)
+    ) -> tuple[Opened, list[AlignedPair], Batch]:
+        """What a sweep needs to measure this, as :meth:`Metric.observed` says."""
+        return ranker.opened, [replace(pair, query=0) for pair in pairs], self._splade(ranker).term_inputs(self.term)
 
     def _splade(self, ranker: Ranker) -> Splade:
         from pyterrier_mechir.rankers.splade import Splade
@@ -258,9 +243,9 @@ class QueryTokenScore:
 
     def observed(
         self, ranker: Ranker, pairs: Sequence[AlignedPair], contexts: Sequence[str]
-    ) -> tuple[Ranker, list[AlignedPair], Batch]:
-        """A ranker whose score is the metric, as :meth:`~pyterrier_mechir.AttentionTo.observed` says."""
-        return (ranker, *self._colbert(ranker).of_query_token(self.token, pairs, contexts))
+    ) -> tuple[Opened, list[AlignedPair], Batch]:
+        """What a sweep needs to measure this, as :meth:`Metric.observed` says."""
+        return (ranker.opened, *self._colbert(ranker).of_query_token(self.token, pairs, contexts))
 
     def _colbert(self, ranker: Ranker) -> ColBERT:
         from pyterrier_mechir.rankers.colbert import ColBERT

@@ -12,20 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pyterrier_mechir.models.components import COMPONENTS, INPUTS_OF_HEADS
-from pyterrier_mechir.models.opened import Batch
+from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.recording import Recording
 from pyterrier_mechir.models.replay import Edit, Run, at_positions, needed_to_replay, read, replay
 from pyterrier_mechir.models.sites import Site
 from pyterrier_mechir.patching.receivers import reaches
-
-if TYPE_CHECKING:
-    from pyterrier_mechir.rankers.base import Ranker
 
 
 def needed_to_patch(senders: Sequence[tuple[int, str]], receivers: Sequence[Site]) -> list[tuple[int, str]]:
@@ -38,7 +34,7 @@ def needed_to_patch(senders: Sequence[tuple[int, str]], receivers: Sequence[Site
 
 
 def patched_scores(
-    ranker: Ranker,
+    opened: Opened,
     batch: Batch,
     base: Recording,
     senders: Sequence[Edit],
@@ -50,7 +46,7 @@ def patched_scores(
     """Scores of copies of recorded runs, patched on all paths or on those to receivers.
 
     Args:
-        ranker: the model.
+        opened: the model, and how it runs.
         batch: the inputs of the ``B`` runs.
         base: their recording, with what :func:`needed_to_patch` names.
         senders: the edits, at all positions, of each sender.
@@ -64,18 +60,18 @@ def patched_scores(
         ``[n, B]``: the score of each copy of each run.
     """
     if not receivers:
-        return run(ranker, batch, base, _at_positions(senders, which, at))
+        return run(opened, batch, base, _at_positions(senders, which, at))
     if not INPUTS_OF_HEADS.isdisjoint(edit.activation for edit in senders):
         senders, which, at = _at_positions(senders, which, at), range(len(which)), at.new_ones(1, 1, 1)
     reached = _reached([(edit.layer, edit.activation) for edit in senders], receivers)
     edits = []
-    for (layer, activation), values in read(ranker, batch, base, senders, list(reached)).items():
+    for (layer, activation), values in read(opened, batch, base, senders, list(reached)).items():
         length = values.shape[2]
         received = torch.where(at[..., :length, None], values[list(which)], base[layer, activation][:, :length])
-        mask = at.new_zeros((len(received), 1, 1, ranker.anatomy.groups(activation)))
+        mask = at.new_zeros((len(received), 1, 1, opened.anatomy.groups(activation)))
         mask[..., reached[layer, activation]] = True
         edits.append(Edit(layer, activation, received, mask))
-    return replay(ranker, batch, base, edits)
+    return replay(opened, batch, base, edits)
 
 
 def _at_positions(edits: Sequence[Edit], which: Sequence[int], at: Tensor) -> list[Edit]:
@@ -88,5 +84,5 @@ def _reached(senders: Sequence[tuple[int, str]], receivers: Sequence[Site]) -> d
     heads: dict[tuple[int, str], list[int]] = {}
     for receiver in receivers:
         if any(reaches(*sender, receiver) for sender in senders):
-            heads.setdefault((receiver.layer, COMPONENTS[receiver.component]), []).append(receiver.head or 0)
+            heads.setdefault((receiver.layer, COMPONENTS[receiver.component]), []).append(receiver.number or 0)
     return heads

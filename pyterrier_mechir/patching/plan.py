@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pyterrier_mechir._options import one_of
+from pyterrier_mechir.text.positions import ALL, Positions
 
 if TYPE_CHECKING:
     from pyterrier_mechir.models.anatomy import Anatomy
+    from pyterrier_mechir.models.sites import Site, SiteSet
 
 
 DIRECTIONS = ("denoise", "noise", "both")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is patched in pairs, whatever the method.
+
+    Args:
+        sites: the sites, each of which is patched by itself, or sets of sites that are patched together.
+        direction: ``denoise`` (perturbed activations into the baseline run), ``noise`` (the reverse) or ``both``.
+        batch_size: pairs in a batch; None forms batches by length.
+        positions: which positions are patched together, and which apart.
+        receivers: only what each site does to these, directly or through MLPs, is patched in (see
+            :mod:`~pyterrier_mechir.patching.paths`); each site must be upstream of one. Without any, all it does.
+    """
+
+    sites: Sequence[Site | SiteSet] = ()
+    direction: str = "denoise"
+    batch_size: int | None = None
+    positions: Positions = ALL
+    receivers: Sequence[Site] = ()
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The directions that are swept, one by one."""
+        return ("denoise", "noise") if self.direction == "both" else (self.direction,)
+
+    def at(self, sites: Sequence[Site | SiteSet]) -> Plan:
+        """The same for other sites."""
+        return replace(self, sites=sites)
+
 
 NAMES = ("exact", "attribution", "ig")
 
@@ -85,9 +118,9 @@ class IntegratedGradients:
         return True
 
 
-Estimate = Attribution | IntegratedGradients
+Approximation = Attribution | IntegratedGradients
 
-Method = str | Estimate
+Method = str | Approximation
 
 
 def method_of(value: Method, anatomy: Anatomy) -> Method:

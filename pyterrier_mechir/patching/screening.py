@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyterrier_mechir.models.opened import Batch
-from pyterrier_mechir.models.sites import Site, SiteSet
+from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.patching.outcome import Screening, SweepResult, _effects, _patched, errors, some
+from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.sweep import sweep
-from pyterrier_mechir.text.positions import ALL, Positions
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
@@ -27,16 +26,14 @@ def screened(
     ranker: Ranker,
     pairs: Sequence[AlignedPair],
     query_inputs: Batch,
-    sites: Sequence[Site | SiteSet],
-    direction: str = "denoise",
-    batch_size: int | None = None,
-    progress: Callable[[int], object] | None = None,
-    positions: Positions = ALL,
+    plan: Plan,
     *,
-    estimate: Callable[..., SweepResult],
+    approximate: Callable[..., SweepResult],
     k: int,
     is_signed: bool = True,
     seed: int = 0,
+    opened: Opened | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> SweepResult:
     """Estimate all sites, sweep the ``k`` of greatest estimated effect exactly, and sample the error of the rest.
 
@@ -46,18 +43,20 @@ def screened(
     Args and result are those of :func:`~pyterrier_mechir.patching.sweep.sweep`; progress is that of the exact sweep.
 
     Args:
-        estimate: the estimating sweep.
+        approximate: the sweep that estimates.
         k: how many sites to verify.
         is_signed: whether estimates have a sign; absolute effects are compared where they have not.
         seed: of the sample.
     """
 
+    sites = plan.sites
+
     def run(by: Callable[..., SweepResult], of: Iterable[int], among: Iterable[int], **options: Any) -> SweepResult:
-        chosen, its = [pairs[i] for i in among], [sites[i] for i in of]
-        return by(ranker, chosen, query_inputs, its, direction, batch_size, positions=positions, **options)
+        chosen, some_sites = [pairs[i] for i in among], plan.at([sites[i] for i in of])
+        return by(ranker, chosen, query_inputs, some_sites, opened=opened, **options)
 
     everything = range(len(pairs))
-    estimated = run(estimate, range(len(sites)), everything)
+    estimated = run(approximate, range(len(sites)), everything)
     size = np.zeros(len(sites))
     for effect in _effects(estimated):
         size += np.nansum(np.abs(effect), axis=1)

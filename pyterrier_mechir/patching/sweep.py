@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from pyterrier_mechir.models.batching import by_length
-from pyterrier_mechir.models.opened import Batch
+from pyterrier_mechir.models.anatomy import Anatomy
+from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.products import packed_products
-from pyterrier_mechir.models.recording import Recording, record
+from pyterrier_mechir.models.recording import Key, Recording, record
 from pyterrier_mechir.models.replay import Edit, Run, replay
-from pyterrier_mechir.models.sites import Site, SiteSet, activation_of
+from pyterrier_mechir.models.sites import activation_of
 from pyterrier_mechir.patching.outcome import SweepResult
 from pyterrier_mechir.patching.paths import needed_to_patch, patched_scores
-from pyterrier_mechir.text.positions import ALL, Positions
+from pyterrier_mechir.patching.plan import Plan
+from pyterrier_mechir.rankers.batches import batches_of_pairs
+from pyterrier_mechir.text.positions import ALL
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
@@ -45,7 +47,7 @@ class Runs(NamedTuple):
         return {name: value[of] for name, value in self.batch.items()}
 
 
-Scorer = Callable[[Runs], tuple[torch.Tensor, torch.Tensor]]
+ScoreRuns = Callable[[Runs], tuple[torch.Tensor, torch.Tensor]]
 """Scores ``[2n]`` of runs, and patched scores ``[B, site, slot]`` of their targets."""
 
 
@@ -53,67 +55,51 @@ def sweep(
     ranker: Ranker,
     pairs: Sequence[AlignedPair],
     query_inputs: Batch,
-    sites: Sequence[Site | SiteSet],
-    direction: str = "denoise",
-    batch_size: int | None = None,
-    progress: Callable[[int], object] | None = None,
-    positions: Positions = ALL,
-    receivers: Sequence[Site] = (),
+    plan: Plan,
     *,
+    opened: Opened | None = None,
+    progress: Callable[[int], object] | None = None,
     run: Run = replay,
     batch_tokens: int | None = None,
 ) -> SweepResult:
     """Patch each site of each pair, one at a time, exactly.
 
     Args:
-        ranker: the model.
+        ranker: the model, which makes batches of sequences.
         pairs: the aligned pairs.
-        query_inputs: what the ranker's forward reads of each query, a row per query, indexed by ``pair.query``.
-        sites: the sites, or sets of sites that are patched together.
-        direction: ``denoise`` (perturbed activations into the baseline run), ``noise`` (the reverse) or ``both``.
-        batch_size: pairs in a batch; None forms batches by length, for forward passes of ``batch_tokens`` tokens, all
-            patched copies together.
+        query_inputs: what the forward reads of each query, a row per query, indexed by ``pair.query``.
+        plan: what is patched.
+        opened: how the model runs, and so what is measured; None takes the ranker's own, which gives its scores.
         progress: called with the number of pairs done, as they are done.
-        positions: which positions are patched together.
-        receivers: only what each site does to these, directly or through MLPs, is patched in (see
-            :mod:`~pyterrier_mechir.patching.paths`); each site must be upstream of one. Without any, all it does.
         run: what gives the scores of patched copies of recorded runs, without receivers.
-        batch_tokens: tokens in a forward pass; None takes the ranker's.
+        batch_tokens: tokens in a forward pass, all patched copies together, where batches are formed by length; None
+            takes the ranker's.
 
     Returns:
         The scores, in the order of the pairs; missing where a pair has none of the positions.
     """
-    at_once = batch_tokens or ranker.batch_tokens
-    steps = _steps(sites, ranker.n_layers, receivers)
-    wanted = {key for step in steps for key in (*needed_to_patch(step.activations, receivers), *step.activations)}
-    patch = partial(patched_scores, receivers=receivers, run=run)
-    slots = max((positions.count(pair) for pair in pairs), default=1)
-    ways = 2 if direction == "both" else 1
-    copies = min(at_once, ways * slots * max((len(step.sites) for step in steps), default=1))
+    model, at_once = opened or ranker.opened, batch_tokens or ranker.batch_tokens
+    steps = _steps(plan, ranker.n_layers)
+    wanted = {key for step in steps for key in (*needed_to_patch(step.activations, plan.receivers), *step.activations)}
+    patch = partial(patched_scores, model, receivers=plan.receivers, run=run)
+    slots = max((plan.positions.count(pair) for pair in pairs), default=1)
+    copies = min(at_once, len(plan.ways) * slots * max((len(step.sites) for step in steps), default=1))
 
     def score(runs: Runs) -> tuple[torch.Tensor, torch.Tensor]:
-        both = record(ranker, runs.batch, sorted(wanted))
-        base, source = both.rows(runs.target), both.rows(runs.source)
-        inputs = runs.inputs(runs.target)
-        return both.scores, _sweep_steps(ranker, inputs, base, source, steps, len(sites), runs.slots, patch, at_once)
+        recorded = record(model, runs.batch, sorted(wanted))
+        return recorded.scores, _sweep_steps(model.anatomy, runs, recorded, steps, patch, at_once)
 
-    budget = at_once // copies
-    return in_batches(
-        ranker, pairs, query_inputs, len(sites), score, direction, batch_size, progress, positions, budget
-    )
+    return in_batches(ranker, pairs, query_inputs, plan, score, at_once // copies, progress)
 
 
 def in_batches(
     ranker: Ranker,
     pairs: Sequence[AlignedPair],
     query_inputs: Batch,
-    n_sites: int,
-    score: Scorer,
-    direction: str,
-    batch_size: int | None,
-    progress: Callable[[int], object] | None,
-    positions: Positions,
+    plan: Plan,
+    score: ScoreRuns,
     budget: int,
+    progress: Callable[[int], object] | None = None,
 ) -> SweepResult:
     """Patch pairs batch by batch.
 
@@ -121,51 +107,40 @@ def in_batches(
         ranker: the model.
         pairs: the aligned pairs.
         query_inputs: as in :func:`sweep`.
-        n_sites: how many sites are patched.
+        plan: what is patched.
         score: gives the scores of a batch; called without gradients.
-        direction: as in :func:`sweep`.
-        batch_size: pairs in a batch; None forms batches by length.
-        progress: as in :func:`sweep`.
-        positions: which positions are patched together.
         budget: most tokens of one side of the pairs in a batch, where they are formed by length.
+        progress: as in :func:`sweep`.
     """
     baseline, perturbed = np.empty(len(pairs), np.float32), np.empty(len(pairs), np.float32)
-    swept = ("denoise", "noise") if direction == "both" else (direction,)
-    patched: dict[str, list[np.ndarray]] = {way: [np.empty(0)] * len(pairs) for way in swept}
-    lengths = np.array([len(pair.baseline.ids) for pair in pairs], dtype=np.int64)
+    patched: dict[str, list[np.ndarray]] = {way: [np.empty(0)] * len(pairs) for way in plan.ways}
     with torch.no_grad(), packed_products(ranker.anatomy):
-        for index in by_length(lengths, budget, batch_size):
-            group = [pairs[i] for i in index]
-            runs = _runs(ranker, group, query_inputs, swept, positions)
-            scores, values = score(runs)
+        for index, group, batch in batches_of_pairs(ranker, pairs, query_inputs, budget, plan.batch_size):
+            scores, values = score(_runs(group, batch, plan))
             baseline[index], perturbed[index] = scores.cpu().numpy().reshape(2, -1)
-            for way, of_way in zip(swept, values.cpu().split(len(group)), strict=True):
+            for way, of_way in zip(plan.ways, values.cpu().split(len(group)), strict=True):
                 for i, pair, value in zip(index, group, of_way.numpy(), strict=True):
-                    patched[way][i] = value[:, : positions.count(pair)]
+                    patched[way][i] = value[:, : plan.positions.count(pair)]
             if progress is not None:
                 progress(len(group))
-    if positions == ALL:
-        shape = (len(pairs), n_sites)
+    if plan.positions == ALL:
+        shape = (len(pairs), len(plan.sites))
         dense = {way: np.array([v[:, 0] for v in of], np.float32).reshape(shape) for way, of in patched.items()}
         return SweepResult(baseline, perturbed, dense.get("denoise"), dense.get("noise"))
     return SweepResult(baseline, perturbed, patched.get("denoise"), patched.get("noise"))
 
 
-def _runs(
-    ranker: Ranker, pairs: Sequence[AlignedPair], query_inputs: Batch, swept: Sequence[str], positions: Positions
-) -> Runs:
-    n_pairs = len(pairs)
-    sequences = [pair.baseline for pair in pairs] + [pair.perturbed for pair in pairs]
-    batch = ranker.collate(sequences, query_inputs, [pair.query for pair in pairs] * 2)
+def _runs(pairs: Sequence[AlignedPair], batch: Batch, plan: Plan) -> Runs:
+    n_pairs, device = len(pairs), batch["input_ids"].device
     is_baseline, is_perturbed = slice(0, n_pairs), slice(n_pairs, 2 * n_pairs)
     sides: dict[tuple[str, ...], tuple[slice, slice | torch.Tensor]] = {
         ("denoise",): (is_baseline, is_perturbed),
         ("noise",): (is_perturbed, is_baseline),
-        ("denoise", "noise"): (slice(None), torch.arange(2 * n_pairs, device=ranker.device).roll(n_pairs)),
+        ("denoise", "noise"): (slice(None), torch.arange(2 * n_pairs, device=device).roll(n_pairs)),
     }
-    target, source = sides[tuple(swept)]
-    slots = torch.from_numpy(positions.masks(pairs) & _open(pairs)).to(ranker.device)
-    return Runs(batch, target, source, slots.repeat(1, len(swept), 1) if slots.shape[1] > 1 else slots)
+    target, source = sides[plan.ways]
+    slots = torch.from_numpy(plan.positions.masks(pairs) & _open(pairs)).to(device)
+    return Runs(batch, target, source, slots.repeat(1, len(plan.ways), 1) if slots.shape[1] > 1 else slots)
 
 
 @dataclass(frozen=True)
@@ -179,21 +154,21 @@ class _Step:
     """
 
     sites: list[int]
-    heads: list[dict[tuple[int, str], list[int]]]
+    heads: list[dict[Key, list[int]]]
 
     @cached_property
-    def activations(self) -> list[tuple[int, str]]:
+    def activations(self) -> list[Key]:
         """The (layer, activation) that any of them replaces."""
         return sorted({key for taken in self.heads for key in taken})
 
 
-def _steps(sites: Sequence[Site | SiteSet], n_layers: int, receivers: Sequence[Site]) -> list[_Step]:
-    steps: dict[tuple[tuple[int, str], ...], _Step] = {}
-    for number, site in enumerate(sites):
-        taken: dict[tuple[int, str], list[int]] = {}
-        for part in site.parts:
-            taken.setdefault(activation_of(part, n_layers), []).append(part.head or 0)
-        step = steps.setdefault(tuple(needed_to_patch(list(taken), receivers)), _Step([], []))
+def _steps(plan: Plan, n_layers: int) -> list[_Step]:
+    steps: dict[tuple[Key, ...], _Step] = {}
+    for number, one in enumerate(plan.sites):
+        taken: dict[Key, list[int]] = {}
+        for site in one.members:
+            taken.setdefault(activation_of(site, n_layers), []).append(site.number or 0)
+        step = steps.setdefault(tuple(needed_to_patch(list(taken), plan.receivers)), _Step([], []))
         step.sites.append(number)
         step.heads.append(taken)
     return list(steps.values())
@@ -212,23 +187,28 @@ def _open(pairs: Sequence[AlignedPair]) -> np.ndarray:
 
 
 def _sweep_steps(
-    ranker: Ranker,
-    inputs: Batch,
-    base: Recording,
-    source: Recording,
+    anatomy: Anatomy,
+    runs: Runs,
+    recorded: Recording,
     steps: Sequence[_Step],
-    n_sites: int,
-    slots: torch.Tensor,
     patch: Callable[..., torch.Tensor],
     batch_tokens: int,
 ) -> torch.Tensor:
-    """Scores ``[B, site, slot]`` of the base runs with each site taken from the source runs at the slot's positions.
+    """Scores ``[B, site, slot]`` of the targets with each site taken from their sources at the slot's positions.
 
     Args:
-        slots: which positions of each run a slot has, broadcastable to ``[slot, B, S]``.
+        anatomy: of the model.
+        runs: what is patched.
+        recorded: all of the runs.
+        steps: all sites.
+        patch: gives the scores of patched copies of recorded runs, as
+            :func:`~pyterrier_mechir.patching.paths.patched_scores` does.
+        batch_tokens: tokens in a forward pass.
     """
+    inputs, base, source = runs.inputs(runs.target), recorded.rows(runs.target), recorded.rows(runs.source)
     n_runs, length = inputs["input_ids"].shape
     at_once = max(1, batch_tokens // (n_runs * length))
+    n_sites, slots = sum(len(step.sites) for step in steps), runs.slots
     scores = base.scores.new_full((n_runs, n_sites, len(slots)), torch.nan)
     present = slots.any(dim=2)
     used = present.any(dim=1).nonzero()[:, 0].tolist()
@@ -240,12 +220,12 @@ def _sweep_steps(
             senders = {site: number for number, site in enumerate(dict.fromkeys(of_site))}
             edits = []
             for layer, activation in step.activations:
-                is_head = np.zeros((len(senders), ranker.anatomy.groups(activation)), dtype=bool)
+                is_head = np.zeros((len(senders), anatomy.groups(activation)), dtype=bool)
                 for site, sender in senders.items():
                     is_head[sender, heads[site].get((layer, activation), [])] = True
                 if is_head.any():
                     mask = torch.from_numpy(is_head).to(scores.device)[:, None, None, :]
                     edits.append(Edit(layer, activation, source[layer, activation], mask))
             which = [senders[site] for site in of_site]
-            scores[:, of_site, of_slot] = patch(ranker, inputs, base, edits, which, slots[of_slot]).T
+            scores[:, of_site, of_slot] = patch(inputs, base, edits, which, slots[of_slot]).T
     return scores.masked_fill(~present.T[:, None, :], torch.nan)

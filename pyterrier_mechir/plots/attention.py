@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyterrier_mechir.models.sites import name_of_head
 from pyterrier_mechir.plots.style import SEQUENTIAL, colour_bar, finish, new_axes
 from pyterrier_mechir.plots.tokens import PITCH, explain_tokens, label_tokens, readable
 
@@ -58,7 +59,7 @@ def plot_attention(
     from pyterrier_mechir.rankers.unwrap import check_ranker
 
     tokens, classes, weights = attention_of(check_ranker(ranker), query, text, [head])
-    name = head if isinstance(head, str) else f"L{head[0]}H{head[1]}"
+    name = name_of_head(head)
     if of is None:
         length = PITCH * len(tokens)
         ax = new_axes(ax, 2.2 + length, 1.4 + length)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy, deepcopy
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -16,36 +13,22 @@ import pandas as pd
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.models.anatomy import Anatomy
-from pyterrier_mechir.models.batching import by_length, tokens_at_once
-from pyterrier_mechir.models.components import COMPONENTS, FEATURES
+from pyterrier_mechir.models.batching import tokens_at_once
+from pyterrier_mechir.models.components import CODED_COMPONENTS, COMPONENTS
+from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.sites import Site, parse_site
-from pyterrier_mechir.rankers.batches import Part
-from pyterrier_mechir.text.alignment import FILL, Alignment, align, keep_edit, token_classes, with_fillers
-from pyterrier_mechir.text.encoding import (
-    CLS,
-    SEP,
-    SPECIAL,
-    UNATTENDED,
-    AlignedPair,
-    Encoded,
-    Template,
-    Tokens,
-    ended_alike,
-)
-from pyterrier_mechir.text.fillers import Filler, Fillers, RandomFiller
-from pyterrier_mechir.text.sequences import unique
+from pyterrier_mechir.rankers.batches import SharedBatch, batches_of_sequences, padded, rows_of
+from pyterrier_mechir.rankers.identity import Identified
+from pyterrier_mechir.text.encoding import AlignedPair, Encoded, Template
+from pyterrier_mechir.text.fillers import Filler, Fillers
+from pyterrier_mechir.text.sequences import Sequences, unique
 from pyterrier_mechir.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import torch
-    from transformer_lens import ActivationCache
-    from transformer_lens.hook_points import HookPoint
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
-    from pyterrier_mechir.lens.bridge import Hook, Lens, NamesFilter
     from pyterrier_mechir.models.autoencoder import Autoencoder
-    from pyterrier_mechir.models.opened import Batch
-    from pyterrier_mechir.stages.scorer import Scorer
     from pyterrier_mechir.text.positions import Positions
 
 
@@ -60,7 +43,7 @@ UNLIMITED = 100_000
 """Tokenizers without a length limit of their own report a huge number; models give theirs."""
 
 
-class Ranker(ABC):
+class Ranker(Identified, ABC):
     """A neural ranker to be interpreted.
 
     Args:
@@ -91,9 +74,6 @@ class Ranker(ABC):
     reads_first_token: bool
     """Whether the score reads the last layer at the first position only."""
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-
     def __init__(
         self,
         model: str | Path | tuple[Any, Any],
@@ -114,7 +94,7 @@ class Ranker(ABC):
         if isinstance(model, tuple):
             self.model, self.tokenizer = model if dtype not in REDUCED else (deepcopy(model[0]), model[1])
             self.name = type(self.model).__name__
-            self._checkpoint: str | int = id(self.model)
+            self._checkpoint = id(self.model)
             self.device = self.model.device if device is None else torch.device(device)
         else:
             self.name = self._checkpoint = str(model)
@@ -135,6 +115,26 @@ class Ranker(ABC):
         self._template = self._made_template()
         self.vocabulary = Vocabulary(self.tokenizer)
         self._fillers: dict[Any, Fillers] = {}
+
+    @property
+    def opened(self) -> Opened:
+        """The model opened up, as recording, replaying and gradients take it: this ranker's parts and its forward."""
+        return Opened(self.anatomy, self.forward, self.encode, self.reads_first_token)
+
+    @property
+    def sequences(self) -> Sequences:
+        """How texts become the sequences that the model reads."""
+        return Sequences(
+            self._template,
+            self.tokenizer,
+            self.vocabulary,
+            self.max_length,
+            self.reads_query,
+            self.varies,
+            repr(self),
+            cuts_left=self._cuts_left,
+            known_fillers=self._fillers,
+        )
 
     def _made_template(self) -> Template:
         """What surrounds the texts in every sequence."""
@@ -177,53 +177,12 @@ class Ranker(ABC):
         return {}
 
     @abstractmethod
-    def _settings(self) -> dict[str, Any]:
-        """What, beside the checkpoint, decides the scores."""
-
-    def about(self, *, fingerprint: bool = False) -> dict[str, Any]:
-        """What identifies the ranker, so that a run can be repeated.
-
-        Args:
-            fingerprint: add ``weights``, a digest of the model's weights and its tokenizer; reading them all takes
-                about a second per gigabyte.
-
-        Returns:
-            ``ranker`` (the class), ``name``, ``revision`` (the commit of a checkpoint from the hub, else None),
-            ``architecture``, ``dtype``, ``max_length`` and the ranker's own settings.
-        """
-        from pyterrier_mechir.models.precision import precision_of
-
-        about = {
-            "ranker": type(self).__name__,
-            "name": self.name,
-            "revision": getattr(self.model.config, "_commit_hash", None),
-            "architecture": type(self.model).__name__,
-            "dtype": str(precision_of(self.model)).removeprefix("torch."),
-            "max_length": self.max_length,
-            **self._settings(),
-            **self._attached(),
-        }
-        return about | {"weights": self._fingerprint} if fingerprint else about
+    def _settings(self) -> dict[str, Any]: ...
 
     @property
     def models(self) -> list[PreTrainedModel]:
         """The transformers models that scores are computed by."""
         return [self.model]
-
-    def _attached(self) -> dict[str, Any]:
-        of_site = self.anatomy.autoencoders.items()
-        attached = {f"L{layer}.{name}": repr(autoencoder) for (layer, name), (autoencoder, _) in of_site}
-        return {"autoencoders": attached} if attached else {}
-
-    @cached_property
-    def _fingerprint(self) -> str:
-        from pyterrier_mechir.models.checkpoints import fingerprint
-
-        return fingerprint(self._weights(), self.tokenizer)
-
-    def _weights(self) -> dict[str, torch.Tensor]:
-        """All weights that decide the scores, by name."""
-        return self.model.state_dict()
 
     def sites(self) -> pd.DataFrame:
         """What can be patched.
@@ -243,87 +202,14 @@ class Ranker(ABC):
         rows += [("embed", 0, 1, self.anatomy.hook("embed", 0))] if "embed" in had else []
         return pd.DataFrame(rows, columns=["component", "layer", "n_parts", "hook"])
 
-    @cached_property
-    def lens(self) -> Lens:
-        """A TransformerLens bridge on the ranker's weights, for interactive work; made when it is first asked for.
-
-        It returns what the model does (logits, or the last hidden states), and attends eagerly. Its hook points have
-        the names that :meth:`sites` lists. The ranker does not notice it: its modules are its own, only the weights are
-        the same.
-        """
-        from pyterrier_mechir.lens.bridge import Lens
-
-        return Lens(self)
-
-    @property
-    def hook_dict(self) -> dict[str, HookPoint]:
-        """The hook points of :attr:`lens`, by name."""
-        return self.lens.hook_dict
-
-    def run_with_cache(
-        self,
-        queries: str | Sequence[str],
-        texts: str | Sequence[str],
-        *,
-        names_filter: NamesFilter = None,
-        device: str | torch.device | None = None,
-    ) -> tuple[torch.Tensor, ActivationCache]:
-        """Score pairs in one batch, and keep the activations.
-
-        Args:
-            queries: a query, or one for each text.
-            texts: a text, or several. Of a bi-encoder, their encoder is the one that is run.
-            names_filter: the hook points to keep: a name, a list of names, or a function of the name; None for all.
-            device: where to keep them; None leaves them where they are.
-
-        Returns:
-            scores ``[len(texts)]``, with gradients unless you turn them off, and TransformerLens' cache:
-            ``cache["z", 5]`` or ``cache["blocks.5.attn.hook_z"]`` has a row per pair, in their order. What is beyond
-            the end of a shorter sequence is padding.
-
-        Raises:
-            ValueError: queries and texts are no pairs, or there is no such hook point.
-        """
-        from pyterrier_mechir.lens.bridge import run_with_cache
-
-        return run_with_cache(self, queries, texts, names_filter, device)
-
-    def run_with_hooks(
-        self, queries: str | Sequence[str], texts: str | Sequence[str], *, fwd_hooks: Sequence[Hook] = ()
-    ) -> torch.Tensor:
-        """Score pairs in one batch, with functions called where activations pass.
-
-        Args:
-            queries: as in :meth:`run_with_cache`.
-            texts: as there.
-            fwd_hooks: a hook point's name, or a function of the name, and what is called there: ``fn(activation,
-                hook)``. What it returns, unless None, takes the activation's place.
-
-        Returns:
-            scores ``[len(texts)]``, with gradients unless you turn them off.
-
-        Raises:
-            KeyError: there is no such hook point.
-            ValueError: queries and texts are no pairs.
-        """
-        from pyterrier_mechir.lens.bridge import run_with_hooks
-
-        return run_with_hooks(self, queries, texts, fwd_hooks)
-
-    def scorer(self, *, text_field: str = "text", batch_size: int | None = None, verbose: bool = False) -> Scorer:
-        """A plain re-ranker: a ``pt.Transformer`` that gives each (query, document) the ranker's score, and ranks.
-
-        Args:
-            text_field: column of the document text.
-            batch_size: documents in a forward pass; None batches by length.
-            verbose: show a progress bar.
-        """
-        from pyterrier_mechir.stages.scorer import Scorer
-
-        return Scorer(self, text_field=text_field, batch_size=batch_size, verbose=verbose)
-
     def score(
-        self, queries: Sequence[str], texts: Sequence[str], *, batch_size: int | None = None, verbose: bool = False
+        self,
+        queries: Sequence[str],
+        texts: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        verbose: bool = False,
+        opened: Opened | None = None,
     ) -> np.ndarray:
         """Scores of (query, text) pairs, each distinct sequence computed once.
 
@@ -332,6 +218,9 @@ class Ranker(ABC):
             texts: the texts.
             batch_size: sequences in a forward pass; None batches by length.
             verbose: show a progress bar.
+            opened: how the model runs on the texts, such as under edits (see
+                :func:`~pyterrier_mechir.interventions.edited.edited`); None runs it as it is. What is made of queries
+                apart is not affected.
 
         Returns:
             float32 ``[len(texts)]``.
@@ -339,38 +228,34 @@ class Ranker(ABC):
         import torch
 
         if self.varies == "query":
-            return self.facing("document").score(queries, texts, batch_size=batch_size, verbose=verbose)
+            return self.facing("document").score(queries, texts, batch_size=batch_size, verbose=verbose, opened=opened)
         from pyterrier_mechir.models.products import packed_products
 
+        encode = self.encode if opened is None else opened.encode
         scores = np.empty(len(texts), dtype=np.float32)
         with torch.no_grad(), packed_products(self.anatomy):
             for part in self.parts(queries, texts, batch_size=batch_size, verbose=verbose):
-                encoded = self.encode(part.batch)
+                encoded = encode(part.batch)
                 scores[part.rows] = self.compare(encoded[part.places], part.inputs).cpu().numpy()
         return scores
 
     def parts(
         self, queries: Sequence[str], texts: Sequence[str], *, batch_size: int | None = None, verbose: bool = False
-    ) -> Iterator[Part]:
+    ) -> Iterator[SharedBatch]:
         """The batches that :meth:`score`, whose arguments these are, computes; every row is in one."""
         distinct, which_query = unique(queries)
-        items, which_item = unique(list(zip(which_query, texts, strict=True)) if self.reads_query else texts)
-        of_items = items if self.reads_query else [(0, text) for text in items]
-        query_tokens = self._tokens("query", distinct)
-        documents = self._tokens("document", [text for _, text in of_items])
-        sequences = [self._plain(query_tokens[q], d) for (q, _), d in zip(of_items, documents, strict=True)]
-        rows_of_item: list[list[int]] = [[] for _ in items]
-        for row, item in enumerate(which_item):
-            rows_of_item[item].append(row)
+        items, which_item = unique(list(zip(queries, texts, strict=True)) if self.reads_query else texts)
+        sequences = self.sequences.plain(*(zip(*items, strict=True) if self.reads_query and items else ([], items)))
+        readers = rows_of(which_item, len(items))
         inputs = self.query_inputs(distinct)
-        for index in self._batches([len(s.ids) for s in sequences], batch_size, verbose):
-            rows = [row for i in index for row in rows_of_item[i]]
-            places = [place for place, i in enumerate(index) for _ in rows_of_item[i]]
-            batch = self.collate([sequences[i] for i in index], {}, [])
+        for index, batch in batches_of_sequences(self, sequences, batch_size, show_as=repr(self) if verbose else None):
+            rows = [row for i in index for row in readers[i]]
+            places = [place for place, i in enumerate(index) for _ in readers[i]]
             of_rows = {name: value[[which_query[row] for row in rows]] for name, value in inputs.items()}
-            yield Part(batch, rows, places, {name: value[places] for name, value in batch.items()} | of_rows)
+            of_places = {name: value[places] for name, value in batch.items()}
+            yield SharedBatch(batch, rows, places, of_places | of_rows)
 
-    def check_positions(self, positions: Positions, to_receivers: bool = False) -> None:  # noqa: B027 - most can all
+    def check_positions(self, positions: Positions, to_receivers: bool = False) -> None:
         """Check that the positions of a sequence can be patched apart, and paths to receivers.
 
         Args:
@@ -413,8 +298,8 @@ class Ranker(ABC):
         from pyterrier_mechir.models.autoencoder import n_features
 
         at = parse_site(site)
-        if not isinstance(at, Site) or f"{at.component}.feature" not in FEATURES or at.layer >= self.n_layers:
-            names = ", ".join(name.removesuffix(".feature") for name in FEATURES)
+        if not isinstance(at, Site) or f"{at.component}.feature" not in CODED_COMPONENTS or at.layer >= self.n_layers:
+            names = ", ".join(name.removesuffix(".feature") for name in CODED_COMPONENTS)
             raise ValueError(
                 f"{site!r} cannot have an autoencoder; name one of {names}, of layers 0 to {self.n_layers - 1}, such "
                 "as 'L0.resid_post'."
@@ -455,42 +340,7 @@ class Ranker(ABC):
         Raises:
             ValueError: a ``free`` perturbation, whose sides do not correspond, or an unusable filler.
         """
-        if "free" in alignments:
-            raise ValueError(
-                "a perturbation of alignment 'free' has sides that do not correspond, so no activation of one can be "
-                "put into the other; declare another alignment, or compare the scores of both sides with PairScorer."
-            )
-        distinct, which_context = unique(contexts)
-        split, spellings = self.vocabulary.split_marks, self.vocabulary.spellings
-        fixed_tokens = [split(tokens) for tokens in self._tokens(self._fixed_side, distinct)]
-        n, sides = len(contexts), self._sides(baselines, perturbed)
-        fillers = self._made_fillers(filler)
-        pairs: list[list[AlignedPair | None]] = [[] for _ in range(len(fillers))]
-        counts: Counter[str] = Counter()
-        for i, (context, alignment, of_pair) in enumerate(zip(which_context, alignments, sides, strict=True)):
-            aligned = align(of_pair[0], of_pair[1], spellings, alignment, len(self._ending(self.varies)))
-            kept = None
-            if aligned is None:
-                counts["other"] += 1
-            else:
-                fixed_room, room = self._rooms(len(fixed_tokens[context]), len(aligned))
-                kept = keep_edit(aligned, room, self._cuts_left, self._ending(self.varies))
-                counts["cut" if kept else "lost"] += len(aligned) > room and bool(aligned.edit.any())
-            if kept is None:
-                for of_filler in pairs:
-                    of_filler.append(None)
-                continue
-            query = baselines[i] if self.varies == "query" else contexts[i]
-            fixed = self._cut(fixed_tokens[context], fixed_room, self._fixed_side)
-            classes = token_classes(kept, fixed, spellings, self.varies)
-            masked = alignment == "mask"
-            of_position = (
-                [self._masked_ids(len(kept))] * len(fillers) if masked else fillers.ids(kept, query, baselines[i])
-            )
-            for ids, of_filler in zip(of_position, pairs, strict=True):
-                of_filler.append(self._pair(fixed, context, kept, classes, ids, masked))
-        self._warn_of(counts, n)
-        return [pair for of_filler in pairs for pair in of_filler]
+        return self.sequences.aligned(contexts, baselines, perturbed, alignments, filler)
 
     def cuts(self, contexts: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         """Whether each text, beside its context, is longer than the ranker takes: bool ``[len(texts)]``.
@@ -499,24 +349,7 @@ class Ranker(ABC):
             contexts: the query of each text, or its document where queries vary (see :meth:`facing`).
             texts: the texts.
         """
-        fixed = [Tokens(*np.empty((2, 0)))] * len(texts)
-        if self.reads_query:
-            fixed = self._tokens(self._fixed_side, contexts)
-        varied = self._tokens(self.varies, texts)
-        rooms = (self._rooms(len(one), len(other))[1] for one, other in zip(fixed, varied, strict=True))
-        return np.array([len(tokens) > room for tokens, room in zip(varied, rooms, strict=True)], dtype=bool)
-
-    def _warn_of(self, counts: Mapping[str, int], n: int) -> None:
-        what = "queries" if self.varies == "query" else "documents"
-        longer = f"are longer than the {self.max_length} tokens that {self!r} takes"
-        of_kind = {
-            "cut": f"{longer}; they were cut so that the perturbation stays.",
-            "lost": f"{longer} and cannot be cut without losing the perturbation; their effects are missing.",
-            "other": "have other words after a perturbation that should only move them; their effects are missing.",
-        }
-        for kind, sentence in of_kind.items():
-            if counts[kind]:
-                warnings.warn(f"{counts[kind]} of {n} {what} {sentence}", stacklevel=3)
+        return self.sequences.cuts(contexts, texts)
 
     def collate(self, sequences: Sequence[Encoded], query_inputs: Batch, queries: Sequence[int]) -> Batch:
         """Pad sequences into a batch.
@@ -530,163 +363,5 @@ class Ranker(ABC):
             ``input_ids``, ``attention_mask`` and, where the tokenizer has them, ``token_type_ids``, ``[B, S]``, and
             the rows of the query inputs, all on the ranker's device.
         """
-        import torch
-
-        pad = self.tokenizer.pad_token_id or 0
-        width = max(len(s.ids) for s in sequences)
-        ids, types, mask = (np.full((len(sequences), width), fill, dtype=np.int64) for fill in (pad, 0, 0))
-        for row, sequence in enumerate(sequences):
-            n = len(sequence.ids)
-            ids[row, :n], types[row, :n], mask[row, :n] = sequence.ids, sequence.types, sequence.mask
-        arrays = {"input_ids": ids, "attention_mask": mask}
-        if "token_type_ids" in self.tokenizer.model_input_names:
-            arrays["token_type_ids"] = types
-        batch = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
+        batch = padded(sequences, self.tokenizer, self.device)
         return batch | {name: value[list(queries)] for name, value in query_inputs.items()}
-
-    def _made_fillers(self, filler: Filler | Sequence[Filler]) -> Fillers:
-        key = filler if isinstance(filler, (str, RandomFiller)) else tuple(filler)
-        if key not in self._fillers:
-            self._fillers[key] = Fillers(filler, self.vocabulary)
-        return self._fillers[key]
-
-    def _masked_ids(self, n: int) -> np.ndarray:
-        """Ids of positions to which nothing attends: not padding, which has no position number in RoBERTa."""
-        return np.full(n, self.vocabulary.words[0] if len(self.vocabulary.words) else 0, dtype=np.int64)
-
-    def _parts(self, fixed: np.ndarray, varied: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The parts of a sequence in their order."""
-        if not self.reads_query:
-            return (varied,)
-        return (fixed, varied) if self.varies == "document" else (varied, fixed)
-
-    def _rooms(self, n_fixed: int, n_varied: int) -> tuple[int, int]:
-        """How many tokens of the fixed and of the varied part fit."""
-        if self.varies == "document" or not self.reads_query:
-            return self._room(n_fixed, n_varied)
-        n_varied, n_fixed = self._room(n_varied, n_fixed)
-        return n_fixed, n_varied
-
-    def _plain(self, query: Tokens, document: Tokens) -> Encoded:
-        query_room, room = self._room(len(query), len(document))
-        parts = self._parts(self._cut(query, query_room, "query").ids, self._cut(document, room, "document").ids)
-        ids, types, owners = self._template.build(*parts)
-        return Encoded(ids, types, (owners != UNATTENDED).astype(np.int64))
-
-    def _pair(
-        self,
-        fixed: Tokens,
-        number: int,
-        aligned: Alignment,
-        classes: tuple[np.ndarray, np.ndarray],
-        fillers: np.ndarray,
-        masked: bool,
-    ) -> AlignedPair:
-        """The sequences of an aligned pair, whose fillers are attention-masked where ``masked``."""
-        filled = with_fillers(aligned, fillers)
-        varied = int(self.reads_query and self.varies == "document")
-        sides = []
-        for ids, before in ((filled.baseline, aligned.baseline), (filled.perturbed, aligned.perturbed)):
-            ids, types, owners = self._template.build(*self._parts(fixed.ids, ids))
-            mask = (owners != UNATTENDED).astype(np.int64)
-            if masked:
-                mask[owners == varied] = before != FILL
-            sides.append(Encoded(ids, types, mask))
-        of_positions, words = np.full(len(owners), SEP), np.full(len(owners), SPECIAL)
-        of_positions[:1] = CLS
-        of_parts = zip(self._parts(*classes), self._parts(fixed.words, aligned.perturbed_words), strict=True)
-        for part, (classes_of_part, words_of_part) in enumerate(of_parts):
-            of_positions[owners == part], words[owners == part] = classes_of_part, words_of_part
-            ending = self._template.affixes[part].ending
-            last = np.flatnonzero(owners == part)[len(words_of_part) - len(ending) :]
-            if all(np.array_equal(side.ids[last], ending) for side in sides):
-                of_positions[last] = SEP
-        return AlignedPair(sides[0], sides[1], of_positions, number, owners, words)
-
-    def _sides(self, baselines: Sequence[str], perturbed: Sequence[str]) -> Iterator[tuple[Tokens, Tokens]]:
-        """The tokens of both sides of pairs, as they correspond (see :func:`~.encoding.ended_alike`)."""
-        texts, which = unique([*baselines, *perturbed])
-        tokens = [self.vocabulary.split_marks(tokens) for tokens in self._tokens(self.varies, texts)]
-        n_last, apart = len(self._ending(self.varies)), tokens
-        if n_last:
-            ended = self._template.tokens_apart(self.tokenizer, int(self.varies == "document"), texts)
-            apart = [self.vocabulary.split_marks(tokens) for tokens in ended]
-        for pair in zip(which[: len(baselines)], which[len(baselines) :], strict=True):
-            one, other = (tokens[text] for text in pair)
-            yield ended_alike((one, other), [apart[text] for text in pair], n_last) if n_last else (one, other)
-
-    def _ending(self, side: str) -> np.ndarray:
-        """The tokens of line breaks that the template has after queries or documents."""
-        return self._template.affixes[int(side == "document")].ending
-
-    def _cut(self, tokens: Tokens, room: int, side: str) -> Tokens:
-        """The first tokens and what the template has after them, or the last where the tokenizer cuts on the left."""
-        if self._cuts_left:
-            return tokens[max(0, len(tokens) - room) :]
-        if len(tokens) <= room:
-            return tokens
-        ending = self._ending(side)
-        return tokens[: max(0, room - len(ending))] + Tokens(ending, np.full(len(ending), -1))
-
-    def _room(self, n_query: int, n_document: int) -> tuple[int, int]:
-        """How many tokens of a query and of a document fit; the longer is cut first, as transformers does."""
-        room = self.max_length - self._template.n_special
-        if not self.reads_query:
-            return n_query, room
-        if n_query + n_document <= room:
-            return n_query, n_document
-        shorter = min(n_query, n_document)
-        if shorter > room // 2:
-            shorter, longer = room // 2, room - room // 2
-        else:
-            longer = room - shorter
-        return (longer, shorter) if n_query > n_document else (shorter, longer)
-
-    @property
-    def _fixed_side(self) -> str:
-        return "query" if self.varies == "document" else "document"
-
-    def _tokens(self, side: str, texts: Sequence[str]) -> list[Tokens]:
-        """The tokens of queries or documents, with what the template puts right beside them."""
-        return self._template.tokens(self.tokenizer, int(side == "document"), texts)
-
-    def _batches(
-        self, lengths: Sequence[int], batch_size: int | None = None, verbose: bool = False
-    ) -> Iterator[np.ndarray]:
-        import pyterrier as pt
-
-        size = np.asarray(lengths, dtype=np.int64)
-        groups = by_length(size, self.batch_tokens, batch_size)
-        if not verbose:
-            yield from groups
-            return
-        with pt.tqdm(total=len(size), desc=repr(self), unit="doc") as bar:
-            for index in groups:
-                yield index
-                bar.update(len(index))
-
-    @property
-    def short_name(self) -> str:
-        """The last part of the name: ``all-MiniLM-L6-v2``."""
-        return Path(self.name).name
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.short_name!r})"
-
-    def _repr_html_(self) -> str:
-        from pyterrier_mechir.notebook import ranker_html
-
-        return ranker_html(self)
-
-    def _key(self) -> tuple[Any, ...]:
-        attached = tuple((key, id(autoencoder)) for key, (autoencoder, _) in self.anatomy.autoencoders.items())
-        return (type(self), self._checkpoint, self.dtype, self.max_length, *self._settings().values(), attached)
-
-    def __eq__(self, other: object) -> bool:
-        return self._key() == other._key() if isinstance(other, Ranker) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self._key())
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "lens"}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.rankers.interactive import Interactive
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SCORES = ("margin", "logit")
 
 
-class CrossEncoder(Ranker):
+class CrossEncoder(Interactive):
     """A cross-encoder such as monoELECTRA, monoBERT or the MiniLM rerankers.
 
     Args:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.text.encoding import Tokens, tokenise
+from pyterrier_mechir.rankers.batches import batches_of_sequences
+from pyterrier_mechir.rankers.interactive import Interactive
+from pyterrier_mechir.text.sequences import Sequences
 
 if TYPE_CHECKING:
     import torch
@@ -21,10 +23,8 @@ if TYPE_CHECKING:
 
 Self = TypeVar("Self", bound="DualEncoder")
 
-_NOTHING = Tokens(*np.empty((2, 0), dtype=np.int64))
 
-
-class DualEncoder(Ranker):
+class DualEncoder(Interactive):
     """A ranker that encodes queries and documents apart, and compares what comes of them.
 
     What is patched is the encoder of the document, or of the query where queries are perturbed.
@@ -84,7 +84,7 @@ class DualEncoder(Ranker):
     def _other_side(self: Self) -> Self:
         """This ranker with pairs that vary on the other side: what encodes the side that is the same for both."""
         other = copy(self)
-        other.varies = self._fixed_side
+        other.varies = self.sequences.fixed_side
         for pair in self._of_sides:
             for name, mirrored in zip(pair, pair[::-1], strict=True):
                 setattr(other, name, getattr(self, mirrored))
@@ -98,17 +98,14 @@ class DualEncoder(Ranker):
         """
         import torch
 
-        sequences = [self._plain(_NOTHING, tokens) for tokens in self._tokens(self.varies, texts)]
-        for index in self._batches([len(s.ids) for s in sequences]):
-            batch = self.collate([sequences[i] for i in index], {}, [])
+        for index, batch in batches_of_sequences(self, self.sequences.plain([], texts)):
             with torch.no_grad():
                 made = self.encode(batch)
             yield index, batch, made
 
-    def _tokens(self, side: str, texts: Sequence[str]) -> list[Tokens]:
-        prefix = self.doc_prefix if side == self.varies else ""
-        prefixed = (prefix + text for text in texts)
-        return tokenise(self.tokenizer, [text.lower() if self._lowercase else text for text in prefixed])
+    @property
+    def sequences(self) -> Sequences:
+        return replace(super().sequences, prefix=self.doc_prefix, lowercase=self._lowercase)
 
 
 def inputs_of_model(batch: Batch) -> Batch:

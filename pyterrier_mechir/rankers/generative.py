@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.batches import last_attended
+from pyterrier_mechir.rankers.interactive import Interactive
 from pyterrier_mechir.text.encoding import Template
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ INSTRUCTION = "Given a web search query, retrieve relevant passages that answer 
 _HEAD = "ForSequenceClassification"
 
 
-class GenerativeReranker(Ranker):
+class GenerativeReranker(Interactive):
     """A decoder as a reranker, such as Qwen3-Reranker or RankLLaMA.
 
     Of a language model, the score is the logit of one answer minus that of another at the last position of a prompt,

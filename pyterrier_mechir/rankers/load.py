@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.rankers.bi_encoder import BiEncoder
+from pyterrier_mechir.rankers.colbert import ColBERT
+from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
+from pyterrier_mechir.rankers.generative import GenerativeReranker
+from pyterrier_mechir.rankers.interactive import Interactive
+from pyterrier_mechir.rankers.mono_t5 import MonoT5
+from pyterrier_mechir.rankers.splade import Splade
+
+_FAMILIES = (BiEncoder, ColBERT, CrossEncoder, GenerativeReranker, MonoT5, Splade)
 
 
 class Choice(NamedTuple):
     """Which class a checkpoint needs, and what tells so."""
 
-    ranker: str
+    of_class: type[Interactive]
     reason: str
 
     @property
-    def of_class(self) -> type[Ranker]:
-        """The class."""
-        return getattr(import_module(f"pyterrier_mechir.rankers.{_HOMES[self.ranker]}"), self.ranker)
+    def ranker(self) -> str:
+        """The name of the class."""
+        return self.of_class.__name__
 
 
-_HOMES = {
-    "BiEncoder": "bi_encoder",
-    "ColBERT": "colbert",
-    "CrossEncoder": "cross_encoder",
-    "GenerativeReranker": "generative",
-    "MonoT5": "mono_t5",
-    "Splade": "splade",
-}
-
-
-def load_ranker(name: str | Path, *, verbose: bool = True, **options: Any) -> Ranker:
+def load_ranker(name: str | Path, *, verbose: bool = True, **options: Any) -> Interactive:
     """A ranker of whatever class a checkpoint needs, with the options that its files say.
 
     Args:
@@ -67,13 +64,13 @@ def choose(name: str) -> Choice:
     modules = read_json(name, "modules.json") or []
     kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
     if find_file(name, "artifact.metadata") is not None:
-        return Choice("ColBERT", "it has an artifact.metadata of ColBERT")
+        return Choice(ColBERT, "it has an artifact.metadata of ColBERT")
     if "SpladePooling" in kinds:
-        return Choice("Splade", "modules.json has a SpladePooling")
+        return Choice(Splade, "modules.json has a SpladePooling")
     if any(module["type"].startswith("pylate.") for module in modules) or _is_multi_vector(kinds):
-        return Choice("ColBERT", "modules.json has a projection of single tokens")
+        return Choice(ColBERT, "modules.json has a projection of single tokens")
     if "Pooling" in kinds:
-        return Choice("BiEncoder", "modules.json has a Pooling")
+        return Choice(BiEncoder, "modules.json has a Pooling")
     folder = next((module["path"] for module in modules), "")
     config = read_json(name, f"{folder}/config.json".lstrip("/"))
     if config is None:
@@ -95,19 +92,19 @@ def _by_architecture(name: str, config: dict[str, Any]) -> Choice:
     kind = config.get("model_type", "")
     reason = f"config.json names {architecture}"
     if architecture == "HF_ColBERT":
-        return Choice("ColBERT", reason)
+        return Choice(ColBERT, reason)
     if architecture.endswith("ForSequenceClassification"):
         is_decoder = kind in ARCHITECTURES and ARCHITECTURES[kind].is_decoder
-        return Choice("GenerativeReranker" if is_decoder else "CrossEncoder", reason)
+        return Choice(GenerativeReranker if is_decoder else CrossEncoder, reason)
     if architecture.endswith("ForConditionalGeneration"):
-        return Choice("MonoT5", reason)
+        return Choice(MonoT5, reason)
     if architecture.endswith("ForCausalLM"):
-        return Choice("GenerativeReranker", reason)
+        return Choice(GenerativeReranker, reason)
     if architecture.endswith("ForMaskedLM"):
-        return Choice("Splade", f"{reason}, whose head weighs terms if it was trained to")
+        return Choice(Splade, f"{reason}, whose head weighs terms if it was trained to")
     if architecture.endswith("Model"):
-        return Choice("BiEncoder", f"{reason}, which has no head; nothing says how it pools")
+        return Choice(BiEncoder, f"{reason}, which has no head; nothing says how it pools")
     raise ValueError(
         f"the files of {name!r} do not tell what kind of ranker it is (architecture {architecture or 'unknown'}); use "
-        f"one of {', '.join(_HOMES)}."
+        f"one of {', '.join(family.__name__ for family in _FAMILIES)}."
     )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.models.anatomy import Anatomy
-from pyterrier_mechir.rankers.base import UNLIMITED, Ranker
+from pyterrier_mechir.rankers.base import UNLIMITED
+from pyterrier_mechir.rankers.interactive import Interactive
 from pyterrier_mechir.text.encoding import Encoded, Template
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _LONGEST = 512
 """Longest sequence of checkpoints that do not name one."""
 
 
-class MonoT5(Ranker):
+class MonoT5(Interactive):
     """monoT5 (Nogueira, Jiang, Pradeep and Lin, 2020) and its kin: T5, flan-T5 or mT5 as a ranker.
 
     The encoder reads a prompt with the query and the document, and the score is the logit of one word minus that of

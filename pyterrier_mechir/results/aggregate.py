@@ -59,7 +59,7 @@ def ranked_components(labels: list[Label], columns: dict[str, Any]) -> pd.DataFr
             "docno": [site.name if slot is None else f"{site.name}@{slot}" for site, slot in labels],
             "component": [site.component for site, _ in labels],
             "layer": [site.layer for site, _ in labels],
-            "head": [site.head for site, _ in labels],
+            "head": [site.number for site, _ in labels],
             "slot": [slot for _, slot in labels],
             **columns,
         }

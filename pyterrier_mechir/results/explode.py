@@ -50,7 +50,7 @@ def _row(frame: pd.DataFrame, row: int) -> pd.DataFrame:
     for name, values in {
         "component": [site.component for site in sites],
         "layer": [site.layer for site in sites],
-        "head": [site.head for site in sites],
+        "head": [site.number for site in sites],
         "site": [site.name for site in sites],
     }.items():
         out[name] = np.repeat(np.array(values, dtype=object), n)

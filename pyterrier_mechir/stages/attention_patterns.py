@@ -12,24 +12,21 @@ import pyterrier as pt
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.checks import check_batch_size
 from pyterrier_mechir.models.sites import Site
-from pyterrier_mechir.observe.attention_summary import RARE, _Words
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.unwrap import check_ranker
-from pyterrier_mechir.results.frames import METADATA
-from pyterrier_mechir.stages.base.checks import check_results, check_rows
+from pyterrier_mechir.results.frames import METADATA, as_cells
+from pyterrier_mechir.stages.base.checks import check_results
 from pyterrier_mechir.stages.base.keyed import Keyed
-from pyterrier_mechir.stages.base.rows import MinimalPairs
+from pyterrier_mechir.stages.base.rows import PairRows
 from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 from pyterrier_mechir.text.idf import Idf
-from pyterrier_mechir.text.sequences import unique
 from pyterrier_mechir.text.words import STOPWORDS
 
 if TYPE_CHECKING:
     from pyterrier_mechir.observe.attention_summary import AttentionSummary
-    from pyterrier_mechir.text.encoding import AlignedPair
 
-
-FEATURES = ("lexical_match", "rarity", "interaction")
+RARE = float(np.log(100))
+"""The idf of a term that one document in a hundred has."""
 
 
 class AttentionPatterns(Keyed, pt.Transformer):
@@ -92,6 +89,8 @@ class AttentionPatterns(Keyed, pt.Transformer):
         batch_size: int | None = None,
         verbose: bool = False,
     ):
+        from pyterrier_mechir.observe.attention_summary import ATTENTION_FEATURES
+
         self.ranker = check_ranker(ranker)
         self.heads = heads
         self.features = (features,) if isinstance(features, str) else tuple(features)
@@ -102,7 +101,7 @@ class AttentionPatterns(Keyed, pt.Transformer):
         self.verbose = verbose
         self.ranker.anatomy.port(0, "pattern")
         for feature in self.features:
-            one_of("feature", feature, FEATURES)
+            one_of("feature", feature, ATTENTION_FEATURES)
         if "rarity" in self.features and self.idf is None:
             raise ValueError("the feature 'rarity' needs idf=: an index, a dataset, documents or a mapping.")
         if "interaction" in self.features and not ranker.reads_query:
@@ -134,11 +133,7 @@ class AttentionPatterns(Keyed, pt.Transformer):
         check_results(self, inp, self.text_field)
         is_plain = not {f"{self.text_field}_perturbed", "query_perturbed"} & set(inp.columns)
         queries, texts = inp["query"].tolist(), inp[self.text_field].tolist()
-        if is_plain:
-            check_rows(inp, ["query", self.text_field])
-            pairs = MinimalPairs("document", queries, texts, list(texts), ["fill"] * len(inp))
-        else:
-            pairs = MinimalPairs.of(inp, self.text_field)
+        pairs = PairRows.unedited(inp, self.text_field) if is_plain else PairRows.of(inp, self.text_field)
         rows, summary = self._summary(pairs)
         sites = self._sites
         anatomy, n = self.ranker.anatomy, len(inp)
@@ -157,41 +152,22 @@ class AttentionPatterns(Keyed, pt.Transformer):
         out.attrs = inp.attrs | {METADATA: inp.attrs.get(METADATA, {}) | metadata}
         return pt.model.add_ranks(out)
 
-    def _summary(self, pairs: MinimalPairs) -> tuple[dict[int, int], AttentionSummary]:
+    def _summary(self, pairs: PairRows) -> tuple[dict[int, int], AttentionSummary]:
         """The attention of distinct pairs, and which of them each row that has one is."""
-        from pyterrier_mechir.observe.attention_summary import summarise_attention
+        from pyterrier_mechir.observe.attention_summary import labels_of, summarise_attention
 
         ranker = self.ranker.facing(pairs.side)
-        changed = [row for row, text in enumerate(pairs.perturbed) if text is not None]
-        keys, which = unique([pairs.key(row) for row in changed])
-        contexts, baselines, perturbed, alignments = zip(*keys, strict=True) if keys else [()] * 4
-        aligned = ranker.align(contexts, baselines, perturbed, alignments=alignments)
-        place = {i: number for number, i in enumerate(i for i, pair in enumerate(aligned) if pair is not None)}
-        encoded = [pair for pair in aligned if pair is not None]
-        labels = self._labels(encoded)
-        inputs = ranker.query_inputs(unique(contexts)[0])
-        heads = [(site.layer, int(site.head or 0)) for site in self._sites]
+        aligned = pairs.aligned(ranker, [row for row, text in enumerate(pairs.perturbed) if text is not None])
+        encoded = {i: pair for i, pair in enumerate(aligned.pairs) if pair is not None}
+        place = dict(zip(encoded, range(len(encoded)), strict=True))
+        labels = labels_of(list(encoded.values()), self.ranker.tokenizer, self._is_rare)
+        inputs = ranker.query_inputs(aligned.contexts)
+        heads = [(site.layer, int(site.number or 0)) for site in self._sites]
         with pt.tqdm(total=len(encoded), desc=repr(self.ranker), unit="doc", disable=not self.verbose) as bar:
             summary = summarise_attention(
-                ranker, encoded, labels, inputs, heads, self.features, self.batch_size, bar.update
+                ranker, list(encoded.values()), labels, inputs, heads, self.features, self.batch_size, bar.update
             )
-        return {row: place[i] for row, i in zip(changed, which, strict=True) if i in place}, summary
-
-    def _labels(self, pairs: Sequence[AlignedPair]) -> list[np.ndarray]:
-        """What the positions of each pair are, in the order of ``attention_summary.Labels``."""
-        words = _Words(self.ranker)
-        found = [words.of(pair) for pair in pairs]
-        rare = np.array([self._is_rare(word) for word in words.known], dtype=bool)
-        return [
-            np.stack(
-                [
-                    *(pair.classes, pair.parts, numbers, occurrences),
-                    (numbers >= 0) & rare[numbers] if len(rare) else np.zeros_like(numbers),
-                    pair.perturbed.mask,
-                ]
-            )
-            for pair, (numbers, occurrences) in zip(pairs, found, strict=True)
-        ]
+        return {row: place[i] for row, i in aligned.places.items() if i in place}, summary
 
     def _is_rare(self, word: str) -> bool:
         if "rarity" not in self.features or self.idf is None:
@@ -206,4 +182,4 @@ def _column(values: np.ndarray, rows: dict[int, int], n: int, shape: tuple[int, 
     """An array per row, NaN in rows that have none."""
     missing = np.full(values.shape[1:], np.nan, np.float32)
     cells = [values[rows[row]] if row in rows else missing for row in range(n)]
-    return pd.Series([cell.reshape(*shape, *cell.shape[1:]) for cell in cells], dtype=object).to_numpy()
+    return as_cells([cell.reshape(*shape, *cell.shape[1:]) for cell in cells])

@@ -14,7 +14,7 @@ from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.unwrap import check_ranker
 from pyterrier_mechir.stages.base.keyed import Keyed
-from pyterrier_mechir.stages.base.rows import MinimalPairs
+from pyterrier_mechir.stages.base.rows import PairRows
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
 from pyterrier_mechir.text.fillers import Filler
 
@@ -117,9 +117,9 @@ class PatchFeatures(Keyed, pt.Transformer):
         """The features that differ most between the sides of a frame's pairs, the most changed first."""
         from pyterrier_mechir.observe.differences import feature_changes
 
-        pairs = MinimalPairs.of(frame, self.text_field)
+        pairs = PairRows.of(frame, self.text_field)
         ranker = self._attached.facing(pairs.side)
-        site = parse_site(f"{self.site}.F0").parts[0]
-        aligned = pairs.aligned(ranker, self.filler)
+        site = parse_site(f"{self.site}.F0").members[0]
+        aligned = pairs.changed(ranker, self.filler)
         changes = feature_changes(ranker, aligned, activation_of(site, ranker.n_layers))
         return np.argsort(-changes, kind="stable")[: self.k].tolist()

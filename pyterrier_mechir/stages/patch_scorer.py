@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.models.components import FEATURES
 from pyterrier_mechir.models.sites import Sites, activation_of, select_sites
 from pyterrier_mechir.patching.plan import DIRECTIONS, Method, method_of
 from pyterrier_mechir.patching.receivers import FINAL, parse_receivers, upstream
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.stages.base.measure import Measure
 from pyterrier_mechir.stages.pair_scorer import PairScorer
 from pyterrier_mechir.text.fillers import Filler
 from pyterrier_mechir.text.positions import Positions
 
 if TYPE_CHECKING:
     from pyterrier_mechir.patching.metrics import Metric
-    from pyterrier_mechir.patching.outcome import SweepResult
 
 
 class PatchScorer(PairScorer):
@@ -153,15 +151,15 @@ class PatchScorer(PairScorer):
         self.receivers = receivers
         self.screen = self._checked(screen)
         self.ranker.check_positions(self.slots, receivers is not None)
-        self.paths_to = parse_receivers(receivers, ranker.n_layers, ranker.n_heads, ranker.anatomy.n_kv_heads)
+        self.paths_to = parse_receivers(receivers, ranker.anatomy)
         self.metric = metric
         if metric is not None:
             metric.check(self.ranker)
         if metric is not None and not metric.at_end and receivers == FINAL:
             raise ValueError("the final stream comes after all attention; name heads' q, k or v as receivers instead.")
         self.min_delta = min_delta
-        for part in {(part.component, part.layer): part for site in self.sites.sites for part in site.parts}.values():
-            self.ranker.anatomy.port(*activation_of(part, ranker.n_layers))
+        for site in {(site.component, site.layer): site for one in self.sites.sites for site in one.members}.values():
+            self.ranker.anatomy.port(*activation_of(site, ranker.n_layers))
 
     def _checked(self, screen: int | None) -> int | None:
         if screen is not None and self.method == "exact":
@@ -173,32 +171,21 @@ class PatchScorer(PairScorer):
         return screen
 
     @property
-    def sites(self) -> Sites:  # type: ignore[override]
+    def sites(self) -> Sites:
         """The sites that are patched, and the shape of the arrays."""
-        anatomy = self.ranker.anatomy
-        sites = select_sites(
-            self.component,
-            anatomy.n_layers,
-            anatomy.n_heads,
-            self.heads,
-            self.layers,
-            n_neurons=anatomy.n_neurons,
-            n_kv_heads=anatomy.n_kv_heads,
-            n_features={name: anatomy.groups(activation) for name, activation in FEATURES.items()},
-        )
-        sites = upstream(sites, self.paths_to)
+        sites = upstream(select_sites(self.component, self.ranker.anatomy, self.heads, self.layers), self.paths_to)
         return sites if self.metric is None else self.metric.upstream(sites)
 
-    def _metadata(self, swept: SweepResult | None) -> dict[str, Any]:
-        sites = [site.name for site in self.sites.sites]
-        metadata: dict[str, Any] = {"sites": sites, "direction": self.direction} | super()._metadata(swept)
-        screening = None if swept is None else swept.screening
-        if self.slots.labels is not None:
-            metadata["slots"] = self.slots.labels
-        if screening is not None:
-            metadata["screen"] = asdict(screening) | {"verified": list(screening.verified)}
-        if self.receivers is not None:
-            metadata["receivers"] = [FINAL] if FINAL in self.receivers else [site.name for site in self.paths_to]
-        if self.metric is not None:
-            metadata["metric"] = repr(self.metric)
-        return metadata
+    @property
+    def measure(self) -> Measure:
+        """What is measured: the scores of both sides, and of patched runs."""
+        return Measure(
+            self.sites,
+            self.slots,
+            self.direction,
+            self.paths_to,
+            self.method,
+            self.screen,
+            self.metric,
+            self.min_delta,
+        )

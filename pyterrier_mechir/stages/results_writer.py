@@ -20,8 +20,8 @@ from pyterrier_mechir.results.stored.artifact import PatchResults
 from pyterrier_mechir.results.stored.ledger import PAIR_HASH, Index, Ledger
 from pyterrier_mechir.stages.base.effect_columns import ADDED
 from pyterrier_mechir.stages.base.keyed import Keyed
-from pyterrier_mechir.stages.base.rows import MinimalPairs
-from pyterrier_mechir.stages.pair_scorer import PairScorer
+from pyterrier_mechir.stages.base.pair_stage import PairStage
+from pyterrier_mechir.stages.base.rows import PairRows
 
 
 class ResultsWriter(Keyed, pt.Transformer):
@@ -49,14 +49,14 @@ class ResultsWriter(Keyed, pt.Transformer):
     def __init__(
         self,
         path: str | Path,
-        scorer: PairScorer | None = None,
+        scorer: PairStage | None = None,
         *,
         text_field: str = "text",
         shard_size: int = 256,
     ):
-        if scorer is not None and not isinstance(scorer, PairScorer):
+        if scorer is not None and not isinstance(scorer, PairStage):
             raise TypeError(f"scorer should be a PatchScorer or a PairScorer, not a {type(scorer).__name__}.")
-        if scorer is not None and scorer.screen is not None:
+        if scorer is not None and scorer.measure.screen is not None:
             raise ValueError(
                 "a screened run verifies the best sites of the whole frame, so it cannot be written in parts; leave "
                 "screen out, or write its output with writer() after it."
@@ -73,7 +73,7 @@ class ResultsWriter(Keyed, pt.Transformer):
 
     def fuse_left(self, left: pt.Transformer) -> pt.Transformer | None:
         """Take the scorer before this stage in, so that it computes only what is not written."""
-        if self.scorer is None and isinstance(left, PairScorer) and left.screen is None:
+        if self.scorer is None and isinstance(left, PairStage) and left.measure.screen is None:
             return ResultsWriter(self.path, left, shard_size=self.shard_size)
         return None
 
@@ -188,14 +188,14 @@ class ResultsWriter(Keyed, pt.Transformer):
 
 def with_hashes(frame: pd.DataFrame, text_field: str) -> pd.DataFrame:
     """A frame with its ``pair_hash``: a digest of each row's query and texts."""
-    pairs = MinimalPairs.of(frame, text_field)
+    pairs = PairRows.of(frame, text_field)
     made = ("" if text is None else pairs.key(row)[1:] for row, text in enumerate(pairs.perturbed))
     rows = zip(frame["qid"], frame["docno"], frame["query"], frame[text_field], made, strict=True)
     encoded = (repr(row).encode("utf-8", "surrogatepass") for row in rows)
     return frame.assign(**{PAIR_HASH: [hashlib.blake2b(row, digest_size=16).hexdigest() for row in encoded]})
 
 
-def scored(scorer: PairScorer | None, part: pd.DataFrame) -> pd.DataFrame:
+def scored(scorer: PairStage | None, part: pd.DataFrame) -> pd.DataFrame:
     """What is stored of pairs with their ``pair_hash``: what a scorer makes of them, without ranks.
 
     Args:

@@ -9,10 +9,10 @@ import pandas as pd
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.results.frames import METADATA, as_cells
-from pyterrier_mechir.stages.scorer import Scorer
+from pyterrier_mechir.stages.base.text_stage import TextStage
 
 
-class ScoreAttribution(Scorer):
+class ScoreAttribution(TextStage):
     """Splits the score of a bi-encoder into what each head and MLP adds to it by the direct path.
 
     A document's vector is pooled from the residual stream of the last layer, and that is a sum of what was written to

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from pyterrier_mechir.results.frames import as_cells
-from pyterrier_mechir.stages.scorer import Scorer
+from pyterrier_mechir.stages.base.text_stage import TextStage
 
 
-class ScoreLens(Scorer):
+class ScoreLens(TextStage):
     """Scores documents by the residual stream of every layer, read by the model's own scoring end.
 
     The logit lens (nostalgebraist, 2020, "interpreting GPT: the logit lens") for rankers: all layers after the tap are

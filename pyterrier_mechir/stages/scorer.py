@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import pandas as pd
-import pyterrier as pt
-
-from pyterrier_mechir.checks import check_batch_size
-from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.rankers.unwrap import check_ranker
-from pyterrier_mechir.stages.base.checks import check_results, check_rows
-from pyterrier_mechir.stages.base.keyed import Keyed
+from pyterrier_mechir.stages.base.text_stage import TextStage
 
 
-class Scorer(Keyed, pt.Transformer):
+class Scorer(TextStage):
     """Re-ranks documents by a ranker's own score; made by ``ranker.scorer()``.
 
     Expected input columns: ``qid, query, docno, text``. Adds ``score`` (float32, a logit or similarity, never squashed)
@@ -29,32 +22,5 @@ class Scorer(Keyed, pt.Transformer):
 
     schematic: ClassVar = {"label": "Scorer"}
 
-    def __init__(
-        self, ranker: Ranker, *, text_field: str = "text", batch_size: int | None = None, verbose: bool = False
-    ):
-        self.ranker = check_ranker(ranker)
-        self.text_field = text_field
-        self.batch_size = check_batch_size(batch_size)
-        self.verbose = verbose
-
-    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Score and rank.
-
-        Raises:
-            pt.validate.InputValidationError: a column is missing.
-            ValueError: a query or text that is not a string, or a (qid, docno) that comes twice.
-        """
-        check_results(self, inp, self.text_field)
-        check_rows(inp, ["query", self.text_field])
-        added = self._scored(inp["query"].tolist(), inp[self.text_field].tolist())
-        out = inp.drop(columns=[*added, "rank"], errors="ignore").assign(**added)
-        out.attrs = inp.attrs | self._metadata(inp)
-        return pt.model.add_ranks(out)
-
     def _scored(self, queries: list[str], texts: list[str]) -> dict[str, Any]:
-        """The columns that are added, ``score`` among them."""
         return {"score": self.ranker.score(queries, texts, batch_size=self.batch_size, verbose=self.verbose)}
-
-    def _metadata(self, inp: pd.DataFrame) -> dict[str, Any]:
-        """What is added to the attributes of the frame."""
-        return {}

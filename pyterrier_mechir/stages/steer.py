@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from copy import copy
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
-from pyterrier_mechir.interventions.vectors import Vectors, _place
+from pyterrier_mechir.interventions.edited import edited
+from pyterrier_mechir.interventions.vectors import Vectors, place_of
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.unwrap import check_ranker
-from pyterrier_mechir.stages.base.rows import MinimalPairs
-from pyterrier_mechir.stages.scorer import Scorer
-
-if TYPE_CHECKING:
-    import torch
-
-    from pyterrier_mechir.models.opened import Batch
+from pyterrier_mechir.stages.base.rows import PairRows
+from pyterrier_mechir.stages.base.text_stage import TextStage
 
 
-class Steer(Scorer):
+class Steer(TextStage):
     """Re-ranks by the score of a ranker to whose activations vectors are added, at every position.
 
     What is added is ``alpha`` times each vector. For a bi-encoder, documents are steered, and queries are not. With
@@ -62,37 +56,17 @@ class Steer(Scorer):
             raise ValueError("no vectors to steer by; give {'L5.resid_post': vector}, or see steering_vectors.")
         self.vectors = Vectors(vectors)
         self.alpha = alpha
-        self._places = {name: _place(self.ranker, name) for name in self.vectors}
-        for name, (_, part) in self._places.items():
-            if self.vectors[name].shape != (part.stop - part.start,):
-                shape = self.vectors[name].shape
-                raise ValueError(f"the vector of {name} is of shape {shape}; it should be ({part.stop - part.start},).")
+        for name, vector in self.vectors.items():
+            _, part = place_of(self.ranker, name)
+            if vector.shape != (part.stop - part.start,):
+                raise ValueError(
+                    f"the vector of {name} is of shape {vector.shape}; it should be ({part.stop - part.start},)."
+                )
 
     def _scored(self, queries: list[str], texts: list[str]) -> dict[str, Any]:
-        steered = copy(self.ranker)
-        steered.query_inputs = self.ranker.query_inputs  # type: ignore[method-assign]
-        steered.encode = self._encode  # type: ignore[method-assign]
-        return {"score": steered.score(queries, texts, batch_size=self.batch_size, verbose=self.verbose)}
-
-    def _encode(self, batch: Batch) -> torch.Tensor:
-        from pyterrier_mechir.models.ports import on_port
-
-        with ExitStack() as stack:
-            for name, (key, part) in self._places.items():
-                stack.enter_context(on_port(self.ranker.anatomy.port(*key), self._add(name, part)))
-            return self.ranker.encode(batch)
-
-    def _add(self, name: str, part: slice) -> Any:
-        import torch
-
-        vector = self.alpha * torch.from_numpy(self.vectors[name])
-
-        def function(activation: torch.Tensor) -> torch.Tensor:
-            added = activation.clone()
-            added[..., part] += vector.to(activation)
-            return added
-
-        return function
+        steered = edited(self.ranker, self.vectors, self.alpha)
+        scores = self.ranker.score(queries, texts, batch_size=self.batch_size, verbose=self.verbose, opened=steered)
+        return {"score": scores}
 
 
 def steering_vectors(
@@ -113,31 +87,13 @@ def steering_vectors(
     Raises:
         ValueError: a site that the ranker does not have, or no pair that can be aligned.
     """
-    import torch
-
-    from pyterrier_mechir.models.batching import by_length
-    from pyterrier_mechir.models.recording import record
+    from pyterrier_mechir.observe.differences import mean_differences
 
     ranker = check_ranker(ranker)
-    places = {name: _place(ranker, name) for name in sites}
-    pairs = MinimalPairs.of(frame, "text")
+    places = {name: place_of(ranker, name) for name in sites}
+    pairs = PairRows.of(frame, "text")
     facing = ranker.facing(pairs.side)
-    aligned = pairs.aligned(facing, filler)
+    aligned = pairs.changed(facing, filler)
     if not aligned:
         raise ValueError("none of the pairs can be aligned, so there is no difference to steer by.")
-    sums = {name: torch.zeros(part.stop - part.start, dtype=torch.float64) for name, (_, part) in places.items()}
-    n_positions = 0
-    lengths = np.array([len(pair.classes) for pair in aligned])
-    for index in by_length(lengths, facing.batch_tokens // 2, None):
-        group = [aligned[i] for i in index]
-        batch = facing.collate([pair.baseline for pair in group] + [pair.perturbed for pair in group], {}, [])
-        is_open = torch.zeros(batch["input_ids"][: len(group)].shape, dtype=torch.bool)
-        for row, pair in enumerate(group):
-            is_open[row, : len(pair.classes)] = torch.from_numpy(pair.is_open)
-        with torch.no_grad():
-            run = record(facing, batch, {key for key, _ in places.values()}, facing.encode)
-        n_positions += int(is_open.sum())
-        for name, (key, part) in places.items():
-            baseline, changed = run[key][..., part].cpu().double().chunk(2)
-            sums[name] += (changed - baseline)[is_open].sum(0)
-    return {name: (total / n_positions).float().numpy() for name, total in sums.items()}
+    return mean_differences(facing, aligned, places)

@@ -29,6 +29,7 @@ from pyterrier_mechir.lens.names import ADAPTER, GROUP, adapted, entry_points, h
 from pyterrier_mechir.models.components import COMPONENTS, PER_HEAD
 from pyterrier_mechir.models.recording import record
 from pyterrier_mechir.models.sites import Site
+from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.perturb import TFC1
 from pyterrier_mechir.rankers.base import Ranker
@@ -146,7 +147,7 @@ def test_every_activation_is_that_of_the_site_of_its_name(name, kind):
     sites = ranker.sites()
     keys = [(layer, COMPONENTS[component]) for component, layer in zip(sites["component"], sites["layer"], strict=True)]
     with torch.no_grad():
-        expected = record(ranker, part.inputs, keys)
+        expected = record(ranker.opened, part.inputs, keys)
         _, activations = ranker.run_with_cache(QUERY, TEXT)
     for component, hook, key in zip(sites["component"], sites["hook"], keys, strict=True):
         found = activations[hook].transpose(1, 2) if component.endswith("pattern") else activations[hook]
@@ -179,11 +180,11 @@ def test_a_patch_by_hooks_gives_the_score_that_the_sweep_does(name, kind):
         for row in rows.itertuples()
         for part in range(row.n_parts)
     ]
-    swept = sweep(ranker, pairs, ranker.query_inputs([QUERY]), [site for _, site in of_rows], "denoise")
+    swept = sweep(ranker, pairs, ranker.query_inputs([QUERY]), Plan([site for _, site in of_rows], "denoise"))
     with torch.no_grad():
         score, _ = ranker.run_with_cache(QUERY, TEXT, names_filter=[])
         perturbed, source = ranker.run_with_cache(QUERY, PERTURBED)
-        found = [patched(ranker, hook, source[hook], s.head, s.component == "pattern") for hook, s in of_rows]
+        found = [patched(ranker, hook, source[hook], s.number, s.component == "pattern") for hook, s in of_rows]
     assert_close(score, swept.baseline)
     assert_close(perturbed, swept.perturbed)
     assert_close(np.array(found), swept.denoise[0])

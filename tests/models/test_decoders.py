@@ -16,7 +16,7 @@ import pytest
 import torch
 import transformers as tf
 from gradients import attribution, expected, run
-from reference import COMPONENTS, Reference, inputs_of, pool, similarity
+from reference import COMPONENTS, Reference, inputs_of, pool, shape, similarity
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -40,6 +40,7 @@ from pyterrier_mechir import (
 from pyterrier_mechir.models.sites import Site, SiteSet, parse_site, select_sites
 from pyterrier_mechir.observe.attention import read_patterns
 from pyterrier_mechir.patching.outcome import SweepResult
+from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.receivers import parse_receivers
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.rankers.base import Ranker
@@ -83,14 +84,14 @@ def make(architecture: str, kind: str) -> Case:
 
 def all_sites(ranker: Ranker) -> tuple[Site | SiteSet, ...]:
     anatomy = ranker.anatomy
-    sites = select_sites(COMPONENTS, anatomy.n_layers, anatomy.n_heads, n_kv_heads=anatomy.n_kv_heads).sites
+    sites = select_sites(COMPONENTS, anatomy).sites
     return (*sites, Site("neuron", 0, 5), Site("neuron", 1, 40))
 
 
 def swept(case: Case, sites, positions="all", batch_size: int | None = len(PAIRS), direction="both") -> SweepResult:
     inputs = case.ranker.query_inputs(unique([query for query, *_ in PAIRS])[0])
     made = Positions.of(positions)
-    return sweep(case.ranker, case.pairs, inputs, sites, direction, batch_size, positions=made)
+    return sweep(case.ranker, case.pairs, inputs, Plan(sites, direction, batch_size, positions=made))
 
 
 def runs_of(case: Case, row: int, noise: bool):
@@ -253,7 +254,7 @@ def test_patterns_of_a_group_and_its_values_are_the_outputs_of_its_heads(archite
         inputs = one.ranker.query_inputs([PAIRS[row][0]])
         pairs = [replace(one.pairs[0], query=0)]
         made, wanted = (
-            sweep(one.ranker, pairs, inputs, [parse_site(n) for n in of]) for of in zip(*names, strict=True)
+            sweep(one.ranker, pairs, inputs, Plan([parse_site(n) for n in of])) for of in zip(*names, strict=True)
         )
         assert_same(made.denoise, wanted.denoise)
 
@@ -265,9 +266,9 @@ def test_where_a_head_looks_is_measured_and_patched(architecture, kind):
     slow.set_attn_implementation("eager")
     slow.config.output_attentions = True
     metric = AttentionTo((1, 3), "SEP", "EDIT")
-    made, rows, inputs = metric.observed(case.ranker, case.pairs, [])
+    opened, rows, inputs = metric.observed(case.ranker, case.pairs, [])
     sites = [parse_site(name) for name in ("L0H1", "L1H3.q", "L1H1.k", "L0H0.v", "embed")]
-    found = sweep(made, rows, inputs, sites, "both")
+    found = sweep(case.ranker, rows, inputs, Plan(sites, "both"), opened=opened)
     for row in (0, 1, 3):
         of, to = (case.pairs[row].classes == TOKEN_CLASSES.index(name) for name in ("SEP", "EDIT"))
 
@@ -332,7 +333,7 @@ def test_a_group_that_a_layer_does_not_have_is_an_error_that_says_which_there_ar
     ):
         with pytest.raises(ValueError, match=message):
             PatchScorer(ranker, **options)
-    assert parse_receivers("L1H3.q", 2, 4, 2) == (Site("q", 1, 3),)
+    assert parse_receivers("L1H3.q", shape(2, 4, 2)) == (Site("q", 1, 3),)
 
 
 @each_case
@@ -450,7 +451,7 @@ def test_an_embedding_model_with_an_instruction_scores_as_sentence_transformers(
     ranker = BiEncoder(path, device="cpu")
     assert (ranker.pooling, ranker.similarity) == ("last", "cosine")
     assert (ranker.query_prefix, ranker.doc_prefix, ranker.max_length) == (INSTRUCT, "", max_length or 400)
-    ids = ranker._plain(*ranker._tokens("query", [""]), *ranker._tokens("document", ["tides"])).ids
+    ids = ranker.sequences.plain([""], ["tides"])[0].ids
     assert (ids[-1] == ranker.tokenizer.eos_token_id) == ends
     texts, queries = [*TEXTS, LONG, "a\nline"], [*QUERIES, LONG, "why? where?"]
     assert_same(ranker.score(queries, texts), cosines(plain, queries, texts))

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from pyterrier_mechir import BiEncoder, CrossEncoder
 from pyterrier_mechir.models.sites import Site, select_sites
 from pyterrier_mechir.patching.outcome import SweepResult
+from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.text.encoding import AlignedPair
@@ -115,12 +116,12 @@ def make(architecture: str, kind: str) -> Case:
 
 
 def all_sites(ranker: Ranker) -> tuple[Site, ...]:
-    return select_sites(COMPONENTS, ranker.n_layers, ranker.n_heads).sites
+    return select_sites(COMPONENTS, ranker.anatomy).sites
 
 
 def run(case: Case, direction: str = "both", batch_size: int | None = None, sites=None) -> SweepResult:
     inputs = case.ranker.query_inputs(unique([query for query, *_ in PAIRS])[0])
-    return sweep(case.ranker, case.pairs, inputs, sites or all_sites(case.ranker), direction, batch_size)
+    return sweep(case.ranker, case.pairs, inputs, Plan(sites or all_sites(case.ranker), direction, batch_size))
 
 
 def assert_same(found: np.ndarray, expected: np.ndarray) -> None:

@@ -34,6 +34,7 @@ from pyterrier_mechir.models.replay import Edit
 from pyterrier_mechir.models.sites import Site, SiteSet, parse_site
 from pyterrier_mechir.observe.attention import read_patterns
 from pyterrier_mechir.patching.outcome import SweepResult
+from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.perturb import TFC1
 from pyterrier_mechir.rankers.base import Ranker
@@ -98,7 +99,7 @@ class EagerReference(NamedTuple):
                 def replace(weights: Tensor, site=site, taken=taken) -> Tensor:
                     mixed = weights.clone()
                     for row in range(weights.shape[1]) if rows is None else rows:
-                        mixed[site.head, row] = taken[site.head, row]
+                        mixed[site.number, row] = taken[site.number, row]
                     return mixed
 
                 stack.enter_context(self.attending(site.layer, replace))
@@ -146,7 +147,7 @@ def make(architecture: str, kind: str) -> Case:
 def run(case: Case, sites, positions="all", direction="both", batch_size: int | None = 4) -> SweepResult:
     inputs = case.ranker.query_inputs(unique([query for query, *_ in PAIRS])[0])
     made = Positions.of(positions)
-    return sweep(case.ranker, case.pairs, inputs, sites, direction, batch_size, positions=made)
+    return sweep(case.ranker, case.pairs, inputs, Plan(sites, direction, batch_size, positions=made))
 
 
 def expected(case: Case, row: int, sites: list[Site], positions, noise: bool) -> np.ndarray:
@@ -240,7 +241,7 @@ def test_patterns_of_several_layers_are_patched_together(architecture, kind):
         slots = slots_of(case.pairs[row], "class")
         for noise, scores in ((False, found.denoise), (True, found.noise)):
             wanted = [
-                [case.references[row].patched(one.parts, noise, slot) if slot else np.nan for slot in slots]
+                [case.references[row].patched(one.members, noise, slot) if slot else np.nan for slot in slots]
                 for one in sets
             ]
             assert_equal(scores[row], np.array(wanted))

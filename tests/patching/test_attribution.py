@@ -186,8 +186,8 @@ def fixed(reference: Reference, target: Inputs, source: Inputs, site: Site, posi
     if site.component not in ("q", "k"):
         return attribution(reference, target, source, site, positions)
     at = slopes_at(reference, target)
-    q, k = (by_head(reference, at[name, site.layer][0])[site.head] for name in ("q", "k"))
-    other = by_head(reference, slopes_at(reference, source)[site.component, site.layer][0])[site.head]
+    q, k = (by_head(reference, at[name, site.layer][0])[site.number] for name in ("q", "k"))
+    other = by_head(reference, slopes_at(reference, source)[site.component, site.layer][0])[site.number]
     mixed = {"q": q.clone(), "k": k.clone()}
     for place in range(len(q)) if positions is None else positions:
         mixed[site.component][place] = other[place]
@@ -198,7 +198,7 @@ def fixed(reference: Reference, target: Inputs, source: Inputs, site: Site, posi
         return torch.stack(rows)
 
     change = weights(mixed["q"], mixed["k"]) - weights(q, k)
-    return (change * attended(reference, target, site.layer)[site.head]).sum().item()
+    return (change * attended(reference, target, site.layer)[site.number]).sum().item()
 
 
 @pytest.mark.parametrize("positions", ["all", "class", "each", [0, -1]], ids=str)

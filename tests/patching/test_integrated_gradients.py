@@ -84,11 +84,11 @@ def along(reference: Reference, target: Inputs, source: Inputs, site: Site | Sit
     for at in midpoints(STEPS):
         way = torch.tensor(at, requires_grad=True)
         with ExitStack() as stack:
-            for part in site.parts:
+            for part in site.members:
                 taken = slopes_at(reference, source)[part.component, part.layer][0]
 
                 def mixed(value, part=part, taken=taken, way=way):
-                    features = reference._part(part.component, part.head, value.shape[-1])
+                    features = reference._part(part.component, part.number, value.shape[-1])
                     weight = torch.zeros_like(value)
                     weight[:, places, features] = 1
                     return value + way * weight * (taken - value)

@@ -17,6 +17,7 @@ from pyterrier_mechir import BiEncoder, CrossEncoder
 from pyterrier_mechir.models.components import COMPONENTS
 from pyterrier_mechir.models.sites import Site, select_sites
 from pyterrier_mechir.patching.outcome import SweepResult
+from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.text.sequences import unique
@@ -73,8 +74,8 @@ def patch(
     queries, baselines, perturbed = zip(*texts, strict=True)
     pairs = ranker.align(queries, baselines, perturbed, alignments=["fill"] * len(texts))
     had = [component for component, activation in COMPONENTS.items() if activation not in ranker.anatomy.lacks]
-    sites = sites or select_sites(had, ranker.n_layers, ranker.n_heads).sites
-    return sweep(ranker, pairs, ranker.query_inputs(unique(queries)[0]), sites, "both", batch_size)
+    sites = sites or select_sites(had, ranker.anatomy).sites
+    return sweep(ranker, pairs, ranker.query_inputs(unique(queries)[0]), Plan(sites, "both", batch_size))
 
 
 def assert_close(found: np.ndarray, expected: np.ndarray) -> None:

@@ -15,6 +15,7 @@ from test_paths import path_patched
 
 from pyterrier_mechir import AttentionTo, BiEncoder, CrossEncoder, PatchScorer, PerturbDocs
 from pyterrier_mechir.models.sites import parse_site
+from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.receivers import parse_receivers
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.perturb import TFC1
@@ -54,10 +55,11 @@ def make(architecture: str, kind: str):
 
 
 def patch(ranker, pairs, kind: str, sites, direction="both", batch_size=None, positions=ALL, receivers=None):
-    made, rows, inputs = metric_of(kind).observed(ranker, pairs, [])
-    ends = parse_receivers(receivers, ranker.n_layers, ranker.n_heads)
+    opened, rows, inputs = metric_of(kind).observed(ranker, pairs, [])
+    ends = parse_receivers(receivers, ranker.anatomy)
     chosen = [parse_site(name) for name in sites]
-    return sweep(made, rows, inputs, chosen, direction, batch_size, positions=positions, receivers=ends)
+    plan = Plan(chosen, direction, batch_size, positions=positions, receivers=ends)
+    return sweep(ranker, rows, inputs, plan, opened=opened)
 
 
 @pytest.mark.parametrize("batch_size", [len(PAIRS), None], ids=["padded", "by length"])
@@ -74,7 +76,7 @@ def test_the_attention_of_a_head_is_that_of_the_plain_model(architecture, kind, 
         assert_same(found.perturbed[[row]], np.array([reference.score(x_p)]))
         for values, target, source in ((found.denoise[row], x_b, x_p), (found.noise[row], x_p, x_b)):
             parts = [parse_site(name) for name in sites]
-            wanted = [reference.patched(target, source, p.component, p.layer, p.head) for p in parts]
+            wanted = [reference.patched(target, source, p.component, p.layer, p.number) for p in parts]
             assert_same(values, np.array(wanted))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from reference import Inputs, Reference
+from reference import Inputs, Reference, shape
 from small_models import ARCHITECTURES, QUERIES, TEXTS
 from test_exactness import PAIRS, assert_same, prepare, snapshot
 from test_positions import slots_of
@@ -17,6 +17,7 @@ from test_positions import slots_of
 from pyterrier_mechir import AggregateHeads, PatchScorer, PerturbDocs
 from pyterrier_mechir.models.sites import Site, SiteSet, parse_site
 from pyterrier_mechir.patching.outcome import SweepResult
+from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.receivers import parse_receivers
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.perturb import TFC1
@@ -59,7 +60,7 @@ def path_patched(
     """The score of a target run with the receivers as the sender alone makes them, where neither run masks."""
     are_open = (target["attention_mask"] & source["attention_mask"])[0].bool().tolist()
     places = [i for i in (range(len(are_open)) if positions is None else positions) if are_open[i]]
-    senders = parse_site(sender).parts
+    senders = parse_site(sender).members
     final = Site("resid_post", reference.n_layers - 1)
     ends = [final if name == "final" else parse_site(name) for name in receivers]
     read: dict[Site, torch.Tensor] = {}
@@ -67,7 +68,7 @@ def path_patched(
     for layer in range(reference.n_layers):
         own = reference.activation(target, "head", layer)
         inputs = [site for site in senders if site.layer == layer and site.component in ("q", "k", "v")]
-        moving = {head for site in inputs for head in reference.readers(site.component, site.head)}
+        moving = {head for site in inputs for head in reference.readers(site.component, site.number)}
         frozen = [Site("head", layer, head) for head in range(reference.n_heads) if head not in moving]
         hooks += [(site, taking(reference, site, own)) for site in frozen]
     for site in senders:
@@ -90,7 +91,7 @@ def keep(read: dict[Site, torch.Tensor], site: Site) -> Hook:
 
 def taking(reference: Reference, site: Site, taken: torch.Tensor, positions: list[int] | None = None) -> Hook:
     def replace(value: torch.Tensor) -> torch.Tensor:
-        mixed, part = value.clone(), reference._part(site.component, site.head, value.shape[-1])
+        mixed, part = value.clone(), reference._part(site.component, site.number, value.shape[-1])
         places = slice(None) if positions is None else positions
         mixed[:, places, part] = taken[:, places, part]
         return mixed
@@ -108,8 +109,8 @@ def patch(
     positions: Positions = ALL,
 ) -> SweepResult:
     inputs = ranker.query_inputs(unique([query for query, *_ in PAIRS])[0])
-    sites, ends = [parse_site(name) for name in senders], parse_receivers(receivers, ranker.n_layers, ranker.n_heads)
-    return sweep(ranker, pairs, inputs, sites, direction, batch_size, positions=positions, receivers=ends)
+    sites, ends = [parse_site(name) for name in senders], parse_receivers(receivers, ranker.anatomy)
+    return sweep(ranker, pairs, inputs, Plan(sites, direction, batch_size, positions=positions, receivers=ends))
 
 
 @pytest.mark.parametrize("receivers", RECEIVERS)
@@ -246,9 +247,9 @@ def test_nothing_is_computed_that_a_path_does_not_pass():
     inputs = ranker.query_inputs(unique([query for query, *_ in PAIRS])[0])
 
     def seen(receivers: list[str]) -> dict[str, list[int]]:
-        ends = parse_receivers(receivers, 3, 4)
+        ends = parse_receivers(receivers, shape(3, 4))
         sites = [Site("head", 0, head) for head in range(4)]
-        return calls(modules, lambda: sweep(ranker, pairs, inputs, sites, batch_size=len(pairs), receivers=ends))
+        return calls(modules, lambda: sweep(ranker, pairs, inputs, Plan(sites, batch_size=len(pairs), receivers=ends)))
 
     assert seen(["final"]) == {f"q {layer}": [n] for layer in range(3)} | {f"mlp {i}": [n, 1] for i in range(3)}
     assert seen(["L1H0.k"]) == {"mlp 0": [n, n], "mlp 1": [n, n], "mlp 2": [n, 1]} | {
@@ -307,14 +308,14 @@ def test_a_stage_is_known_by_its_receivers(ranker):
     assert one != PatchScorer(ranker)
     assert repr(other) == f"PatchScorer({ranker!r}, receivers='L1H0.q')"
     assert PatchScorer(ranker, receivers=["L1H0.q", "L2H0.v"]) == PatchScorer(ranker, receivers=("L1H0.q", "L2H0.v"))
-    assert "receivers" not in PatchScorer(ranker)._metadata(None)
+    assert "receivers" not in PatchScorer(ranker).measure.told(None)
 
 
 def test_names_of_receivers():
-    assert parse_receivers("final", 6, 12) == (Site("resid_post", 5),)
+    assert parse_receivers("final", shape(6, 12)) == (Site("resid_post", 5),)
     both = (Site("k", 4, 1), Site("v", 4, 1))
-    assert parse_receivers(["L4H1.k", "L4H1.v", "L4H1.k"], 6, 12) == both
-    assert parse_receivers(SiteSet(both).name, 6, 12) == both
+    assert parse_receivers(["L4H1.k", "L4H1.v", "L4H1.k"], shape(6, 12)) == both
+    assert parse_receivers(SiteSet(both).name, shape(6, 12)) == both
 
 
 @pytest.mark.parametrize(

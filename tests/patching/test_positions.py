@@ -9,6 +9,7 @@ from test_exactness import PAIRS, Case, assert_same, make
 from pyterrier_mechir.models.components import COMPONENTS
 from pyterrier_mechir.models.sites import Site
 from pyterrier_mechir.patching.outcome import SweepResult
+from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 from pyterrier_mechir.text.positions import Positions
@@ -37,7 +38,7 @@ ARCHITECTURES = ["bert", "distilbert", "electra", "xlm-roberta", "modernbert", "
 def swept(case: Case, positions: str | list[int], sites=SITES, direction="both", batch_size=None) -> SweepResult:
     inputs = case.ranker.query_inputs(unique([query for query, *_ in PAIRS])[0])
     made = Positions.of(positions)
-    return sweep(case.ranker, case.pairs, inputs, sites, direction, batch_size, positions=made)
+    return sweep(case.ranker, case.pairs, inputs, Plan(sites, direction, batch_size, positions=made))
 
 
 def slots_of(pair, positions: str | list[int]) -> list[list[int]]:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import numpy as np
 import pandas as pd
 import pytest
+from reference import shape
 from small_models import QUERIES, TEXTS
 from test_exactness import PAIRS, all_sites, assert_same, make, run
 from test_positions import ARCHITECTURES, slots_of, swept
@@ -34,12 +35,12 @@ def together(reference, target, source, sites: SiteSet, positions: list[int] | N
     are_open = (target["attention_mask"] & source["attention_mask"])[0].bool().tolist()
     places = [i for i in (range(len(are_open)) if positions is None else positions) if are_open[i]]
     with ExitStack() as stack:
-        for site in sites.parts:
+        for site in sites.members:
             taken = reference.activation(source, site.component, site.layer)
 
             def replace(value, site=site, taken=taken):
                 mixed = value.clone()
-                part = reference._part(site.component, site.head, value.shape[-1])
+                part = reference._part(site.component, site.number, value.shape[-1])
                 for place in places:
                     mixed[:, place, part] = taken[:, place, part]
                 return mixed
@@ -162,6 +163,6 @@ def test_a_set_that_the_model_lacks_is_an_error(ranker, heads, message):
 
 
 def test_heads_of_one_component_keep_the_shape_of_all():
-    assert select_sites("q", 3, 4, [(0, 1)]).shape == (3, 4)
-    assert select_sites("q", 3, 4, [[(0, 1)]]).shape == (1,)
-    assert select_sites("q", 3, 4, [[(0, 1)]]).sites == (SiteSet((Site("q", 0, 1),)),)
+    assert select_sites("q", shape(3, 4), [(0, 1)]).shape == (3, 4)
+    assert select_sites("q", shape(3, 4), [[(0, 1)]]).shape == (1,)
+    assert select_sites("q", shape(3, 4), [[(0, 1)]]).sites == (SiteSet((Site("q", 0, 1),)),)

@@ -11,6 +11,7 @@ from small_models import DECODERS, QUERIES, TEXTS, build, build_decoder, build_t
 from pyterrier_mechir import BiEncoder, ColBERT, CrossEncoder, GenerativeReranker, MonoT5, Splade
 from pyterrier_mechir.models.components import COMPONENTS
 from pyterrier_mechir.models.sites import Site
+from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.rankers.families import cells, components, markdown
 from pyterrier_mechir.text.positions import ALL
@@ -55,7 +56,7 @@ def test_each_component_of_each_cell_is_patched_as_by_a_hook(cell):
         for name, activation in COMPONENTS.items()
         if name in found and "pattern" not in name
     ]
-    result = sweep(ranker, [pair], inputs, sites, "denoise", None, None, ALL)
+    result = sweep(ranker, [pair], inputs, Plan(sites, "denoise", None, None, ALL))
     reference = Reference(ranker.model, None, decoder=cell.stack == "decoder")
     runs = [ranker.collate([side], inputs, [0]) for side in (pair.baseline, pair.perturbed)]
     for number, site in enumerate(sites):
@@ -70,7 +71,7 @@ def _patched(ranker, reference, runs, site):
     taken = []
     with reference._hook(site.component, site.layer, lambda value: taken.append(value.clone())):
         ranker.forward(runs[1])
-    part = reference._part(site.component, site.head, taken[0].shape[-1])
+    part = reference._part(site.component, site.number, taken[0].shape[-1])
 
     def replace(value):
         mixed = value.clone()

@@ -16,6 +16,7 @@ from test_positions import assert_equal, slots_of
 
 from pyterrier_mechir import PatchScorer, PerturbDocs, PerturbQueries
 from pyterrier_mechir.models.sites import Site, parse_site
+from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.perturb import TFC1
 from pyterrier_mechir.rankers.generative import INSTRUCTION, QWEN3_RERANKER, GenerativeReranker
@@ -161,10 +162,7 @@ def test_long_texts_are_cut_and_the_prompt_around_them_stays(architecture, templ
     ends = GenerativeReranker(unlimited(architecture), template=template, **options)
     decode = ranker.tokenizer.decode
     for query, document in ((QUERIES[0], LONG), (LONG, "tides"), (LONG, LONG), (QUERIES[0], TEXTS[0])):
-        cut, whole = (
-            one._plain(*one._tokens("query", [query]), *one._tokens("document", [document])).ids.tolist()
-            for one in (ranker, ends)
-        )
+        cut, whole = (one.sequences.plain([query], [document])[0].ids.tolist() for one in (ranker, ends))
         assert len(cut) == min(80, len(whole))
         pieces = filled(template, "\0", "\0", *options.values()).split("\0")
         at = 0
@@ -259,7 +257,7 @@ def test_every_patch_is_that_of_one_hook_on_the_plain_model(architecture, templa
     ranker = GenerativeReranker((model, tokenizer), template=template).facing(side)
     contexts, baselines, perturbed, alignments = zip(*TRIPLES, strict=True)
     pairs = ranker.align(contexts, baselines, perturbed, alignments=alignments)
-    found = sweep(ranker, pairs, {}, SITES, "both", len(pairs), positions=Positions.of(positions))
+    found = sweep(ranker, pairs, {}, Plan(SITES, "both", len(pairs), positions=Positions.of(positions)))
     spaced = "" if template in (None, BELOW) else MARKS[architecture[:4]]
     reference = Reference.generative(model, *tokenizer.convert_tokens_to_ids([f"{spaced}yes", f"{spaced}no"]))
     for row, pair in enumerate(pairs):
@@ -309,7 +307,7 @@ def test_a_classification_head_is_read_at_the_end_token_of_the_input_of_rankllam
     for ranker in (GenerativeReranker((model, tokenizer)), GenerativeReranker(tmp_path, device="cpu")):
         assert_same(scored(ranker), wanted)
         assert_same(scored(ranker, batch_size=4), wanted)
-    ids = ranker._plain(*ranker._tokens("query", ["a"]), *ranker._tokens("document", ["a"])).ids.tolist()
+    ids = ranker.sequences.plain(["a"], ["a"])[0].ids.tolist()
     assert ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
 
 

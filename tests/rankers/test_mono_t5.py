@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from reference import COMPONENTS, CROSS_COMPONENTS, Inputs, Reference, inputs_of
+from reference import COMPONENTS, CROSS_COMPONENTS, Inputs, Reference, inputs_of, shape
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -40,7 +40,7 @@ from pyterrier_mechir.models.sites import Site, SiteSet, parse_site
 from pyterrier_mechir.observe.attention import read_patterns
 from pyterrier_mechir.patching.methods import sweeper
 from pyterrier_mechir.patching.outcome import SweepResult
-from pyterrier_mechir.patching.plan import method_of
+from pyterrier_mechir.patching.plan import Plan, method_of
 from pyterrier_mechir.patching.receivers import parse_receivers
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.perturb import TFC1
@@ -97,13 +97,13 @@ def all_sites(case: Case) -> list[Site]:
 
 
 def run(case: Case, sites=None, direction: str = "both", batch_size: int | None = 4, **options: Any) -> SweepResult:
-    return sweep(case.ranker, case.pairs, {}, sites or all_sites(case), direction, batch_size, **options)
+    return sweep(case.ranker, case.pairs, {}, Plan(sites or all_sites(case), direction, batch_size, **options))
 
 
 def patched(case: Case, row: int, noise: bool, site: Site | SiteSet, positions: list[int] | None = None) -> float:
     """The score of a pair's run with the site, or sites, taken from its other run, by hooks on the plain model."""
     target, source = case.runs[row][:: -1 if noise else 1]
-    *others, last = site.parts
+    *others, last = site.members
     with ExitStack() as stack:
         for one in others:
             stack.enter_context(taking(case.reference, one, target, source))
@@ -115,7 +115,7 @@ def taking(reference: Reference, site: Site, target: Inputs, source: Inputs) -> 
     are_open = (target["attention_mask"] & source["attention_mask"])[0].bool()
 
     def replace(value: Tensor) -> Tensor:
-        part = reference._part(site.component, site.head, value.shape[-1])
+        part = reference._part(site.component, site.number, value.shape[-1])
         mixed, places = value.clone(), are_open if value.shape[1] == len(are_open) else slice(None)
         mixed[:, places, part] = taken[:, places, part]
         return mixed
@@ -419,7 +419,7 @@ def test_patterns_are_exact(kind, component, path):
     slow.set_attn_implementation("eager")
     rows = UNMASKED
     sites = [Site(component, layer, head) for layer in range(case.ranker.n_layers) for head in range(4)]
-    found = sweep(case.ranker, [case.pairs[row] for row in rows], {}, sites, "both", 3)
+    found = sweep(case.ranker, [case.pairs[row] for row in rows], {}, Plan(sites, "both", 3))
     plain = Reference(slow, case.reference.to_score)
     for number, row in enumerate(rows):
         for way, (target, source) in ((found.denoise, case.runs[row]), (found.noise, case.runs[row][::-1])):
@@ -427,7 +427,7 @@ def test_patterns_are_exact(kind, component, path):
                 attention, seen = slow.get_submodule(path.format(site.layer)), []
                 with attending(attention, partial(kept, seen)):
                     plain.score(source)
-                with attending(attention, partial(with_head, site.head, seen[0])):
+                with attending(attention, partial(with_head, site.number, seen[0])):
                     assert_same(value, plain.score(target))
     moved = np.abs(found.denoise - found.baseline[:, None])
     assert np.median(moved) > 1e-3
@@ -437,7 +437,7 @@ def test_paths_within_the_encoder_are_exact():
     case = make("t5", "encoder")
     senders = ["L0H1", "L1H2", "L0.mlp_out", "L1H3.k", "embed", "L0H0+L1H0.q+L0.attn_out"]
     for receivers in (["final"], ["L2H1.q", "L2H0.v"], ["L1H0.k", "L2H3.v"]):
-        ends = parse_receivers(receivers, 3, 4)
+        ends = parse_receivers(receivers, shape(3, 4))
         some = [sender for sender in senders if receivers[0] == "final" or sender.startswith(("L0", "embed"))]
         found = run(case, [parse_site(name) for name in some], receivers=ends)
         for row in (1, 2):
@@ -586,13 +586,13 @@ def estimated(case: Case, row: int, noise: bool, site: Site, dropped: int | None
     target, source = case.runs[row][:: -1 if noise else 1]
     value, slope = slopes(case, target, site, dropped)
     change = case.reference.activation(source, site.component, site.layer) - value
-    products = (change * slope)[0, :, case.reference._part(site.component, site.head, value.shape[-1])].sum(-1)
+    products = (change * slope)[0, :, case.reference._part(site.component, site.number, value.shape[-1])].sum(-1)
     are_open = (target["attention_mask"] & source["attention_mask"])[0].bool()
     return (products[are_open] if len(products) == len(are_open) else products).sum().item()
 
 
 def some_sites(case: Case) -> list[Site]:
-    return [site for site in all_sites(case) if site.head in (None, 0, 2, 29)]
+    return [site for site in all_sites(case) if site.number in (None, 0, 2, 29)]
 
 
 @each_stack
@@ -600,7 +600,7 @@ def some_sites(case: Case) -> list[Site]:
 def test_every_estimate_is_change_times_gradient_at_the_patched_run(kind, stack):
     case = make(kind, stack)
     sites = some_sites(case)
-    found = sweeper(method_of("attribution", case.ranker.anatomy))(case.ranker, case.pairs, {}, sites, "both", 4)
+    found = sweeper(method_of("attribution", case.ranker.anatomy))(case.ranker, case.pairs, {}, Plan(sites, "both", 4))
     for row in range(4):
         denoised = np.array([estimated(case, row, False, site) for site in sites])
         noised = np.array([estimated(case, row, True, site) for site in sites])
@@ -614,7 +614,7 @@ def test_grad_drop_holds_all_that_a_layer_adds(stack):
     case = make("t5", stack)
     sites = [site for site in some_sites(case) if not site.component.startswith("resid") and site.component != "embed"]
     method = method_of(Attribution(grad_drop=True), case.ranker.anatomy)
-    found = sweeper(method)(case.ranker, case.pairs[1:2], {}, sites, "denoise", 4)
+    found = sweeper(method)(case.ranker, case.pairs[1:2], {}, Plan(sites, "denoise", 4))
     n_layers = case.ranker.n_layers
     sums = [sum(abs(estimated(case, 1, False, s, layer)) for layer in range(n_layers)) for s in sites]
     towards = np.sign(found.perturbed[0] - found.baseline[0])
@@ -628,7 +628,7 @@ def test_integrated_gradients_over_activations_tend_to_the_exact_scores(stack):
         parse_site(name) for name in (["L0H1", "L1H3.v"] if stack == "encoder" else ["L0H1.cross", "L1H3.cross_v"])
     ]
     method = method_of(IntegratedGradients("activations", steps=40), case.ranker.anatomy)
-    found = sweeper(method)(case.ranker, case.pairs, {}, sites, "both", 4)
+    found = sweeper(method)(case.ranker, case.pairs, {}, Plan(sites, "both", 4))
     exact = run(case, sites)
     assert np.abs(exact.denoise - exact.baseline[:, None]).max() > 0.1
     np.testing.assert_allclose(found.denoise, exact.denoise, atol=1e-2)
@@ -639,7 +639,7 @@ def test_integrated_gradients_over_inputs_are_complete_at_the_embeddings_of_the_
     case = make("t5", "encoder")
     method = method_of(IntegratedGradients(steps=100), case.ranker.anatomy)
     pair = case.pairs[3:4]
-    found = sweeper(method)(case.ranker, pair, {}, [Site("embed", 0)], "denoise", 1)
+    found = sweeper(method)(case.ranker, pair, {}, Plan([Site("embed", 0)], "denoise", 1))
     np.testing.assert_allclose(found.denoise[:, 0], found.perturbed, atol=1e-2)
 
 
@@ -860,7 +860,7 @@ def assert_bi_encoder_exact(ranker: BiEncoder, reference_of: Callable[[Inputs], 
     inputs = ranker.query_inputs(list(dict.fromkeys(queries)))
     references = [reference_of(dict(ranker.tokenizer(query, return_tensors="pt"))) for query in queries]
     sites = [Site(component, *site) for component in COMPONENTS for site in references[0].sites(component)]
-    found = sweep(ranker, pairs, inputs, sites, "denoise", 4)
+    found = sweep(ranker, pairs, inputs, Plan(sites, "denoise", 4))
     for row, (pair, reference) in enumerate(zip(pairs, references, strict=True)):
         target, source = (inputs_of(side, ranker.tokenizer) for side in (pair.baseline, pair.perturbed))
         assert_same(found.baseline[row], reference.score(target))
@@ -871,7 +871,9 @@ def test_a_classifier_on_the_decoder_reads_every_position_of_the_encoder():
     model, tokenizer = build_t5("t5", "AutoModelForSequenceClassification", num_labels=1)
     ranker: Ranker = CrossEncoder((model, tokenizer), max_length=100)
     pairs = ranker.align(QUERIES[:2], TEXTS[:2], [f"{text} tides" for text in TEXTS[:2]], alignments=["fill"] * 2)
-    found = sweep(ranker, pairs, {}, [Site("head", 2, 1), Site("mlp_out", 2), Site("resid_post", 2)], "denoise", 2)
+    found = sweep(
+        ranker, pairs, {}, Plan([Site("head", 2, 1), Site("mlp_out", 2), Site("resid_post", 2)], "denoise", 2)
+    )
     for row, pair in enumerate(pairs):
         target, source = (inputs_of(side, tokenizer) for side in (pair.baseline, pair.perturbed))
         reference = Reference(model.transformer, lambda out, x: out.last_hidden_state[:, -1, 0])

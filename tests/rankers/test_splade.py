@@ -39,6 +39,7 @@ from pyterrier_mechir import (
 )
 from pyterrier_mechir.models import products
 from pyterrier_mechir.models.sites import Site, parse_site
+from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.perturb import TFC1, Typos
 from pyterrier_mechir.text.sequences import unique
@@ -307,7 +308,7 @@ def test_a_sweep_never_computes_the_whole_vocabulary(monkeypatch):
 
     monkeypatch.setattr(torch.nn.functional, "linear", seen)
     monkeypatch.setattr(products, "_is_supported", lambda: False)
-    sweep(ranker, pairs, inputs, [Site("head", 1, 2), Site("resid_post", 2)], batch_size=len(pairs))
+    sweep(ranker, pairs, inputs, Plan([Site("head", 1, 2), Site("resid_post", 2)], batch_size=len(pairs)))
     assert set(widths) == {32, 48, n_terms}
 
 

@@ -13,6 +13,7 @@ import pytest
 from small_models import TEXTS, build
 
 from pyterrier_mechir import BiEncoder, PairScorer, PatchScorer, PerturbDocs, PerturbQueries
+from pyterrier_mechir.patching import methods
 from pyterrier_mechir.perturb import (
     LNC2,
     STMC1,
@@ -30,8 +31,8 @@ from pyterrier_mechir.perturb import (
     perturbation,
 )
 from pyterrier_mechir.results.measures import axiom_agreement
-from pyterrier_mechir.stages import pair_scorer
 from pyterrier_mechir.text.encoding import TOKEN_CLASSES
+from pyterrier_mechir.text.sequences import Sequences
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -337,9 +338,9 @@ def test_pairs_with_a_baseline_of_their_own_are_scored_against_it(ranker, frame)
 
 def test_equal_pairs_of_several_fillers_are_run_once(bi_encoder, frame, monkeypatch):
     seen = []
-    sweep = pair_scorer.sweeper("exact", None)
-    counting = lambda *args: seen.append(len(args[1])) or sweep(*args)  # noqa: E731
-    monkeypatch.setattr(pair_scorer, "sweeper", lambda *args: counting)
+    sweep = methods.sweeper("exact", None)
+    counting = lambda *args, **options: seen.append(len(args[1])) or sweep(*args, **options)  # noqa: E731
+    monkeypatch.setattr(methods, "sweeper", lambda *args: counting)
     fillers = ["a", "mask", "heat"]
     swapped, filled = (PerturbDocs(made)(frame) for made in (ShuffleWords(), TFC1()))
     out = PairScorer(bi_encoder, filler=fillers)(swapped)
@@ -362,7 +363,7 @@ def test_masked_positions_are_not_patched(cross_encoder, frame, direction, monke
     masked = PerturbDocs(TFLNC())(frame)
     stage = PatchScorer(cross_encoder, ["resid_pre", "head"], direction=direction, positions="class")
     out = stage(masked)
-    monkeypatch.setattr(type(cross_encoder), "_masked_ids", lambda self, n: np.full(n, 7))
+    monkeypatch.setattr(Sequences, "masked_ids", lambda self, n: np.full(n, 7))
     other = stage(masked)
     for one, two in zip(out["patch_scores"], other["patch_scores"], strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)

@@ -11,6 +11,7 @@ import pandas as pd
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.stages.base.checks import check_rows
 from pyterrier_mechir.text.alignment import ALIGNMENTS
+from pyterrier_mechir.text.sequences import unique
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MinimalPairs:
+class PairRows:
     """The minimal pairs of a frame, row by row.
 
     Args:
@@ -37,7 +38,7 @@ class MinimalPairs:
     alignments: list[str]
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, text_field: str) -> MinimalPairs:
+    def of(cls, frame: pd.DataFrame, text_field: str) -> PairRows:
         """Read the pairs of a frame that has ``text_perturbed`` or ``query_perturbed``.
 
         Raises:
@@ -62,11 +63,38 @@ class MinimalPairs:
             [one_of("alignment", value, ALIGNMENTS) if isinstance(value, str) else "fill" for value in declared],
         )
 
+    @classmethod
+    def unedited(cls, frame: pd.DataFrame, text_field: str) -> PairRows:
+        """The texts of a frame that has no perturbed side, each beside itself, so that nothing is edited.
+
+        Raises:
+            ValueError: a text that is not a string, or a (qid, docno) that comes twice.
+        """
+        check_rows(frame, ["query", text_field])
+        texts = frame[text_field].tolist()
+        return cls("document", frame["query"].tolist(), texts, list(texts), ["fill"] * len(frame))
+
     def key(self, row: int) -> tuple[str, str, str, str]:
         """What decides the scores of a row that has a perturbed text."""
         return self.contexts[row], self.baselines[row], str(self.perturbed[row]), self.alignments[row]
 
-    def aligned(self, ranker: Ranker, filler: Filler | Sequence[Filler]) -> list[AlignedPair]:
+    def aligned(self, ranker: Ranker, rows: Sequence[int], filler: Filler | Sequence[Filler] = "a") -> AlignedRows:
+        """The distinct pairs of some rows, encoded so that their sides correspond.
+
+        Args:
+            ranker: facing the side that varies.
+            rows: rows that have a perturbed text.
+            filler: as in :class:`~pyterrier_mechir.PatchScorer`.
+
+        Raises:
+            ValueError: a ``free`` perturbation, or an unusable filler.
+        """
+        keys, which = unique([self.key(row) for row in rows])
+        contexts, baselines, perturbed, alignments = zip(*keys, strict=True) if keys else [()] * 4
+        made = ranker.align(contexts, baselines, perturbed, alignments=alignments, filler=filler)
+        return AlignedRows(dict(zip(rows, which, strict=True)), unique(contexts)[0], made, len(keys))
+
+    def changed(self, ranker: Ranker, filler: Filler | Sequence[Filler]) -> list[AlignedPair]:
         """The pairs whose sides differ and can be aligned; with several fillers, all of one before those of the next.
 
         Args:
@@ -74,9 +102,25 @@ class MinimalPairs:
             filler: as in :class:`~pyterrier_mechir.PatchScorer`.
         """
         rows = [row for row, text in enumerate(self.perturbed) if text is not None and text != self.baselines[row]]
-        contexts, baselines, alignments = (
-            [column[row] for row in rows] for column in (self.contexts, self.baselines, self.alignments)
-        )
-        perturbed = [str(self.perturbed[row]) for row in rows]
-        made = ranker.align(contexts, baselines, perturbed, alignments=alignments, filler=filler)
-        return [pair for pair in made if pair is not None]
+        aligned = self.aligned(ranker, rows, filler)
+        n = aligned.n
+        of_fillers = (aligned.pairs[start : start + n] for start in range(0, len(aligned.pairs), max(n, 1)))
+        found = (of_filler[aligned.places[row]] for of_filler in of_fillers for row in rows)
+        return [pair for pair in found if pair is not None]
+
+
+@dataclass(frozen=True)
+class AlignedRows:
+    """Distinct pairs, encoded, and the rows that have them.
+
+    Args:
+        places: for each row, which of the ``n`` distinct pairs it has.
+        contexts: the distinct queries, or documents where queries vary, that ``pair.query`` indexes.
+        pairs: the ``n`` pairs, for each filler in turn; None for one whose edit does not fit.
+        n: how many distinct pairs there are.
+    """
+
+    places: dict[int, int]
+    contexts: list[str]
+    pairs: list[AlignedPair | None]
+    n: int

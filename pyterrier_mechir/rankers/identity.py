@@ -1,0 +1,91 @@
+"""What a ranker is called, and what tells it from others."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from pyterrier_mechir.models.anatomy import Anatomy
+
+
+class Identified:
+    """The identity of a ranker: its names, what identifies it in stored results, equality and hash.
+
+    Two rankers are equal that are of the same class, checkpoint (or the same loaded model), precision, length, settings
+    and attached autoencoders.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    anatomy: Anatomy
+    name: str
+    dtype: str
+    max_length: int
+    _checkpoint: str | int
+
+    def _settings(self) -> dict[str, Any]:
+        """What, beside the checkpoint, decides the scores."""
+        raise NotImplementedError
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """All weights that decide the scores, by name."""
+        return self.model.state_dict()
+
+    def about(self, *, fingerprint: bool = False) -> dict[str, Any]:
+        """What identifies the ranker, so that a run can be repeated.
+
+        Args:
+            fingerprint: add ``weights``, a digest of the model's weights and its tokenizer; reading them all takes
+                about a second per gigabyte.
+
+        Returns:
+            ``ranker`` (the class), ``name``, ``revision`` (the commit of a checkpoint from the hub, else None),
+            ``architecture``, ``dtype``, ``max_length`` and the ranker's own settings.
+        """
+        from pyterrier_mechir.models.precision import precision_of
+
+        about = {
+            "ranker": type(self).__name__,
+            "name": self.name,
+            "revision": getattr(self.model.config, "_commit_hash", None),
+            "architecture": type(self.model).__name__,
+            "dtype": str(precision_of(self.model)).removeprefix("torch."),
+            "max_length": self.max_length,
+            **self._settings(),
+            **self._attached(),
+        }
+        return about | {"weights": self._fingerprint} if fingerprint else about
+
+    def _attached(self) -> dict[str, Any]:
+        of_site = self.anatomy.autoencoders.items()
+        attached = {f"L{layer}.{name}": repr(autoencoder) for (layer, name), (autoencoder, _) in of_site}
+        return {"autoencoders": attached} if attached else {}
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        from pyterrier_mechir.models.checkpoints import fingerprint
+
+        return fingerprint(self._weights(), self.tokenizer)
+
+    @property
+    def short_name(self) -> str:
+        """The last part of the name: ``all-MiniLM-L6-v2``."""
+        return Path(self.name).name
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.short_name!r})"
+
+    def _key(self) -> tuple[Any, ...]:
+        attached = tuple((key, id(autoencoder)) for key, (autoencoder, _) in self.anatomy.autoencoders.items())
+        return (type(self), self._checkpoint, self.dtype, self.max_length, *self._settings().values(), attached)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, Identified) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())

@@ -1,0 +1,112 @@
+"""What a ranker offers by hand: a re-ranking stage, a TransformerLens bridge, a view in notebooks.
+
+The stages, the bridge and the notebook view stand above the rankers and know them; here alone a ranker knows of these,
+within functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from pyterrier_mechir.rankers.base import Ranker
+
+if TYPE_CHECKING:
+    import torch
+    from transformer_lens import ActivationCache
+    from transformer_lens.hook_points import HookPoint
+
+    from pyterrier_mechir.lens.bridge import Hook, Lens, NamesFilter
+    from pyterrier_mechir.stages.scorer import Scorer
+
+
+class Interactive(Ranker):
+    """A ranker as users have it; every family derives from this."""
+
+    @cached_property
+    def lens(self) -> Lens:
+        """A TransformerLens bridge on the ranker's weights, for interactive work; made when it is first asked for.
+
+        It returns what the model does (logits, or the last hidden states), and attends eagerly. Its hook points have
+        the names that :meth:`sites` lists. The ranker does not notice it: its modules are its own, only the weights are
+        the same.
+        """
+        from pyterrier_mechir.lens.bridge import Lens
+
+        return Lens(self)
+
+    @property
+    def hook_dict(self) -> dict[str, HookPoint]:
+        """The hook points of :attr:`lens`, by name."""
+        return self.lens.hook_dict
+
+    def run_with_cache(
+        self,
+        queries: str | Sequence[str],
+        texts: str | Sequence[str],
+        *,
+        names_filter: NamesFilter = None,
+        device: str | torch.device | None = None,
+    ) -> tuple[torch.Tensor, ActivationCache]:
+        """Score pairs in one batch, and keep the activations.
+
+        Args:
+            queries: a query, or one for each text.
+            texts: a text, or several. Of a bi-encoder, their encoder is the one that is run.
+            names_filter: the hook points to keep: a name, a list of names, or a function of the name; None for all.
+            device: where to keep them; None leaves them where they are.
+
+        Returns:
+            scores ``[len(texts)]``, with gradients unless you turn them off, and TransformerLens' cache:
+            ``cache["z", 5]`` or ``cache["blocks.5.attn.hook_z"]`` has a row per pair, in their order. What is beyond
+            the end of a shorter sequence is padding.
+
+        Raises:
+            ValueError: queries and texts are no pairs, or there is no such hook point.
+        """
+        from pyterrier_mechir.lens.bridge import run_with_cache
+
+        return run_with_cache(self, queries, texts, names_filter, device)
+
+    def run_with_hooks(
+        self, queries: str | Sequence[str], texts: str | Sequence[str], *, fwd_hooks: Sequence[Hook] = ()
+    ) -> torch.Tensor:
+        """Score pairs in one batch, with functions called where activations pass.
+
+        Args:
+            queries: as in :meth:`run_with_cache`.
+            texts: as there.
+            fwd_hooks: a hook point's name, or a function of the name, and what is called there: ``fn(activation,
+                hook)``. What it returns, unless None, takes the activation's place.
+
+        Returns:
+            scores ``[len(texts)]``, with gradients unless you turn them off.
+
+        Raises:
+            KeyError: there is no such hook point.
+            ValueError: queries and texts are no pairs.
+        """
+        from pyterrier_mechir.lens.bridge import run_with_hooks
+
+        return run_with_hooks(self, queries, texts, fwd_hooks)
+
+    def scorer(self, *, text_field: str = "text", batch_size: int | None = None, verbose: bool = False) -> Scorer:
+        """A plain re-ranker: a ``pt.Transformer`` that gives each (query, document) the ranker's score, and ranks.
+
+        Args:
+            text_field: column of the document text.
+            batch_size: documents in a forward pass; None batches by length.
+            verbose: show a progress bar.
+        """
+        from pyterrier_mechir.stages.scorer import Scorer
+
+        return Scorer(self, text_field=text_field, batch_size=batch_size, verbose=verbose)
+
+    def _repr_html_(self) -> str:
+        from pyterrier_mechir.notebook import ranker_html
+
+        return ranker_html(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "lens"}
