@@ -25,7 +25,7 @@ from pyterrier_mechir.rankers.base import REDUCED, Ranker
 from pyterrier_mechir.rankers.unwrap import check_ranker
 from pyterrier_mechir.results.frames import METADATA, PERTURBATION
 from pyterrier_mechir.stages.base.checks import check_results
-from pyterrier_mechir.stages.base.effect_columns import ADDED, PairColumns
+from pyterrier_mechir.stages.base.effect_columns import ADDED, EffectColumns
 from pyterrier_mechir.stages.base.keyed import Keyed
 from pyterrier_mechir.stages.base.rows import MinimalPairs
 from pyterrier_mechir.stages.perturb_docs import PerturbDocs
@@ -227,7 +227,7 @@ class PairScorer(Keyed, pt.Transformer):
                 stacklevel=4,
             )
         unaligned = [i for i in changed if pairs.alignments[i] == "free"] if not self.sites.swept else []
-        results = PairColumns(n, self.sites, self.slots, self.direction)
+        results = EffectColumns(n, self.sites, self.slots, self.direction)
         for rows in (same, unaligned):
             if rows:
                 self._warn_of_cut(pairs, rows)
