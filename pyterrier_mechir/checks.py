@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from numbers import Integral
+
+_PASSED_THROUGH = frozenset({"pyterrier_mechir", "pyterrier", "pandas", "torch", "contextlib", "functools"})
+"""Modules, by their first names, that stand between a user's line and what warns because of it: this package, what
+calls its stages, and what wraps its functions."""
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the user that led here, however many calls of this package and of PyTerrier lie between.
+
+    Args:
+        message: the warning.
+        category: of the warning.
+    """
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and _first_name(frame.f_globals) in _PASSED_THROUGH:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _first_name(variables: dict[str, object]) -> str:
+    return str(variables.get("__name__", "")).partition(".")[0]
 
 
 def check_count(name: str, n: int, least: int = 1) -> int:

@@ -12,8 +12,8 @@ import pandas as pd
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.models.sites import Site, SiteSet, parse_site
 from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.results.frames import METADATA
-from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
+from pyterrier_mechir.results.aggregate import aggregate
+from pyterrier_mechir.results.frames import METADATA, perturbed_side
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
 from pyterrier_mechir.text.fillers import Filler
 
@@ -95,10 +95,10 @@ def grow_circuit(
     scorer = partial(PatchScorer, ranker, direction="noise", filler=filler, batch_size=batch_size, verbose=verbose)
     single = scorer(component)
     universe = single.sites.sites
-    if not {"text_perturbed", "query_perturbed"} & set(pairs.columns):
+    if perturbed_side(pairs) is None:
         raise ValueError("the pairs have no text_perturbed or query_perturbed; PerturbDocs and PerturbQueries add it.")
     if order is None:
-        order = AggregateHeads(by=None, n_boot=0).transform(single.transform(pairs)) if growth == "top_k" else universe
+        order = aggregate(single.transform(pairs), by=None, n_boot=0) if growth == "top_k" else universe
     ordered = _places(order, universe)
     steps, longest = _sizes(sizes, len(ordered), len(universe))
     scores = partial(_scores, scorer, pairs, universe)

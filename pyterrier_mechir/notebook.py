@@ -116,12 +116,12 @@ def _pooled(frame: pd.DataFrame) -> list[str]:
     import numpy as np
 
     from pyterrier_mechir.plots.markup import signed
+    from pyterrier_mechir.results.aggregate import aggregate
     from pyterrier_mechir.results.frames import has_token_effects
-    from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
 
     if has_token_effects(frame) or len(frame) * np.size(frame["patch_effect"].iloc[0]) > _MOST_POOLED:
         return []
-    heads = AggregateHeads(by=None, n_boot=0).transform(frame)
+    heads = aggregate(frame, by=None, n_boot=0)
     heads = heads[heads["score"].notna()]
     order = heads["score"].abs().sort_values(ascending=False, kind="stable").index[:3]
     strongest = [f"{row.docno} {signed(row.score)}" for row in heads.loc[order].itertuples()]
@@ -130,11 +130,12 @@ def _pooled(frame: pd.DataFrame) -> list[str]:
 
 def _pair(frame: pd.DataFrame, place: int) -> list[str]:
     from pyterrier_mechir.plots.markup import number, signed
-    from pyterrier_mechir.results.frames import METADATA
+    from pyterrier_mechir.results.effects import change
+    from pyterrier_mechir.results.frames import METADATA, perturbed_side
 
     row = frame.iloc[place]
     field = frame.attrs.get(METADATA, {}).get("scorer", {}).get("text_field", "text")
-    side = "query" if "query_perturbed" in frame.columns else field
+    side = "query" if perturbed_side(frame, field) == "query" else field
     names = (field, side, f"{side}_perturbed")
     text, before, after = (row[name] if isinstance(row.get(name), str) else "" for name in names)
     scores = [row.get(name) for name in ("score", "score_baseline", "score_perturbed")]
@@ -143,7 +144,7 @@ def _pair(frame: pd.DataFrame, place: int) -> list[str]:
         _cell(str(row["docno"])),
         _cell(str(row.get("rank", "")), is_number=True),
         *(_cell(number(score), is_number=True) for score in scores),
-        _cell(signed(row["score_perturbed"] - row["score_baseline"]), is_number=True),
+        _cell(signed(change(row["score_baseline"], row["score_perturbed"])), is_number=True),
         f"<td>{_effects(frame, place)}</td>",
         _cell(_shortened(text), title=text),
         _cell(_around_edit(before, after), title=after),

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyterrier_mechir import __version__
+from pyterrier_mechir._version import __version__
 from pyterrier_mechir.commands.errors import CommandError
 from pyterrier_mechir.patching.plan import DIRECTIONS
 
@@ -50,7 +50,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from pyterrier_mechir import PatchResults
+    from pyterrier_mechir.results.stored.artifact import PatchResults
 
     out = options.out or options.results / "report.html"
     try:

@@ -17,12 +17,19 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_mechir import AggregateHeads, BiEncoder, CrossEncoder, PatchResults, PatchScorer, PerturbDocs, plot_heads
 from pyterrier_mechir.commands.errors import CommandError
 from pyterrier_mechir.commands.retrieval import collection, first_stage, quiet
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.catalogue import by_name
+from pyterrier_mechir.plots.heads import plot_heads
 from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.rankers.bi_encoder import BiEncoder
+from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
+from pyterrier_mechir.results.effects import change
+from pyterrier_mechir.results.stored.artifact import PatchResults
+from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
+from pyterrier_mechir.stages.patch_scorer import PatchScorer
+from pyterrier_mechir.stages.perturb_docs import PerturbDocs
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -133,7 +140,7 @@ def _results(path: Path) -> PatchResults:
 
 def _examples(ranker: Ranker, pairs: pd.DataFrame, direction: str) -> pd.DataFrame:
     """The pairs of the largest score changes, each of another query, with the effects of their single positions."""
-    moved = (pairs["score_perturbed"] - pairs["score_baseline"]).abs().dropna().sort_values(ascending=False)
+    moved = change(pairs["score_baseline"], pairs["score_perturbed"]).abs().dropna().sort_values(ascending=False)
     chosen = pairs.loc[moved.index].drop_duplicates("qid").head(_EXAMPLES)
     scorer = PatchScorer(ranker, "attn_out", positions="each", direction=direction, verbose=True)
     with _own_warnings():

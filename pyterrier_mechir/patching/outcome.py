@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import spearmanr
 
+from pyterrier_mechir.results.effects import change
+
 Patched = np.ndarray | list[np.ndarray]
 """Patched scores: ``[N, site]``, or, where positions are patched apart, ``[site, slot]`` for each pair."""
 
@@ -113,10 +115,10 @@ def _patched(result: SweepResult) -> list[np.ndarray]:
 
 
 def _effects(result: SweepResult) -> Iterator[np.ndarray]:
-    """How far patches move the scores, ``[site, slot]`` for each pair in each direction."""
+    """How far patches move the score of the run that is patched, ``[site, slot]`` for each pair in each direction."""
     for way, scores in ((result.denoise, result.baseline), (result.noise, result.perturbed)):
         for of_pair, score in zip(() if way is None else way, scores, strict=way is not None):
-            yield (of_pair if of_pair.ndim == 2 else of_pair[:, None]) - score
+            yield change(score, of_pair if of_pair.ndim == 2 else of_pair[:, None])
 
 
 def some(result: SweepResult, pairs: np.ndarray, sites: np.ndarray) -> SweepResult:

@@ -21,9 +21,9 @@ def aggregated(frame: pd.DataFrame, figure: str, needs: Sequence[str] = ("layer"
         ValueError: it is neither, or holds the effects of several estimators.
     """
     if "patch_effect" in frame.columns:
-        from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
+        from pyterrier_mechir.results.aggregate import aggregate
 
-        frame = AggregateHeads(by=None).transform(frame)
+        frame = aggregate(frame, by=None)
     if not set(needs) <= set(frame.columns):
         columns = f"{', '.join(needs[:-1])} and {needs[-1]}"
         raise ValueError(f"{figure} draws frames of AggregateHeads or PatchScorer; this one has no {columns}.")

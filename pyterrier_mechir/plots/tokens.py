@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_mechir.plots.style import QUALITATIVE, SMALL, inches, note
+from pyterrier_mechir.text.vocabulary import SPACES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +28,7 @@ _WORDS = {"edit": "bold: the edit", "query terms": "italic: query terms"}
 
 def readable(token: str) -> str:
     """A token without the marks that stand for a preceding space."""
-    return token.lstrip("Ġ▁") or token
+    return token.lstrip(SPACES) or token
 
 
 def label_tokens(axis: XAxis | YAxis, tokens: Sequence[str], classes: Sequence[str]) -> None:

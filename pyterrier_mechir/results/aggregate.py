@@ -7,18 +7,99 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyterrier as pt
 
-from pyterrier_mechir.results.estimators import averaged, query_sums, usable
-from pyterrier_mechir.results.frames import Label
-from pyterrier_mechir.results.pairs import Pairs
-from pyterrier_mechir.results.statistics import adjusted, bootstrap, median, n_flips, over, sign_flips
+from pyterrier_mechir._options import one_of
+from pyterrier_mechir.results.effects import over
+from pyterrier_mechir.results.estimators import ESTIMATORS, averaged, query_sums, usable
+from pyterrier_mechir.results.frames import COLUMNS, Label
+from pyterrier_mechir.results.pairs import PairArrays, read_pairs
+from pyterrier_mechir.results.statistics import adjusted, bootstrap, median, n_flips, sign_flips
 
 _IDENTITY = ["qid", "docno", "score", "rank", "component", "layer", "head"]
 
 _STATISTICS = ["n_pairs", "n_skipped", "mean_delta", "ci_low", "ci_high", "p_value", "p_adjusted"]
 
 
-def _estimated(pairs: Pairs, estimator: str, ci: float, n_boot: int, seed: int) -> dict[str, np.ndarray]:
+def aggregate(
+    frame: pd.DataFrame,
+    *,
+    by: str | None = "qid",
+    estimator: str | Sequence[str] = "ratio_of_means",
+    ci: float = 0.95,
+    n_boot: int = 1000,
+    seed: int = 0,
+    weights: str | None = None,
+) -> pd.DataFrame:
+    """The effect of every component over the pairs of each group, with intervals and p-values.
+
+    Args:
+        frame: of :class:`~pyterrier_mechir.PatchScorer`, with the columns :func:`needed_columns`.
+        by: as for :class:`~pyterrier_mechir.AggregateHeads`, which says what is computed; None pools all pairs.
+        estimator: likewise; a list gives a row for each.
+        ci: likewise.
+        n_boot: likewise; 0 leaves intervals and p-values missing.
+        seed: likewise.
+        weights: likewise.
+
+    Returns:
+        A row per group, estimator and component, as :class:`~pyterrier_mechir.AggregateHeads` gives it.
+
+    Raises:
+        pt.validate.InputValidationError: a column is missing.
+        ValueError: as for :func:`checked_estimators`; the arrays of the rows are not of one shape; a weight that is no
+            number of 0 or more.
+    """
+    estimators = checked_estimators(estimator, ci, n_boot, weights)
+    pt.validate.columns(frame, includes=needed_columns(by, weights))
+    extra = [] if isinstance(estimator, str) else ["estimator"]
+    if not len(frame):
+        return typed(pd.DataFrame(), _STATISTICS, extra)
+    labels, pairs = read_pairs(frame, weights)
+    swept = np.isfinite(pairs.moved).any(axis=0)
+    if swept.any():
+        labels, pairs = [label for label, kept in zip(labels, swept, strict=True) if kept], pairs.at_sites(swept)
+    if by is None:
+        groups: dict[Any, Any] = {"all": slice(None)}
+    else:
+        groups = frame.reset_index(drop=True).groupby(by, sort=False).indices
+    parts = [
+        ranked_components(
+            labels, {"qid": str(name), "estimator": one, **_estimated(pairs.rows(rows), one, ci, n_boot, seed)}
+        )
+        for name, rows in groups.items()
+        for one in estimators
+    ]
+    extra = extra if labels[0][1] is None else ["slot", *extra]
+    return typed(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), _STATISTICS, extra)
+
+
+def checked_estimators(estimator: str | Sequence[str], ci: float, n_boot: int, weights: str | None) -> list[str]:
+    """The estimators that options of an aggregation ask for, as a list.
+
+    Raises:
+        ValueError: an unknown estimator, or none; weights of a median; ``ci`` or ``n_boot`` out of range.
+    """
+    listed = [estimator] if isinstance(estimator, str) else list(estimator)
+    estimators = [one_of("estimator", name, ESTIMATORS) for name in listed]
+    if not estimators:
+        raise ValueError(f"estimator is empty; give one of {', '.join(map(repr, ESTIMATORS))}, or several.")
+    if weights is not None and "median" in estimators:
+        raise ValueError("the median takes no weights; leave them out, or choose estimators that are means.")
+    if not 0 < ci < 1:
+        raise ValueError(f"ci is {ci}; give a coverage between 0 and 1, such as 0.95.")
+    if n_boot < 0:
+        raise ValueError(f"n_boot is {n_boot}; give the number of resamples, 0 for no intervals and p-values.")
+    return estimators
+
+
+def needed_columns(by: str | None, weights: str | None) -> list[str]:
+    """The columns that an aggregation reads."""
+    others = [column for column in (by, weights) if column is not None and column != "qid"]
+    return list(dict.fromkeys([*COLUMNS, *others]))
+
+
+def _estimated(pairs: PairArrays, estimator: str, ci: float, n_boot: int, seed: int) -> dict[str, np.ndarray]:
     """The columns of an estimate that are numbers, ``[site]`` each."""
     used = usable(pairs, estimator)
     sums = query_sums(pairs, estimator, used)
@@ -41,10 +122,6 @@ def _estimated(pairs: Pairs, estimator: str, ci: float, n_boot: int, seed: int) 
         "p_value": p_value,
         "p_adjusted": adjusted(p_value),
     }
-
-
-def _listed(estimator: str | Sequence[str]) -> list[str]:
-    return [estimator] if isinstance(estimator, str) else list(estimator)
 
 
 def ranked_components(labels: list[Label], columns: dict[str, Any]) -> pd.DataFrame:

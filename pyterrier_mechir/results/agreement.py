@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyterrier as pt
 from scipy.stats import norm, rankdata
 
-from pyterrier_mechir.results.compare import _sides
-from pyterrier_mechir.results.statistics import levels, over, resamples
-
-if TYPE_CHECKING:
-    from pyterrier_mechir.results.compare import _Sides
+from pyterrier_mechir.results.compare import Sides, read_sides
+from pyterrier_mechir.results.effects import over
+from pyterrier_mechir.results.statistics import levels, resamples
 
 
 def head_agreement(
@@ -30,7 +28,7 @@ def head_agreement(
     """How far two runs rank the components alike.
 
     Args:
-        first: as for :func:`compare_heads`.
+        first: as for :func:`~pyterrier_mechir.compare_heads`.
         second: likewise.
         k: how many of the first components of each ranking overlap.
         estimator: likewise.
@@ -48,12 +46,52 @@ def head_agreement(
 
     Raises:
         pt.validate.InputValidationError: a column is missing.
-        ValueError: as for :func:`compare_heads`, or ``k`` less than 1.
+        ValueError: as for :func:`~pyterrier_mechir.compare_heads`, or ``k`` less than 1.
     """
-    return _agreement(_sides(first, second, estimator), k, ci, n_boot, seed)
+    return _agreement(read_sides(first, second, estimator), k, ci, n_boot, seed)
 
 
-def _agreement(sides: _Sides, k: int, ci: float, n_boot: int, seed: int) -> pd.DataFrame:
+def agreement_and_stability(
+    sides: Sides,
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    *,
+    k: int = 10,
+    estimator: str = "ratio_of_means",
+    ci: float = 0.95,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What a comparison of two runs says beside the difference of each component.
+
+    Args:
+        sides: what the two runs have in common.
+        first: as for :func:`head_agreement`.
+        second: likewise.
+        k: likewise.
+        estimator: likewise.
+        ci: likewise, and share of the splits.
+        n_boot: likewise.
+        seed: of the resampling, and of the splits.
+
+    Returns:
+        ``agreement``, the rows of :func:`head_agreement`, and, where both runs have at least 4 queries, ``stability``,
+        the rows of :func:`split_halves` of the ``first`` and of the ``second``, as lists of dicts.
+
+    Raises:
+        ValueError: ``k`` less than 1.
+    """
+    out: dict[str, Any] = {"agreement": _agreement(sides, k, ci, n_boot, seed).to_dict("records")}
+    frames = {"first": first, "second": second}
+    if min(frame["qid"].nunique() for frame in frames.values()) >= 4:
+        out["stability"] = {
+            name: split_halves(frame, k=k, estimator=estimator, ci=ci, seed=seed).to_dict("records")
+            for name, frame in frames.items()
+        }
+    return out
+
+
+def _agreement(sides: Sides, k: int, ci: float, n_boot: int, seed: int) -> pd.DataFrame:
     n_queries = len(sides.first.weights)
     deviates = norm.isf(levels(ci, n_queries)[0]) if n_queries > 1 else np.nan
     measures = _measures(_checked(k, len(sides.labels)))
@@ -83,7 +121,7 @@ def split_halves(
     Args:
         frame: of :class:`~pyterrier_mechir.PatchScorer`.
         k: how many of the first components of each ranking overlap.
-        estimator: as for :func:`compare_heads`.
+        estimator: as for :func:`~pyterrier_mechir.compare_heads`.
         ci: share of the splits that ``low`` and ``high`` span.
         n_splits: how many times the queries are split.
         seed: of the splits.
@@ -97,7 +135,7 @@ def split_halves(
         pt.validate.InputValidationError: a column is missing.
         ValueError: fewer than 4 queries, ``k`` less than 1, or as for :class:`~pyterrier_mechir.AggregateHeads`.
     """
-    sides = _sides(frame, frame, estimator)
+    sides = read_sides(frame, frame, estimator)
     n_queries = len(sides.first.weights)
     if n_queries < 4:
         raise ValueError(f"halves of {n_queries} queries tell nothing; give the results of at least 4 queries.")
@@ -150,7 +188,7 @@ def lens_agreement(frame: pd.DataFrame) -> pd.DataFrame:
     """How far the ranking of each layer is the final ranking.
 
     Args:
-        frame: the output of :class:`ScoreLens`, with the columns ``qid`` and ``layer_scores``.
+        frame: the output of :class:`~pyterrier_mechir.ScoreLens`, with the columns ``qid`` and ``layer_scores``.
 
     Returns:
         A row per point of the stream: ``layer`` (0 is what enters the first layer, l what leaves layer l - 1; the last

@@ -11,18 +11,28 @@ import pyterrier as pt
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.results.aggregate import ranked_components, typed
+from pyterrier_mechir.results.effects import over
 from pyterrier_mechir.results.estimators import ESTIMATORS, QuerySums, query_sums, usable
 from pyterrier_mechir.results.frames import COLUMNS, Label
-from pyterrier_mechir.results.pairs import Pairs, read_pairs
-from pyterrier_mechir.results.statistics import adjusted, bootstrap, difference, n_flips, over, sign_flips
+from pyterrier_mechir.results.pairs import PairArrays, read_pairs
+from pyterrier_mechir.results.statistics import adjusted, bootstrap, difference, n_flips, sign_flips
 
-_STATISTICS = [
+STATISTICS = [
     *("score_first", "score_second", "n_pairs", "n_skipped", "ci_low", "ci_high", "p_value", "p_adjusted"),
 ]
+"""The columns of numbers of a comparison."""
 
 
-class _Sides(NamedTuple):
-    """What two frames have in common."""
+class Sides(NamedTuple):
+    """What two frames have in common: the documents and components that have effects in both.
+
+    Args:
+        labels: the components.
+        first: the sums of the first frame over each query's pairs.
+        second: those of the second frame, over the same queries and pairs.
+        n_pairs: how many pairs each component has, ``[component]``.
+        n_skipped: how many documents of either frame it lacks, ``[component]``.
+    """
 
     labels: list[Label]
     first: QuerySums
@@ -73,10 +83,11 @@ def compare_heads(
         pt.validate.InputValidationError: a column is missing.
         ValueError: the components differ, or no document has effects in both.
     """
-    return _differences(_sides(first, second, estimator), ci, n_boot, seed)
+    return differences(read_sides(first, second, estimator), ci, n_boot, seed)
 
 
-def _differences(sides: _Sides, ci: float, n_boot: int, seed: int) -> pd.DataFrame:
+def differences(sides: Sides, ci: float, n_boot: int, seed: int) -> pd.DataFrame:
+    """The rows of :func:`compare_heads`, from what two frames have in common."""
     everything = np.ones((1, len(sides.first.weights)))
     (one,), (other,) = sides.maps(everything)
     low = high = p_value = np.full(len(one), np.nan)
@@ -92,22 +103,31 @@ def _differences(sides: _Sides, ci: float, n_boot: int, seed: int) -> pd.DataFra
     columns |= {"n_pairs": sides.n_pairs, "n_skipped": sides.n_skipped, "ci_low": low, "ci_high": high}
     columns |= {"p_value": p_value, "p_adjusted": adjusted(p_value)}
     extra = [] if sides.labels[0][1] is None else ["slot"]
-    return typed(ranked_components(sides.labels, columns), _STATISTICS, extra)
+    return typed(ranked_components(sides.labels, columns), STATISTICS, extra)
 
 
-def _linear(estimator: str) -> str:
-    """An estimator of which runs can be compared: one that is made of sums over queries."""
+def linear(estimator: str) -> str:
+    """An estimator by which runs can be compared: one that is made of sums over queries, all but the median.
+
+    Raises:
+        ValueError: it is another.
+    """
     return one_of("estimator", estimator, [name for name in ESTIMATORS if name != "median"])
 
 
-def _sides(first: pd.DataFrame, second: pd.DataFrame, estimator: str) -> _Sides:
-    """The sums over the pairs that two frames have in common.
+def read_sides(first: pd.DataFrame, second: pd.DataFrame, estimator: str) -> Sides:
+    """Read what two frames have in common.
+
+    Args:
+        first: as for :func:`compare_heads`.
+        second: likewise.
+        estimator: likewise.
 
     Raises:
         pt.validate.InputValidationError: a column is missing.
-        ValueError: the components differ, or there are no common pairs.
+        ValueError: an unknown estimator, or the median; the components differ, or there are no common pairs.
     """
-    _linear(estimator)
+    linear(estimator)
     for frame in (first, second):
         pt.validate.columns(frame, includes=[*COLUMNS, "docno"])
     keys = [pd.MultiIndex.from_frame(frame[["qid", "docno"]].astype(str)) for frame in (first, second)]
@@ -130,10 +150,10 @@ def _sides(first: pd.DataFrame, second: pd.DataFrame, estimator: str) -> _Sides:
     used = used[rows][:, kept]
     sums = [query_sums(pairs.rows(rows).at_sites(kept), estimator, used) for pairs in (one, other)]
     n_pairs = used.sum(axis=0)
-    return _Sides(labels, sums[0], sums[1], n_pairs, len(keys[0].union(keys[1])) - n_pairs)
+    return Sides(labels, sums[0], sums[1], n_pairs, len(keys[0].union(keys[1])) - n_pairs)
 
 
-def _at(frame: pd.DataFrame, rows: np.ndarray) -> tuple[list[Label], Pairs]:
+def _at(frame: pd.DataFrame, rows: np.ndarray) -> tuple[list[Label], PairArrays]:
     part = frame.iloc[rows]
     part.attrs = frame.attrs
     return read_pairs(part)

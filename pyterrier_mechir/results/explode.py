@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_mechir.results.frames import labelled_sites
+from pyterrier_mechir.results.frames import has_token_effects, labelled_sites
 
 _COLUMNS = [
     *("qid", "docno", "component", "layer", "head", "site", "position", "token", "token_baseline", "token_class"),
@@ -62,7 +62,8 @@ def _row(frame: pd.DataFrame, row: int) -> pd.DataFrame:
 def _slots(frame: pd.DataFrame, row: int, slots: list[str] | None, n: int) -> dict[str, list[Any]]:
     """Position, tokens and class of each slot of a row."""
     missing: list[Any] = [None] * n
-    if "tokens" not in frame.columns or (slots is None and n == 1 and len(frame["tokens"].iloc[row]) != 1):
+    has_one = has_token_effects(frame) and n == 1
+    if "tokens" not in frame.columns or (has_one and len(frame["tokens"].iloc[row]) != 1):
         return dict.fromkeys(["position", "token", "token_baseline", "token_class"], missing)
     tokens, baseline, classes = (frame[name].iloc[row] for name in ("tokens", "tokens_baseline", "token_classes"))
     if slots is not None and not slots[0].lstrip("-").isdigit():

@@ -24,6 +24,28 @@ COLUMNS = ("qid", "score_baseline", "score_perturbed", "patch_scores", "patch_ef
 """What a frame of pairs has to have."""
 
 
+def perturbed_side(frame: pd.DataFrame, text_field: str = "text") -> str | None:
+    """Which side of a frame's pairs was perturbed.
+
+    Args:
+        frame: rows of queries and documents.
+        text_field: column of the document text.
+
+    Returns:
+        ``query`` where the frame has ``query_perturbed``, ``document`` where it has ``text_perturbed`` (that is,
+        ``<text_field>_perturbed``), None where it has neither. A frame of both is no frame of minimal pairs, which
+        what reads pairs has to check; here it counts as one of queries.
+    """
+    if "query_perturbed" in frame.columns:
+        return "query"
+    return "document" if f"{text_field}_perturbed" in frame.columns else None
+
+
+def has_token_effects(frame: pd.DataFrame) -> bool:
+    """Whether the effects of a frame are of single positions, those of all positions of each text by themselves."""
+    return {"tokens", "patch_effect"} <= set(frame.columns) and "slots" not in frame.attrs.get(METADATA, {})
+
+
 def labelled_sites(frame: pd.DataFrame, shape: tuple[int, ...]) -> tuple[list[Site | SiteSet], list[str] | None]:
     """The sites that arrays of a shape hold, and the names of the slots on their last axis, if they have one.
 
@@ -36,7 +58,7 @@ def labelled_sites(frame: pd.DataFrame, shape: tuple[int, ...]) -> tuple[list[Si
     if "sites" in metadata:
         sites = [parse_site(name) for name in metadata["sites"]]
         slots = metadata.get("slots")
-        if len(sites) == int(np.prod(shape if slots is None and "tokens" not in frame.columns else shape[:-1])):
+        if len(sites) == int(np.prod(shape if slots is None and not has_token_effects(frame) else shape[:-1])):
             return sites, slots
     if len(shape) == 2 and "tokens" not in frame.columns:
         return [Site("head", layer, head) for layer in range(shape[0]) for head in range(shape[1])], None
@@ -47,10 +69,5 @@ def labelled_sites(frame: pd.DataFrame, shape: tuple[int, ...]) -> tuple[list[Si
 
 
 def as_cells(values: Iterable[Any]) -> Any:
-    """The cells of a column, whatever they are."""
+    """Any values, such as arrays or lists, as a column of which each cell holds one of them as it is."""
     return pd.Series(list(values), dtype=object).to_numpy()
-
-
-def has_token_effects(frame: pd.DataFrame) -> bool:
-    """Whether a frame has the effects of each position by itself."""
-    return {"tokens", "patch_effect"} <= set(frame.columns) and "slots" not in frame.attrs.get(METADATA, {})

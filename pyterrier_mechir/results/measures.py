@@ -15,6 +15,7 @@ from scipy.stats import entropy
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.perturb.base import NO_SIGN, SIGNS
+from pyterrier_mechir.results.effects import change, ratio_of_means
 
 NEUTRAL_BAND = 1e-3
 """Score changes up to this size count as none, unless another band is given."""
@@ -50,7 +51,8 @@ def axiom_agreement(frame: pd.DataFrame, band: float = NEUTRAL_BAND, sign: str |
 
 def _agrees(frame: pd.DataFrame, band: float, sign: str | None) -> pd.Series:
     """1 where a pair's change is the expected one, 0 where it is not, missing where nothing can be said."""
-    delta = frame["score_perturbed"].to_numpy(np.float64) - frame["score_baseline"].to_numpy(np.float64)
+    baseline, perturbed = (frame[f"score_{side}"].to_numpy(np.float64) for side in ("baseline", "perturbed"))
+    delta = change(baseline, perturbed)
     if sign is not None:
         expected = np.full(len(frame), sign, dtype=object)
     elif "expected_sign" in frame.columns:
@@ -273,7 +275,8 @@ class _EffectConcentration(_OfPairs):
 
 def _delta(pairs: pd.DataFrame) -> pd.Series:
     """s_p - s_b, missing where the perturbation did not apply."""
-    return pairs["score_perturbed"].astype(np.float64) - pairs["score_baseline"].astype(np.float64)
+    baseline, perturbed = (pairs[f"score_{side}"].astype(np.float64) for side in ("baseline", "perturbed"))
+    return change(baseline, perturbed)
 
 
 def _effects(pairs: pd.DataFrame) -> np.ndarray:
@@ -281,12 +284,8 @@ def _effects(pairs: pd.DataFrame) -> np.ndarray:
     arrays = list(pairs["patch_scores"])
     if len({np.shape(array) for array in arrays}) > 1:
         raise ValueError("patch_scores has arrays of several shapes; measure one scorer's at a time, of all positions.")
-    patched = np.stack(arrays).astype(np.float64)
-    base = pairs["score_baseline"].to_numpy(np.float64).reshape(-1, *[1] * (patched.ndim - 1))
-    delta = _delta(pairs).to_numpy().reshape(base.shape)
-    used = np.isfinite(patched) & np.isfinite(delta)
-    moved, apart = (np.where(used, values, 0).sum(axis=0) for values in (patched - base, delta))
-    return np.divide(moved, apart, out=np.full(moved.shape, np.nan), where=apart != 0)
+    baseline, perturbed = (pairs[f"score_{side}"].to_numpy(np.float64) for side in ("baseline", "perturbed"))
+    return ratio_of_means("denoise", np.stack(arrays).astype(np.float64), baseline, perturbed)
 
 
 AxiomAgreement = _AxiomAgreement()

@@ -8,15 +8,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from pyterrier_mechir.results.frames import METADATA, labelled_sites
+from pyterrier_mechir.results.effects import change, moved
+from pyterrier_mechir.results.frames import METADATA, has_token_effects, labelled_sites
 
 if TYPE_CHECKING:
     from pyterrier_mechir.results.frames import Label
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Pairs as arrays: normalised effects and moved scores ``[pair, site]``; s_p - s_b, queries, weights ``[pair]``."""
+class PairArrays:
+    """The pairs of a frame as arrays, for statistics over them.
+
+    Args:
+        effects: normalised effects, ``[pair, site]``, missing where s_p - s_b is too small for one.
+        moved: what patches move the scores by, ``[pair, site]``: see :func:`~pyterrier_mechir.results.effects.moved`.
+        delta: s_p - s_b, ``[pair]``.
+        queries: the number of each pair's query, ``[pair]``, from 0 without gaps.
+        weights: of the pairs in means, ``[pair]``.
+    """
 
     effects: np.ndarray
     moved: np.ndarray
@@ -25,26 +34,35 @@ class Pairs:
     weights: np.ndarray
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, direction: str | None, weights: np.ndarray) -> Pairs:
+    def of(cls, frame: pd.DataFrame, direction: str | None, weights: np.ndarray) -> PairArrays:
+        """Read a frame.
+
+        Args:
+            frame: as for :func:`read_pairs`.
+            direction: in which it was swept; None finds out which one gives the frame's effects.
+            weights: of the pairs.
+        """
         effects, patched = (_stack(frame[column]) for column in ("patch_effect", "patch_scores"))
         baseline, perturbed = (frame[f"score_{side}"].to_numpy(np.float64) for side in ("baseline", "perturbed"))
-        delta = perturbed - baseline
-        denoised, noised = patched - baseline[:, None], perturbed[:, None] - patched
+        delta = change(baseline, perturbed)
+        denoised, noised = (moved(way, patched, baseline[:, None], perturbed[:, None]) for way in ("denoise", "noise"))
         direction = direction or _direction(effects * delta[:, None], denoised, noised)
         queries = np.unique(frame["qid"].astype(str).to_numpy(np.object_), return_inverse=True)[1]
         return cls(effects, noised if direction == "noise" else denoised, delta, queries, weights)
 
-    def rows(self, index: Any) -> Pairs:
+    def rows(self, index: Any) -> PairArrays:
+        """Some of the pairs, with their queries numbered anew."""
         queries = np.unique(self.queries[index], return_inverse=True)[1]
-        return Pairs(self.effects[index], self.moved[index], self.delta[index], queries, self.weights[index])
+        return PairArrays(self.effects[index], self.moved[index], self.delta[index], queries, self.weights[index])
 
-    def at_sites(self, index: np.ndarray) -> Pairs:
+    def at_sites(self, index: np.ndarray) -> PairArrays:
+        """The same pairs at some of the sites."""
         return replace(self, effects=self.effects[:, index], moved=self.moved[:, index])
 
 
-def _direction(moved: np.ndarray, denoised: np.ndarray, noised: np.ndarray) -> str:
-    """The direction whose formula gives the effects of a frame that does not say which was swept."""
-    errors = [np.nansum(np.abs(moved - candidate)) for candidate in (denoised, noised)]
+def _direction(of_effects: np.ndarray, denoised: np.ndarray, noised: np.ndarray) -> str:
+    """The direction whose moved scores are nearest to those that a frame's effects amount to."""
+    errors = [np.nansum(np.abs(of_effects - candidate)) for candidate in (denoised, noised)]
     return "denoise" if errors[0] <= errors[1] else "noise"
 
 
@@ -52,7 +70,7 @@ def _stack(arrays: pd.Series) -> np.ndarray:
     return np.stack([np.asarray(array, dtype=np.float64).ravel() for array in arrays])
 
 
-def read_pairs(frame: pd.DataFrame, weights: str | None = None) -> tuple[list[Label], Pairs]:
+def read_pairs(frame: pd.DataFrame, weights: str | None = None) -> tuple[list[Label], PairArrays]:
     """What the arrays of a frame hold, and its pairs.
 
     Args:
@@ -63,7 +81,7 @@ def read_pairs(frame: pd.DataFrame, weights: str | None = None) -> tuple[list[La
         ValueError: effects of single positions, arrays of several shapes, sites that nothing tells, or a weight that is
             no number of 0 or more.
     """
-    if "tokens" in frame.columns and "slots" not in frame.attrs.get(METADATA, {}):
+    if has_token_effects(frame):
         raise ValueError(
             "effects of single positions belong to one text each and are not aggregated; explode_effects(frame) "
             "gives them one by one, and positions='class' gives effects that can be."
@@ -73,7 +91,7 @@ def read_pairs(frame: pd.DataFrame, weights: str | None = None) -> tuple[list[La
         raise ValueError(f"patch_effect has arrays of shapes {sorted(shapes)}; aggregate one scorer's at a time.")
     sites, slots = labelled_sites(frame, shapes.pop())
     labels = [(site, slot) for site in sites for slot in ([None] if slots is None else slots)]
-    return labels, Pairs.of(frame, frame.attrs.get(METADATA, {}).get("direction"), _weights(frame, weights))
+    return labels, PairArrays.of(frame, frame.attrs.get(METADATA, {}).get("direction"), _weights(frame, weights))
 
 
 def _weights(frame: pd.DataFrame, column: str | None) -> np.ndarray:

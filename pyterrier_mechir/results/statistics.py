@@ -1,7 +1,19 @@
 """Statistics of effects whose pairs come in clusters: intervals, p-values and their adjustment for many components.
 
-Pairs of one query are not independent, so that what is resampled is the query, with all its pairs. Everything but the
-median needs only sums over the pairs of each cluster: a resample is then a row of a matrix product.
+Pairs of one query are not independent, so that what is resampled is the query, with all its pairs: a query is a
+cluster. The steps from pairs to a row of statistics for each component:
+
+1. Sum over the pairs of each cluster, ``[cluster, component]`` (:func:`cluster_sums`). All that follows, but for the
+   median, needs these sums only and never goes back to the pairs.
+2. Make an estimator (:func:`ratio`, :func:`median`, :func:`difference`): a function from how often each cluster was
+   drawn, ``[resample, cluster]``, to estimates, ``[resample, component]``. A row of ones gives the estimate itself. For
+   a ratio of sums, all resamples at once are two products of matrices.
+3. Interval (:func:`bootstrap`): take the components that the same clusters have together; draw as many of these
+   clusters as there are, with replacement, ``n_boot`` times; estimate each time; take the percentiles that
+   :func:`levels` gives, which are further out than the coverage says, since few clusters vary too little.
+4. P-value (:func:`sign_flips`): flip the sign of each cluster's sum, in all ways where these are few, else in random
+   ones; p is the share of flips whose sum over clusters is at least as far from 0 as the one that was measured.
+5. Adjust the p-values for the number of components (:func:`adjusted`).
 """
 
 from __future__ import annotations
@@ -12,6 +24,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.stats import false_discovery_control, norm, t
+
+from pyterrier_mechir.results.effects import over
 
 Estimator = Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]
 """Components (their numbers) to a function that estimates these from how often a resample drew each cluster:
@@ -25,11 +39,6 @@ _CACHED = 2**17
 
 _ENUMERATED = 2**12
 """Sign flips that are enumerated even if fewer are asked for: those of 13 clusters."""
-
-
-def over(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """A quotient, missing where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator != 0)
 
 
 def cluster_sums(values: np.ndarray, clusters: np.ndarray, factors: np.ndarray, n_clusters: int) -> np.ndarray:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pyterrier_mechir.checks import warn
+
 _COUNT = re.compile(r"(\d+) (?:of \d+ )?")
 _NUMBER = re.compile(r"\d+")
 
@@ -38,7 +40,7 @@ class Notes:
     def tell(self) -> None:
         """Warn of all."""
         for message in self.messages:
-            warnings.warn(message, stacklevel=3)
+            warn(message)
 
 
 @contextmanager

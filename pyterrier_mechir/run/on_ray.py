@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from pyterrier_mechir.models.batching import tokens_at_once
+from pyterrier_mechir.results.frames import perturbed_side
 from pyterrier_mechir.results.stored.ledger import Index
 from pyterrier_mechir.results.stored.tables import to_frame, to_table
 from pyterrier_mechir.run.notes import Notes, heard
 from pyterrier_mechir.run.source import TOPICS, Source, applied
 from pyterrier_mechir.stages.pair_scorer import PairScorer
-from pyterrier_mechir.stages.results_writer import ResultsWriter, alike, scored, with_hashes
+from pyterrier_mechir.stages.results_writer import ResultsWriter, scored, with_hashes, with_one_perturbation
 
 _STORE = 2**29
 """Bytes of shared memory that a cluster started here has at least; what is beyond them goes to disk."""
@@ -64,7 +65,7 @@ def run_on_ray(
         ValueError: a stage cannot be sent to workers; and whatever a stage raises there.
     """
     ray = _ray()
-    first, source = source.begun()
+    first, source = source.peeked()
     if first is None:
         return
     with heard(note):
@@ -114,7 +115,7 @@ def run_on_ray(
 def _data(ray: Any, source: Source, size: int) -> Any:
     """The source as a data set, in blocks of about ``size`` rows."""
     if source.path is None:
-        return ray.data.from_arrow_refs([ray.put(to_table(block)) for block in alike(source.blocks)])
+        return ray.data.from_arrow_refs([ray.put(to_table(block)) for block in with_one_perturbation(source.blocks)])
     return ray.data.read_parquet(source.path).repartition(
         target_num_rows_per_block=TOPICS if source.n_pairs is None else size
     )
@@ -125,7 +126,7 @@ def _prepared(block: pa.Table, packed: dict[str, Any], text_field: str, kinds: d
     frame = block.to_pandas() if kinds is None else to_frame(block.replace_schema_metadata(kinds))
     frame = applied([_fetched(stage) for stage in packed["stages"]], frame)
     made = to_table(frame)
-    if len(frame) and {f"{text_field}_perturbed", "query_perturbed"} & set(frame.columns):
+    if len(frame) and perturbed_side(frame, text_field) is not None:
         made = made.take(_fetched(packed["index"]).lacking(with_hashes(frame, text_field)))
     return made
 

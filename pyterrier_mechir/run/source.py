@@ -74,8 +74,13 @@ class Source(NamedTuple):
         frames = (pa.Table.from_batches([batch]).to_pandas() for batch in batches if len(batch))
         return cls(frames, n_rows if of_documents else None, str(path))
 
-    def begun(self) -> tuple[pd.DataFrame | None, Source]:
-        """The first block, and the source that still has it."""
+    def peeked(self) -> tuple[pd.DataFrame | None, Source]:
+        """Look at the first block without losing it.
+
+        Returns:
+            The first block, None where there is none, and a source to read from in place of this one: it gives the
+            first block again, and then the others.
+        """
         first = next(self.blocks, None)
         return first, self if first is None else self._replace(blocks=chain([first], self.blocks))
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_mechir._options import one_of
-from pyterrier_mechir.results.aggregate import _STATISTICS, _estimated, _listed, ranked_components, typed
-from pyterrier_mechir.results.estimators import ESTIMATORS
-from pyterrier_mechir.results.frames import COLUMNS, Label
-from pyterrier_mechir.results.pairs import Pairs, read_pairs
+from pyterrier_mechir.results.aggregate import aggregate, checked_estimators, needed_columns
 from pyterrier_mechir.stages.base.keyed import Keyed
 
 
@@ -75,15 +70,7 @@ class AggregateHeads(Keyed, pt.Transformer):
         seed: int = 0,
         weights: str | None = None,
     ):
-        estimators = [one_of("estimator", name, ESTIMATORS) for name in _listed(estimator)]
-        if not estimators:
-            raise ValueError(f"estimator is empty; give one of {', '.join(map(repr, ESTIMATORS))}, or several.")
-        if weights is not None and "median" in estimators:
-            raise ValueError("the median takes no weights; leave them out, or choose estimators that are means.")
-        if not 0 < ci < 1:
-            raise ValueError(f"ci is {ci}; give a coverage between 0 and 1, such as 0.95.")
-        if n_boot < 0:
-            raise ValueError(f"n_boot is {n_boot}; give the number of resamples, 0 for no intervals and p-values.")
+        estimators = checked_estimators(estimator, ci, n_boot, weights)
         self.by = by
         self.estimator = estimator if isinstance(estimator, str) else estimators
         self.ci = ci
@@ -98,27 +85,13 @@ class AggregateHeads(Keyed, pt.Transformer):
             pt.validate.InputValidationError: a column is missing.
             ValueError: the arrays of the rows are not of one shape; a weight that is no number of 0 or more.
         """
-        others = [column for column in (self.by, self.weights) if column not in (None, "qid")]
-        pt.validate.columns(inp, includes=list(dict.fromkeys([*COLUMNS, *others])), context=self)
-        extra = [] if isinstance(self.estimator, str) else ["estimator"]
-        if not len(inp):
-            return typed(pd.DataFrame(), _STATISTICS, extra)
-        labels, pairs = read_pairs(inp, self.weights)
-        swept = np.isfinite(pairs.moved).any(axis=0)
-        if swept.any():
-            labels, pairs = [label for label, kept in zip(labels, swept, strict=True) if kept], pairs.at_sites(swept)
-        if self.by is None:
-            groups: dict[Any, Any] = {"all": slice(None)}
-        else:
-            groups = inp.reset_index(drop=True).groupby(self.by, sort=False).indices
-        parts = [
-            self._aggregate(str(name), estimator, pairs.rows(rows), labels)
-            for name, rows in groups.items()
-            for estimator in _listed(self.estimator)
-        ]
-        extra = extra if labels[0][1] is None else ["slot", *extra]
-        return typed(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), _STATISTICS, extra)
-
-    def _aggregate(self, name: str, estimator: str, pairs: Pairs, labels: list[Label]) -> pd.DataFrame:
-        estimated = _estimated(pairs, estimator, self.ci, self.n_boot, self.seed)
-        return ranked_components(labels, {"qid": name, "estimator": estimator, **estimated})
+        pt.validate.columns(inp, includes=needed_columns(self.by, self.weights), context=self)
+        return aggregate(
+            inp,
+            by=self.by,
+            estimator=self.estimator,
+            ci=self.ci,
+            n_boot=self.n_boot,
+            seed=self.seed,
+            weights=self.weights,
+        )

@@ -8,8 +8,8 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_mechir.results.aggregate import typed
-from pyterrier_mechir.results.agreement import _agreement, split_halves
-from pyterrier_mechir.results.compare import _STATISTICS, _differences, _linear, _sides
+from pyterrier_mechir.results.agreement import agreement_and_stability
+from pyterrier_mechir.results.compare import STATISTICS, differences, linear, read_sides
 from pyterrier_mechir.results.frames import COLUMNS, METADATA
 from pyterrier_mechir.stages.base.keyed import Keyed
 
@@ -21,15 +21,16 @@ class CompareHeads(Keyed, pt.Transformer):
     shape; with one ranker and two perturbations, fillers or methods, it compares these. Expected input columns are
     those of the two pipelines, which end in :class:`~pyterrier_mechir.PatchScorer`.
 
-    Output: a row per component, as :func:`compare_heads` gives it. ``frame.attrs["mechir"]["agreement"]`` has the rows
-    of :func:`head_agreement`, and ``["stability"]`` those of :func:`split_halves` for the ``first`` and the ``second``
-    pipeline (not of fewer than 4 queries), as lists of dicts. These functions also take frames that are computed.
+    Output: a row per component, as :func:`~pyterrier_mechir.compare_heads` gives it. ``frame.attrs["mechir"]`` has, as
+    lists of dicts, ``"agreement"``: the rows of :func:`~pyterrier_mechir.head_agreement`, and ``"stability"``: those of
+    :func:`~pyterrier_mechir.split_halves` for the ``first`` and the ``second`` pipeline (not of fewer than 4 queries).
+    These functions also take frames that are computed.
 
     Args:
         first: a pipeline.
         second: another.
-        k: as for :func:`head_agreement`.
-        estimator: as for :func:`compare_heads`.
+        k: as for :func:`~pyterrier_mechir.head_agreement`.
+        estimator: as for :func:`~pyterrier_mechir.compare_heads`.
         ci: coverage of the intervals.
         n_boot: number of resamples.
         seed: of the resampling.
@@ -54,7 +55,7 @@ class CompareHeads(Keyed, pt.Transformer):
         self.first = first
         self.second = second
         self.k = k
-        self.estimator = _linear(estimator)
+        self.estimator = linear(estimator)
         self.ci = ci
         self.n_boot = n_boot
         self.seed = seed
@@ -64,23 +65,22 @@ class CompareHeads(Keyed, pt.Transformer):
 
         Raises:
             pt.validate.InputValidationError: a pipeline lacks a column.
-            ValueError: as for :func:`compare_heads`.
+            ValueError: as for :func:`~pyterrier_mechir.compare_heads`.
         """
         first, second = self.first.transform(inp), self.second.transform(inp)
         for frame in (first, second):
             pt.validate.columns(frame, includes=[*COLUMNS, "docno"], context=self)
         if not len(first) and not len(second):
-            return typed(pd.DataFrame(), _STATISTICS)
-        sides = _sides(first, second, self.estimator)
-        out = _differences(sides, self.ci, self.n_boot, self.seed)
-        agreement = _agreement(sides, self.k, self.ci, self.n_boot, self.seed)
-        out.attrs = {METADATA: {"agreement": agreement.to_dict("records")}}
-        if min(first["qid"].nunique(), second["qid"].nunique()) >= 4:
-            halves = {
-                name: split_halves(frame, k=self.k, estimator=self.estimator, ci=self.ci, seed=self.seed).to_dict(
-                    "records"
-                )
-                for name, frame in (("first", first), ("second", second))
-            }
-            out.attrs[METADATA]["stability"] = halves
+            return typed(pd.DataFrame(), STATISTICS)
+        sides = read_sides(first, second, self.estimator)
+        out = differences(sides, self.ci, self.n_boot, self.seed)
+        told = agreement_and_stability(
+            *(sides, first, second),
+            k=self.k,
+            estimator=self.estimator,
+            ci=self.ci,
+            n_boot=self.n_boot,
+            seed=self.seed,
+        )
+        out.attrs = {METADATA: told}
         return out

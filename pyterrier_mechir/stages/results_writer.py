@@ -16,8 +16,8 @@ import pyterrier as pt
 
 from pyterrier_mechir.checks import check_batch_size
 from pyterrier_mechir.results.frames import METADATA, PERTURBATION
-from pyterrier_mechir.results.stored.artifact import PatchResults
 from pyterrier_mechir.results.stored.ledger import PAIR_HASH, Index, Ledger
+from pyterrier_mechir.results.stored.store import Store
 from pyterrier_mechir.stages.base.effect_columns import ADDED
 from pyterrier_mechir.stages.base.keyed import Keyed
 from pyterrier_mechir.stages.base.pair_stage import PairStage
@@ -65,7 +65,7 @@ class ResultsWriter(Keyed, pt.Transformer):
         self.scorer = scorer
         self.text_field = text_field if scorer is None else scorer.text_field
         self.shard_size = check_batch_size(shard_size) or 256
-        self._results = PatchResults(self.path)
+        self._results = Store(self.path)
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
         """The scorer."""
@@ -123,7 +123,7 @@ class ResultsWriter(Keyed, pt.Transformer):
         """
         if self.scorer is None:
             raise ValueError("a writer without a scorer has nothing to compute; give writer() a scorer.")
-        parts = in_parts(alike(map(self.scorer.perturbed, frames)), self.shard_size)
+        parts = in_parts(with_one_perturbation(map(self.scorer.perturbed, frames)), self.shard_size)
         with listen():
             first = next(parts, None)
         if first is None:
@@ -224,8 +224,13 @@ def in_parts(frames: Iterable[pd.DataFrame], size: int) -> Iterator[pd.DataFrame
         yield _joined(waiting)
 
 
-def alike(frames: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """The frames that have rows.
+def with_one_perturbation(frames: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """The frames that have rows, checked on the way to have been perturbed in the same way.
+
+    An artifact holds the results of one configuration, of which the perturbation is a part.
+
+    Args:
+        frames: with their perturbed sides; what perturbed them says so in their attrs.
 
     Raises:
         ValueError: they were perturbed in several ways.

@@ -14,12 +14,17 @@ from pyterrier_mechir.text.idf import Idf, Lexicon
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+BYTES = "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"
+"""The mark of a preceding space in vocabularies of bytes, whose tokens spell each byte by a letter of its own."""
 
-_SPACES = "Ġ▁"
+SPACES = f"{BYTES}\N{LOWER ONE EIGHTH BLOCK}"
+"""Marks that stand at the start of a token for a space before it: of bytes, and of SentencePiece."""
 
-_CONTINUED = "##"
+CONTINUED = "##"
+"""What a token begins with that continues a word, in vocabularies that do not mark spaces."""
 
-_BREAKS = ("<0x0A>", "<0x0D>")
+BREAKS = ("<0x0A>", "<0x0D>")
+"""Tokens that stand for a line break by its byte."""
 
 
 class Vocabulary:
@@ -38,15 +43,15 @@ class Vocabulary:
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
         tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
-        spellings = [token.removeprefix(_CONTINUED).lstrip(_SPACES) for token in tokens]
+        spellings = [token.removeprefix(CONTINUED).lstrip(SPACES) for token in tokens]
         self.spellings = np.array(spellings, dtype=object)
-        marked = [token.startswith(tuple(_SPACES)) for token in tokens]
-        starts_word = marked if any(marked) else [not token.startswith(_CONTINUED) for token in tokens]
+        marked = [token.startswith(tuple(SPACES)) for token in tokens]
+        starts_word = marked if any(marked) else [not token.startswith(CONTINUED) for token in tokens]
         self.words = np.array(
             [i for i, word in enumerate(spellings) if starts_word[i] and len(word) > 2 and word.isalpha()],
             dtype=np.int64,
         )
-        special = {*tokenizer.all_special_ids, *(i for i, token in enumerate(tokens) if token in _BREAKS)}
+        special = {*tokenizer.all_special_ids, *(i for i, token in enumerate(tokens) if token in BREAKS)}
         self.is_mark = np.array([i in special or not any(map(str.isalnum, w)) for i, w in enumerate(spellings)])
         self._is_spaced = np.array(marked)
         self._is_space = np.array([not word for word in spellings])

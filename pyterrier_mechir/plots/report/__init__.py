@@ -14,14 +14,15 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
-import pyterrier_mechir
+from pyterrier_mechir._version import __version__
 from pyterrier_mechir.plots.colours import STEPS, scale
 from pyterrier_mechir.plots.markup import number, signed
 from pyterrier_mechir.plots.report.effects import effect_maps, strongest
 from pyterrier_mechir.plots.report.examples import Examples, make_examples
 from pyterrier_mechir.plots.report.tables import as_given, definitions, effectiveness, pair_rows, run_of
+from pyterrier_mechir.results.aggregate import aggregate
+from pyterrier_mechir.results.effects import change
 from pyterrier_mechir.results.frames import METADATA, has_token_effects
-from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
 
 
 def write_report(
@@ -79,7 +80,7 @@ def write_report(
         data=_data(shown),
         pairs=pair_rows(frame, text_field),
         n_pairs=len(frame),
-        version=pyterrier_mechir.__version__,
+        version=__version__,
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     )
     path = Path(path)
@@ -122,7 +123,7 @@ def _title(run: Mapping[str, Any]) -> str:
 
 
 def _facts(frame: pd.DataFrame) -> list[tuple[str, str]]:
-    delta = frame["score_perturbed"] - frame["score_baseline"]
+    delta = change(frame["score_baseline"], frame["score_perturbed"])
     return [
         ("pairs", f"{len(frame):,}"),
         ("queries", f"{frame['qid'].nunique():,}"),
@@ -139,7 +140,7 @@ def _effects(frame: pd.DataFrame) -> dict[str, Any]:
     if has_token_effects(frame):
         note = "Effects of single positions belong to one text each and are not aggregated: see the example pairs."
         return found | {"notes": [note]}
-    heads = AggregateHeads(by=None).transform(frame)
+    heads = aggregate(frame, by=None)
     maps, notes = effect_maps(heads)
     metadata = frame.attrs.get(METADATA, {})
     if metadata.get("direction") == "both":

@@ -13,7 +13,9 @@ import pandas as pd
 
 from pyterrier_mechir.plots.colours import level
 from pyterrier_mechir.plots.markup import greatest, signed
-from pyterrier_mechir.results.frames import has_token_effects, labelled_sites
+from pyterrier_mechir.results.effects import change
+from pyterrier_mechir.results.frames import has_token_effects, labelled_sites, perturbed_side
+from pyterrier_mechir.text.vocabulary import BYTES, CONTINUED, SPACES
 
 _MOST_PAIRS = 12
 
@@ -25,12 +27,6 @@ _LONGEST_RUN = 700
 """Characters of unedited text that are shown without a gap."""
 
 _MOST_NAMED = 3
-
-_BYTES = "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"
-
-_SPACES = (_BYTES, "\N{LOWER ONE EIGHTH BLOCK}")
-
-_CONTINUED = "##"
 
 _CLOSING = frozenset(".,;:!?)]}%")
 
@@ -80,7 +76,7 @@ class Examples(NamedTuple):
 def _spread(frame: pd.DataFrame) -> pd.DataFrame:
     """Some pairs, from the one whose score rises most to the one whose score falls most, at even distances."""
     known = frame[frame["score_perturbed"].notna() & frame["score_baseline"].notna()]
-    delta = known["score_perturbed"] - known["score_baseline"]
+    delta = change(known["score_baseline"], known["score_perturbed"])
     ordered = known.iloc[np.argsort(-delta.to_numpy(), kind="stable")]
     places = np.linspace(0, len(ordered) - 1, min(_MOST_PAIRS, len(ordered))).round().astype(int)
     return ordered.iloc[places]
@@ -94,7 +90,7 @@ def make_examples(frame: pd.DataFrame, text_field: str, *, spread: bool) -> Exam
         text_field: column of the document text.
         spread: choose them over all changes of the score; else they are the first, in the order of the frame.
     """
-    side = "query" if "query_perturbed" in frame.columns else "document"
+    side = perturbed_side(frame, text_field) or "document"
     shown = _spread(frame) if spread else frame[frame["score_perturbed"].notna()]
     if not has_token_effects(frame):
         shown = shown.head(_MOST_PAIRS)
@@ -157,7 +153,7 @@ def _example(row: pd.Series, effects: np.ndarray, chosen: int) -> Example:
 
 def readable(tokens: Sequence[str], classes: Sequence[str]) -> list[tuple[str, bool]]:
     """Each token as readable text, and whether it continues what is before it without a space."""
-    marked = next((mark for mark in _SPACES if any(token.startswith(mark) for token in tokens)), None)
+    marked = next((mark for mark in SPACES if any(token.startswith(mark) for token in tokens)), None)
     made = []
     after_special = True
     for token, token_class in zip(tokens, classes, strict=True):
@@ -165,10 +161,10 @@ def readable(tokens: Sequence[str], classes: Sequence[str]) -> list[tuple[str, b
         if is_special:
             text, is_joined = token, False
         elif marked is None:
-            text = token.removeprefix(_CONTINUED)
+            text = token.removeprefix(CONTINUED)
             is_joined = text != token or token in _CLOSING
         else:
-            text = _decoded(token) if marked == _BYTES else token
+            text = _decoded(token) if marked == BYTES else token
             text, is_joined = text.lstrip(f"{marked} "), not token.startswith(marked)
         made.append((text or token, is_joined and not after_special))
         after_special = is_special

@@ -11,6 +11,7 @@ import pyterrier as pt
 from ir_measures import AP, RR, nDCG
 
 from pyterrier_mechir.plots.markup import MISSING, number, signed
+from pyterrier_mechir.results.effects import change
 from pyterrier_mechir.results.frames import METADATA
 from pyterrier_mechir.results.measures import RankShift, ScoreShift
 
@@ -90,7 +91,7 @@ def as_given(experiment: pd.DataFrame) -> Table:
 def pair_rows(frame: pd.DataFrame, text_field: str) -> list[dict[str, Any]]:
     """The pairs as rows of a table, in the order of the frame."""
     shown = frame.head(_MOST_PAIRS)
-    delta = shown["score_perturbed"] - shown["score_baseline"]
+    delta = change(shown["score_baseline"], shown["score_perturbed"])
     texts = shown[text_field] if text_field in shown.columns else [""] * len(shown)
     ranks = shown["rank"] if "rank" in shown.columns else [None] * len(shown)
     return [

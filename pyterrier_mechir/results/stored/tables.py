@@ -7,11 +7,12 @@ An array of n axes is stored as lists nested n deep, so that other readers of Pa
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+
+from pyterrier_mechir.results.frames import as_cells
 
 _KEY = b"pyterrier_mechir"
 
@@ -41,8 +42,8 @@ def to_frame(table: pa.Table, columns: list[str] | None = None) -> pd.DataFrame:
     names = table.column_names if columns is None else columns
     plain = table.select([name for name in names if name not in ours["arrays"]])
     frame = plain.to_pandas()
-    of_lists = {name: _cells(table[name].to_pylist()) for name in names if name in ours["lists"]}
-    of_arrays = {name: _cells(_arrays(table[name])) for name in names if name in ours["arrays"]}
+    of_lists = {name: as_cells(table[name].to_pylist()) for name in names if name in ours["lists"]}
+    of_arrays = {name: as_cells(_arrays(table[name])) for name in names if name in ours["arrays"]}
     frame = frame.assign(**of_lists, **of_arrays)[list(names)]
     frame.attrs = ours["attrs"]
     return frame
@@ -54,10 +55,6 @@ def _column(values: pd.Series) -> pa.Array:
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         reason = f"column {values.name!r} cannot be stored in a Parquet file; drop it first"
         raise ValueError(f"{reason}: {error}") from error
-
-
-def _cells(values: list[Any]) -> Any:
-    return pd.Series(values, dtype=object).to_numpy()
 
 
 def _nested(cells: list[np.ndarray], name: str) -> pa.Array:

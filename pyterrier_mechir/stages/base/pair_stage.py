@@ -20,7 +20,7 @@ from pyterrier_mechir.rankers.base import REDUCED, Ranker
 from pyterrier_mechir.rankers.unwrap import check_ranker
 from pyterrier_mechir.results.frames import METADATA, PERTURBATION
 from pyterrier_mechir.stages.base.checks import check_results
-from pyterrier_mechir.stages.base.effect_columns import ADDED, PairColumns
+from pyterrier_mechir.stages.base.effect_columns import ADDED, EffectColumns
 from pyterrier_mechir.stages.base.keyed import Keyed
 from pyterrier_mechir.stages.base.measure import Measure
 from pyterrier_mechir.stages.base.rows import AlignedRows, PairRows
@@ -153,7 +153,7 @@ class PairStage(Keyed, pt.Transformer):
                 stacklevel=4,
             )
         unaligned = [i for i in changed if pairs.alignments[i] == "free"] if not measure.sites.swept else []
-        results = PairColumns(n, measure.sites, measure.positions, measure.direction)
+        results = EffectColumns(n, measure.sites, measure.positions, measure.direction)
         for rows in (same, unaligned):
             if rows:
                 self._warn_of_cut(pairs, rows)
