@@ -185,7 +185,7 @@ class AttentionPatterns(Keyed, pt.Transformer):
         return [
             np.stack(
                 [
-                    *(pair.classes, pair.parts, numbers, occurrences),
+                    *(pair.classes, pair.segments, numbers, occurrences),
                     (numbers >= 0) & rare[numbers] if len(rare) else np.zeros_like(numbers),
                     pair.perturbed.mask,
                 ]
