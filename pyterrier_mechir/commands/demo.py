@@ -25,6 +25,7 @@ from pyterrier_mechir.plots.heads import plot_heads
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.bi_encoder import BiEncoder
 from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
+from pyterrier_mechir.rankers.interactive import Interactive
 from pyterrier_mechir.results.effects import change
 from pyterrier_mechir.results.stored.artifact import PatchResults
 from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
@@ -89,7 +90,7 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _ranker(name: str | None, kind: str) -> Ranker:
+def _ranker(name: str | None, kind: str) -> Interactive:
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -102,7 +103,7 @@ def _ranker(name: str | None, kind: str) -> Ranker:
     else:
         checkpoint = name or HUB_ID
     try:
-        ranker: Ranker = BiEncoder(checkpoint) if kind == "bi" else CrossEncoder(checkpoint)
+        ranker: Interactive = BiEncoder(checkpoint) if kind == "bi" else CrossEncoder(checkpoint)
     except ValueError as error:
         if name is None:
             raise CommandError(
@@ -116,7 +117,7 @@ def _ranker(name: str | None, kind: str) -> Ranker:
 
 
 def _experiment(
-    bm25: pt.Transformer, ranker: Ranker, pairs: pd.DataFrame, topics: pd.DataFrame, qrels: pd.DataFrame
+    bm25: pt.Transformer, ranker: Interactive, pairs: pd.DataFrame, topics: pd.DataFrame, qrels: pd.DataFrame
 ) -> pd.DataFrame:
     from ir_measures import AP, RR, nDCG
 
@@ -149,7 +150,7 @@ def _examples(ranker: Ranker, pairs: pd.DataFrame, direction: str) -> pd.DataFra
 
 def _write(
     options: Namespace,
-    ranker: Ranker,
+    ranker: Interactive,
     results: PatchResults,
     heads: pd.DataFrame,
     table: pd.DataFrame,

@@ -116,7 +116,7 @@ class Embed(EmbeddingBridge):
         return self._modules["_original_component"](*args, **kwargs)  # type: ignore[misc]
 
 
-class Part(LinearBridge):
+class MapSlice(LinearBridge):
     """One of several maps that are one in the model: its weights, always those of the whole.
 
     Args:
@@ -159,7 +159,7 @@ def maps_of(names: Sequence[str], paths: Sequence[str], whole: str) -> dict[str,
     """
     if len(paths) == len(names):
         return {name: LinearBridge(path) for name, path in zip(names, paths, strict=True)}
-    parts = {name: Part(paths[0], number, len(names)) for number, name in enumerate(names)}
+    parts = {name: MapSlice(paths[0], number, len(names)) for number, name in enumerate(names)}
     return {whole: LinearBridge(paths[0]), **parts}
 
 

@@ -128,9 +128,17 @@ class Anatomy:
         return output, None
 
     def _bias(self, bias: Tensor | None, mask: Tensor | None, length: int) -> Tensor:
-        """The bias that a layer hands on: the one that it was given, or else that of the first layer.
+        """The bias of attention by relative positions, which the first layer of T5 computes and all others are given.
 
-        Attention outside transformers' attention interface hands on the mask with it.
+        A layer that is not computed has to give it to the next one all the same.
+
+        Args:
+            bias: what the layer was given; None for the first layer, whose bias is computed here.
+            mask: the attention mask, which attention outside transformers' attention interface adds to the bias.
+            length: how many positions there are.
+
+        Returns:
+            The bias, with the mask added to it where the next layer expects it so.
         """
         if bias is not None:
             return bias

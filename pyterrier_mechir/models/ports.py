@@ -35,7 +35,11 @@ def _restore(module: nn.Module, previous: Callable[..., Any] | None) -> None:
 def _on_features(
     autoencoder: Autoencoder, function: Callable[[Tensor], Tensor | None]
 ) -> Callable[[Tensor], Tensor | None]:
-    """Call ``function`` with an activation's features; what they make changes by as much as it changes them."""
+    """Turn a function of an activation's features into one of the activation.
+
+    Where the function gives new features, the activation becomes itself + decode(new) - decode(old): it moves by what
+    the change of the features makes, and keeps what the autoencoder does not reconstruct.
+    """
 
     def on_activation(activation: Tensor) -> Tensor | None:
         features = autoencoder.encode(activation.detach())

@@ -73,8 +73,17 @@ def _can_be_packed(module: nn.Linear) -> bool:
     weight: Any = module.weight
     if weight.is_inference():
         return False
-    reduced = isinstance(module, Reduced) and not module.in_full
-    return weight.device.type == "cpu" and weight.dtype == (torch.bfloat16 if reduced else torch.float32)
+    if weight.device.type != "cpu":
+        return False
+    if isinstance(module, Reduced) and not module.in_full:
+        return weight.dtype == torch.bfloat16 and _multiplies_bfloat16()
+    return weight.dtype == torch.float32
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether oneDNN has products of bfloat16 for this processor; without AVX-512 it may have none."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and bool(supported())
 
 
 def _is_supported() -> bool:
@@ -119,7 +128,13 @@ _Forward = Callable[[Tensor], Tensor]
 
 
 def _by_mode(module: nn.Module, plain: _Forward, differentiable: _Forward | None = None) -> _Forward:
-    """A forward for runs without gradients, and one for those with them, which may be the module's own."""
+    """One forward that chooses at each call, by whether gradients are on.
+
+    Args:
+        module: the module.
+        plain: what it computes by where gradients are off.
+        differentiable: what it computes by where they are on; None for the module's own forward.
+    """
     own = type(module).forward
     with_gradients = differentiable or (lambda value: own(module, value))
     return lambda value: with_gradients(value) if torch.is_grad_enabled() else plain(value)

@@ -34,7 +34,7 @@ class Labels(NamedTuple):
 
     Args:
         classes: its token class.
-        parts: its part: 0 for the query and 1 for the document of a cross-encoder, -1 for special tokens.
+        segments: its segment: 0 for the query and 1 for the document of a cross-encoder, -1 for special tokens.
         words: the word it is a piece of, the same number for every occurrence; -1 without a word.
         occurrences: the number of that occurrence.
         rare: 1 where the word is rare, else 0.
@@ -42,7 +42,7 @@ class Labels(NamedTuple):
     """
 
     classes: Tensor
-    parts: Tensor
+    segments: Tensor
     words: Tensor
     occurrences: Tensor
     rare: Tensor
@@ -67,8 +67,8 @@ def _rarity(at: Labels) -> Tensor:
 
 
 def _interaction(at: Labels) -> Tensor:
-    of_text = at.parts >= 0
-    return (at.parts[:, :, None] != at.parts[:, None]) & of_text[:, :, None] & of_text[:, None]
+    of_text = at.segments >= 0
+    return (at.segments[:, :, None] != at.segments[:, None]) & of_text[:, :, None] & of_text[:, None]
 
 
 ATTENTION_FEATURES: dict[str, Callable[[Labels], Tensor]] = {
@@ -211,7 +211,7 @@ def labels_of(
     return [
         np.stack(
             [
-                *(pair.classes, pair.parts, numbers, occurrences),
+                *(pair.classes, pair.segments, numbers, occurrences),
                 (numbers >= 0) & rare[numbers] if len(rare) else np.zeros_like(numbers),
                 pair.perturbed.mask,
             ]
@@ -236,7 +236,7 @@ class _Words:
         """For each position of the perturbed side, the number of its word and of its occurrence; -1 without a word."""
         numbers, occurrences = np.full_like(pair.words, -1), np.full_like(pair.words, -1)
         at = np.flatnonzero(pair.words >= 0)
-        starts = np.flatnonzero((np.diff(pair.words[at]) != 0) | (np.diff(pair.parts[at]) != 0)) + 1
+        starts = np.flatnonzero((np.diff(pair.words[at]) != 0) | (np.diff(pair.segments[at]) != 0)) + 1
         bounds = [0, *starts.tolist(), len(at)]
         ids = pair.perturbed.ids[at].tolist()
         of_occurrences = [self._number(tuple(ids[begin:end])) for begin, end in pairwise(bounds)]

@@ -1,4 +1,8 @@
-"""What a perturbation is: a function from a text, and perhaps its query, to a minimal pair."""
+"""What a perturbation is: a function from a text, and perhaps its query, to a minimal pair.
+
+A minimal pair is a baseline text and a perturbed text that differ by one change. :class:`Perturbation` is the base of
+all; :func:`perturbation` makes one of a plain function; :class:`Chain` puts one after another.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,15 @@ import inspect
 import random
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.perturb.correspond import corresponds
+from pyterrier_mechir.perturb.correspond import corresponds, joint_alignment
 from pyterrier_mechir.text.alignment import ALIGNMENTS
+from pyterrier_mechir.text.similar import Embedder
 from pyterrier_mechir.text.words import seeded
-
-if TYPE_CHECKING:
-    from pyterrier_mechir.rankers.base import Ranker
-
 
 SIGNS = ("+", "-", "+0", "-0", "0")
 """What an axiom expects of s_p - s_b: more than 0, less, not less, not more, or no change."""
@@ -32,9 +33,9 @@ class Pair(NamedTuple):
     """A minimal pair of texts.
 
     Args:
-        baseline: the one text.
-        perturbed: the other.
-        by: the perturbation that made it; of a composition, the one that was used.
+        baseline: the text that is compared with: the text given, or another that the perturbation made of it.
+        perturbed: the text with the change.
+        by: the perturbation that made the pair; of a composition, the one that was used.
     """
 
     baseline: str
@@ -43,7 +44,7 @@ class Pair(NamedTuple):
 
 
 class Perturbation(ABC):
-    """How a minimal pair is made of a text.
+    """How a minimal pair is made of a text: what is changed, how its sides correspond, and what that should do.
 
     Subclasses implement :meth:`__call__` and keep their settings as attributes of the same names as their constructor's
     parameters; equality, hash and repr follow from these. ``a | b`` applies one after the other.
@@ -74,10 +75,19 @@ class Perturbation(ABC):
 
     @abstractmethod
     def __call__(self, text: str, query: str) -> str | tuple[str, str] | None:
-        """The perturbed text, or with ``own_baseline`` (baseline, perturbed); None where it does not apply."""
+        """Perturb a text.
+
+        Args:
+            text: the text: a document, or a query where queries are perturbed.
+            query: the query that the text stands beside.
+
+        Returns:
+            The perturbed text, or with ``own_baseline`` the baseline and the perturbed text; None where the
+            perturbation does not apply, such as a query term's where the text has none.
+        """
 
     def pair(self, text: str, query: str) -> Pair | None:
-        """The minimal pair made of a text, or None where the perturbation does not apply.
+        """The minimal pair that :meth:`__call__` makes of a text, or None where the perturbation does not apply.
 
         Raises:
             TypeError: the perturbation gave something that is not a text.
@@ -97,7 +107,10 @@ class Perturbation(ABC):
         return Pair(baseline, perturbed, self)  # type: ignore[arg-type]
 
     def holds(self, baseline: str, perturbed: str, query: str) -> bool:
-        """Whether a pair is what the perturbation claims: that its sides correspond, and the axiom's own premises."""
+        """Whether a pair is what the perturbation claims to make, whoever made it.
+
+        Its sides have to correspond as the alignment says, and the premises of the axiom to be given.
+        """
         return corresponds(self.alignment, baseline, perturbed) and self._claim(baseline, perturbed, query)
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
@@ -106,20 +119,27 @@ class Perturbation(ABC):
 
     @property
     def members(self) -> tuple[Perturbation, ...]:
-        """The perturbations that may make a pair: itself, or those of a composition."""
+        """The perturbations that may be the ``by`` of a pair: itself, or those of a composition."""
         return (self,)
 
-    def bind(self: Self, ranker: Ranker) -> Self:
-        """The perturbation with what it needs of the ranker that will be interpreted, unless it was given that."""
+    def bind(self: Self, ranker: Embedder) -> Self:
+        """The perturbation with what it takes from the ranker that will be interpreted.
+
+        That is the ranker's embedding table, to find similar words in, or its tokenizer, to count pieces of words.
+
+        Args:
+            ranker: the ranker, or another :class:`~pyterrier_mechir.text.similar.Embedder`.
+
+        Returns:
+            The perturbation itself where it takes nothing, or was given it already; else another with the ranker in it.
+        """
         return self
 
     def with_settings(self: Self, **settings: Any) -> Self:
-        """The same perturbation with other settings."""
+        """A perturbation like this one with some settings, by the names of its constructor's parameters, changed."""
         return type(self)(**{**self._settings(), **settings})
 
     def __or__(self, other: object) -> Chain:
-        from pyterrier_mechir.perturb.base import Chain
-
         return Chain(self, as_perturbation(other))
 
     def __init_subclass__(cls, **kwargs: Any):
@@ -160,10 +180,12 @@ class Perturbation(ABC):
         return hash((type(self), *map(_hashable, self._settings().values())))
 
     def _random(self, seed: int, text: str, query: str) -> random.Random:
+        """A generator for the random choices of a row, which depend on seed, text and query alone."""
         return random.Random(seeded(seed, query, text))
 
 
 def _hashable(value: Any) -> Any:
+    """A setting as something that has a hash, equal for equal settings."""
     if isinstance(value, (list, tuple, range)):
         return tuple(map(_hashable, value))
     try:
@@ -174,10 +196,17 @@ def _hashable(value: Any) -> Any:
 
 
 class OfPairs(Perturbation):
-    """A perturbation that makes its pairs of those of others, in :meth:`pair`."""
+    """A perturbation that makes its pairs of those of other perturbations, by overriding pair in place of __call__.
+
+    :class:`Chain` takes the baseline of its first perturbation and the perturbed side of its second,
+    :class:`~pyterrier_mechir.perturb.OneOf` a pair of one of several, and
+    :class:`~pyterrier_mechir.perturb.RandomTerm` a pair with other words in it. Each needs the whole pairs of the
+    others, both sides and which perturbation made them, and so implements :meth:`pair`; :meth:`__call__` follows.
+    """
 
     @abstractmethod
-    def pair(self, text: str, query: str) -> Pair | None: ...
+    def pair(self, text: str, query: str) -> Pair | None:
+        """The minimal pair made of a text, or None where the perturbation does not apply."""
 
     def __call__(self, text: str, query: str) -> str | tuple[str, str] | None:
         pair = self.pair(text, query)
@@ -187,6 +216,7 @@ class OfPairs(Perturbation):
 
 
 _CLAIMS = ("alignment", "sign", "own_baseline", "check")
+"""What is claimed of a function's pairs, told apart from the function's own settings."""
 
 
 class FunctionPerturbation(Perturbation):
@@ -198,7 +228,8 @@ class FunctionPerturbation(Perturbation):
         alignment: see :class:`Perturbation`.
         sign: see :class:`Perturbation`.
         own_baseline: see :class:`Perturbation`.
-        check: of (baseline, perturbed, query): whether a pair is what the function claims, beyond its alignment.
+        check: a function of (baseline, perturbed, query) that says whether a pair is what the function claims, beyond
+            its alignment; None claims nothing more.
         settings: values of the function's keyword settings.
 
     Raises:
@@ -277,6 +308,7 @@ class FunctionPerturbation(Perturbation):
 
 
 def _replaced(origin: FunctionPerturbation, settings: dict[str, Any]) -> FunctionPerturbation:
+    """A decorated function with other settings, as it is unpickled."""
     return origin.with_settings(**settings)
 
 
@@ -299,7 +331,11 @@ def perturbation(
         alignment: how the sides correspond.
         sign: what is expected of s_p - s_b, one of :data:`SIGNS`; None claims nothing.
         own_baseline: whether the function returns (baseline, perturbed).
-        check: of (baseline, perturbed, query): whether a pair is what it claims, beyond its alignment.
+        check: a function of (baseline, perturbed, query) that says whether a pair is what the function claims, beyond
+            its alignment; None claims nothing more.
+
+    Returns:
+        The perturbation; used with claims, ``@perturbation(...)``, what makes one of the function below it.
 
     Example::
 
@@ -328,16 +364,6 @@ def as_perturbation(value: object) -> Perturbation:
     raise TypeError(f"perturbation should be a Perturbation or a function of (text) or (text, query), not {value!r}.")
 
 
-def _joint_alignment(alignments: Iterable[str]) -> str:
-    """The alignment under which all of some others can be aligned."""
-    found = set(alignments)
-    if len(found) == 1:
-        return found.pop()
-    if "free" in found:
-        return "free"
-    return "mask" if "mask" in found and "fill" not in found else "fill"
-
-
 class Chain(OfPairs):
     """One perturbation after the other, written ``first | second``: both changes are on the perturbed side.
 
@@ -356,7 +382,7 @@ class Chain(OfPairs):
         if self.second.own_baseline:
             raise ValueError(f"{self.second!r} has a baseline of its own, so it can only come first in a chain.")
         self.own_baseline = self.first.own_baseline
-        self.alignment = _joint_alignment(m.alignment for p in (self.first, self.second) for m in p.members)
+        self.alignment = joint_alignment(m.alignment for p in (self.first, self.second) for m in p.members)
         self.sign = self.first.sign if self.first.sign == self.second.sign else None
 
     @property
@@ -375,7 +401,8 @@ class Chain(OfPairs):
             return corresponds(alignments.pop() if len(alignments) == 1 else "free", baseline, perturbed)
         return self(baseline, query) == perturbed
 
-    def bind(self, ranker: Ranker) -> Chain:
+    def bind(self, ranker: Embedder) -> Chain:
+        """The chain of both perturbations, each bound (see :meth:`Perturbation.bind`)."""
         return Chain(self.first.bind(ranker), self.second.bind(ranker))
 
     def __repr__(self) -> str:

@@ -1,37 +1,14 @@
-"""The table of the perturbations, generated from themselves."""
+"""The table of the perturbations, generated from themselves.
+
+Every perturbation of the package (:mod:`pyterrier_mechir.perturb` lists them) has an example here. The documentation's
+table is made of these, and the command line finds perturbations by their names.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyterrier_mechir.perturb.axioms.coverage import AND, ANTI_REG, LB1, LB2, REG
-from pyterrier_mechir.perturb.axioms.discrimination import MTDC, TDC
-from pyterrier_mechir.perturb.axioms.frequency import TFC1, TFC2, TFC3
-from pyterrier_mechir.perturb.axioms.length import LNC1, LNC2, TFLNC
-from pyterrier_mechir.perturb.axioms.proximity import PROX1, PROX2, PROX3, PROX4, PROX5, QPHRA
-from pyterrier_mechir.perturb.axioms.semantics import DIV, STMC1, STMC2, STMC3, Synonym
-from pyterrier_mechir.perturb.base import Perturbation
-from pyterrier_mechir.perturb.control import Identity, RandomTerm
-from pyterrier_mechir.perturb.probes.order import (
-    AddSentence,
-    DeleteSentence,
-    PrependQuery,
-    ReverseSentences,
-    ReverseWords,
-    ShuffleSentences,
-    ShuffleWords,
-    SwapEntities,
-)
-from pyterrier_mechir.perturb.probes.terms import AddTerm, RemoveTerm
-from pyterrier_mechir.perturb.probes.wording import (
-    CaseFold,
-    Lemmatize,
-    Negate,
-    RemovePunctuation,
-    RemoveStopWords,
-    SwapNumbers,
-    Typos,
-)
+import pyterrier_mechir.perturb as perturb
 
 _QUERY = "ocean tides"
 _TEXT = "The moon pulls the ocean, and the tides rise."
@@ -41,7 +18,7 @@ _SIMILAR = {"tides": ["currents"], "ocean": ["sea"], "neap": ["ebb"]}
 
 @dataclass(frozen=True)
 class Entry:
-    """A perturbation with an example.
+    """A perturbation with an example to which it applies.
 
     Args:
         perturbation: the perturbation, with the settings of the example.
@@ -49,13 +26,13 @@ class Entry:
         text: the text of the example.
     """
 
-    perturbation: Perturbation
+    perturbation: perturb.Perturbation
     query: str = _QUERY
     text: str = _TEXT
 
     @property
     def label(self) -> str:
-        """The name, with the settings that make another perturbation of it."""
+        """What the table calls it: its name, with the settings that make another perturbation of it."""
         told = {
             "TFC1-R": 'TFC1(replace="all")',
             "TFC1.random_term": "RandomTerm(TFC1(), idf)",
@@ -66,72 +43,73 @@ class Entry:
 
 
 CATALOGUE = [
-    Entry(TFC1()),
-    Entry(TFC1(replace="all")),
-    Entry(TFC2()),
-    Entry(TFC3(_IDF), "spring ocean", "The ocean pulls the ocean."),
-    Entry(TDC(_IDF)),
-    Entry(TDC(_IDF, reading="swap"), text="The ocean, all ocean and few tides."),
-    Entry(MTDC(_IDF), text="The ocean, all ocean and few tides."),
-    Entry(LB1(), "neap tides"),
-    Entry(LB2("first"), "neap tides"),
-    Entry(LB2("further"), "neap tides"),
-    Entry(AND(), text="Tides of the ocean, tides of rivers."),
-    Entry(REG(), "neap tides", "Tides rise, tides fall."),
-    Entry(ANTI_REG(), "neap tides", "Tides rise, tides fall."),
-    Entry(LNC1()),
-    Entry(LNC2(), text="Tides rise."),
-    Entry(TFLNC()),
-    Entry(PROX1()),
-    Entry(PROX2()),
-    Entry(PROX3()),
-    Entry(PROX4()),
-    Entry(PROX5(), text="Tides of the ocean are tides of all seas."),
-    Entry(QPHRA(), '"high tides"', "High in spring, the tides rise."),
-    Entry(STMC1(_SIMILAR)),
-    Entry(STMC2(_SIMILAR)),
-    Entry(STMC3(_SIMILAR), "neap tides"),
-    Entry(DIV(_SIMILAR)),
-    Entry(Synonym(_SIMILAR)),
-    Entry(AddTerm("rivers")),
-    Entry(RemoveTerm()),
-    Entry(CaseFold()),
-    Entry(RemovePunctuation()),
-    Entry(RemoveStopWords()),
-    Entry(Lemmatize()),
-    Entry(Typos()),
-    Entry(SwapNumbers(), text="Two tides in 24 hours."),
-    Entry(Negate(), text="The tides are high."),
-    Entry(SwapEntities(), text="From Dover to Calais, the tides rise."),
-    Entry(ShuffleWords()),
-    Entry(ReverseWords()),
-    Entry(ShuffleSentences(), text="Tides rise. Tides fall."),
-    Entry(ReverseSentences(), text="Tides rise. Tides fall."),
-    Entry(DeleteSentence(), text="Tides rise. Tides fall."),
-    Entry(AddSentence("Walls are high.")),
-    Entry(PrependQuery()),
-    Entry(RandomTerm(TFC1(), _IDF)),
-    Entry(Identity()),
+    Entry(perturb.TFC1()),
+    Entry(perturb.TFC1(replace="all")),
+    Entry(perturb.TFC2()),
+    Entry(perturb.TFC3(_IDF), "spring ocean", "The ocean pulls the ocean."),
+    Entry(perturb.TDC(_IDF)),
+    Entry(perturb.TDC(_IDF, reading="swap"), text="The ocean, all ocean and few tides."),
+    Entry(perturb.MTDC(_IDF), text="The ocean, all ocean and few tides."),
+    Entry(perturb.LB1(), "neap tides"),
+    Entry(perturb.LB2("first"), "neap tides"),
+    Entry(perturb.LB2("further"), "neap tides"),
+    Entry(perturb.AND(), text="Tides of the ocean, tides of rivers."),
+    Entry(perturb.REG(), "neap tides", "Tides rise, tides fall."),
+    Entry(perturb.ANTI_REG(), "neap tides", "Tides rise, tides fall."),
+    Entry(perturb.LNC1()),
+    Entry(perturb.LNC2(), text="Tides rise."),
+    Entry(perturb.TFLNC()),
+    Entry(perturb.PROX1()),
+    Entry(perturb.PROX2()),
+    Entry(perturb.PROX3()),
+    Entry(perturb.PROX4()),
+    Entry(perturb.PROX5(), text="Tides of the ocean are tides of all seas."),
+    Entry(perturb.QPHRA(), '"high tides"', "High in spring, the tides rise."),
+    Entry(perturb.STMC1(_SIMILAR)),
+    Entry(perturb.STMC2(_SIMILAR)),
+    Entry(perturb.STMC3(_SIMILAR), "neap tides"),
+    Entry(perturb.DIV(_SIMILAR)),
+    Entry(perturb.Synonym(_SIMILAR)),
+    Entry(perturb.AddTerm("rivers")),
+    Entry(perturb.RemoveTerm()),
+    Entry(perturb.CaseFold()),
+    Entry(perturb.RemovePunctuation()),
+    Entry(perturb.RemoveStopWords()),
+    Entry(perturb.Lemmatize()),
+    Entry(perturb.Typos()),
+    Entry(perturb.SwapNumbers(), text="Two tides in 24 hours."),
+    Entry(perturb.Negate(), text="The tides are high."),
+    Entry(perturb.SwapEntities(), text="From Dover to Calais, the tides rise."),
+    Entry(perturb.ShuffleWords()),
+    Entry(perturb.ReverseWords()),
+    Entry(perturb.ShuffleSentences(), text="Tides rise. Tides fall."),
+    Entry(perturb.ReverseSentences(), text="Tides rise. Tides fall."),
+    Entry(perturb.DeleteSentence(), text="Tides rise. Tides fall."),
+    Entry(perturb.AddSentence("Walls are high.")),
+    Entry(perturb.PrependQuery()),
+    Entry(perturb.RandomTerm(perturb.TFC1(), _IDF)),
+    Entry(perturb.Identity()),
 ]
 """Every perturbation of the package, with an example to which it applies."""
 
 _SIGNS = {"+": "+", "-": "-", "+0": "+ or 0", "-0": "- or 0", "0": "0", None: "none"}
 
 
-def by_name() -> dict[str, type[Perturbation]]:
-    """The classes by their names, but for :class:`RandomTerm`, which is made of another perturbation."""
+def by_name() -> dict[str, type[perturb.Perturbation]]:
+    """The classes of perturbations by their names, but for ``RandomTerm``, which is made of another perturbation."""
     classes = (type(entry.perturbation) for entry in CATALOGUE)
-    return {of.__name__: of for of in classes if of is not RandomTerm}
+    return {of.__name__: of for of in classes if of is not perturb.RandomTerm}
 
 
 def markdown() -> str:
-    """The table of the perturbations, in Markdown."""
+    """The table of the perturbations, in Markdown: a row for each, with what it makes of its example."""
     header = ["name", "statement", "pair", "alignment", "expected sign", "source", "query", "baseline", "perturbed"]
     rows = [header, ["---"] * len(header), *map(_row, CATALOGUE)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _row(entry: Entry) -> list[str]:
+    """The cells of an entry's row."""
     made = entry.perturbation
     pair = made.pair(entry.text, entry.query)
     if pair is None:

@@ -1,14 +1,12 @@
-"""One of several perturbations."""
+"""Compositions that draw: one of several perturbations for each row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from pyterrier_mechir.perturb.base import OfPairs, Pair, Perturbation, _joint_alignment, as_perturbation
-
-if TYPE_CHECKING:
-    from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.perturb.base import OfPairs, Pair, Perturbation, as_perturbation
+from pyterrier_mechir.perturb.correspond import joint_alignment
+from pyterrier_mechir.text.similar import Embedder
 
 
 class OneOf(OfPairs):
@@ -18,7 +16,7 @@ class OneOf(OfPairs):
 
     Args:
         perturbations: the perturbations.
-        seed: of the choice.
+        seed: of the choice, which depends on nothing else but the row's query and text.
 
     Raises:
         ValueError: there are none.
@@ -29,7 +27,7 @@ class OneOf(OfPairs):
         if not self.perturbations:
             raise ValueError("no perturbations given; name at least one.")
         self.own_baseline = any(member.own_baseline for member in self.members)
-        self.alignment = _joint_alignment(member.alignment for member in self.members)
+        self.alignment = joint_alignment(member.alignment for member in self.members)
         signs = {member.sign for member in self.members}
         self.sign = signs.pop() if len(signs) == 1 else None
 
@@ -47,5 +45,6 @@ class OneOf(OfPairs):
         """Whether the pair is what one of the perturbations claims."""
         return any(perturbation.holds(baseline, perturbed, query) for perturbation in self.perturbations)
 
-    def bind(self, ranker: Ranker) -> OneOf:
+    def bind(self, ranker: Embedder) -> OneOf:
+        """One of the same perturbations, each bound (see :meth:`Perturbation.bind`)."""
         return OneOf([perturbation.bind(ranker) for perturbation in self.perturbations], self.seed)

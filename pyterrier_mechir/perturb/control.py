@@ -1,23 +1,21 @@
-"""Controls: the same edit with a term that does not matter."""
+"""Controls: what an effect is compared with. No edit at all, or the same edit with a term that does not matter."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Collection
 from difflib import SequenceMatcher
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyterrier_mechir.perturb.base import Chain, OfPairs, Pair, Perturbation, as_perturbation
 from pyterrier_mechir.perturb.correspond import corresponds
 from pyterrier_mechir.text.idf import Idf, Lexicon, same_band
+from pyterrier_mechir.text.similar import Embedder
 from pyterrier_mechir.text.words import STOPWORDS, Words, lowercase_words
-
-if TYPE_CHECKING:
-    from pyterrier_mechir.rankers.base import Ranker
 
 
 class Identity(Perturbation):
-    """Leaves every text as it is: the control whose effects are all missing."""
+    """Leaves every text as it is: the control whose effects are all missing, as there is no change to divide by."""
 
     statement = "The text itself: a control without effects."
     change = "nothing"
@@ -48,8 +46,8 @@ class RandomTerm(OfPairs):
         idf: where the words come from, and how rare they are (see :meth:`pyterrier_mechir.text.idf.Idf.of`): a
             dataset or an iterable of documents; the stems of an index are no words.
         seed: of the choice of the words.
-        ranker: a ranker of whose word pieces the random word has as many as the word that it stands for, so that
-            both controls and perturbations are set against as many fillers. None does not match them.
+        ranker: a ranker, in whose tokenizer the random word is to have as many pieces as the word that it stands for,
+            so that control and perturbation are set against as many fillers. None does not match them.
 
     Does not apply where the perturbation does not, changes no content word, takes several different words out, or
     where there is no other word to take.
@@ -62,7 +60,7 @@ class RandomTerm(OfPairs):
     change = "words put in → random words as rare"
     source = "control"
 
-    def __init__(self, perturbation: Perturbation, idf: Any, seed: int = 0, ranker: Ranker | None = None):
+    def __init__(self, perturbation: Perturbation, idf: Any, seed: int = 0, ranker: Embedder | None = None):
         self.perturbation, self.seed = as_perturbation(perturbation), seed
         self.idf, self.ranker = Idf.of(idf), ranker
         for member in self.perturbation.members:
@@ -83,6 +81,7 @@ class RandomTerm(OfPairs):
         return (self,) if inner == (self.perturbation,) else tuple(self._of(member) for member in inner)
 
     def _of(self, member: Perturbation) -> RandomTerm:
+        """This control of one of the perturbation's members."""
         return self if member == self.perturbation else self.with_settings(perturbation=member)
 
     def pair(self, text: str, query: str) -> Pair | None:
@@ -148,6 +147,7 @@ class RandomTerm(OfPairs):
         )
 
     def _size(self, word: str) -> int:
+        """The number of pieces of a word, the same for all words where no ranker counts them."""
         return 0 if self.ranker is None else self.ranker.vocabulary.size(word)
 
     def _lexicon(self, word: str) -> Lexicon:
@@ -185,14 +185,17 @@ class RandomTerm(OfPairs):
         return len(terms) == 1 and changed <= set(self._spared(before, terms.pop(), len(taken_out), asked))
 
     def _of_band(self, term: str, word: str) -> bool:
+        """Whether a word can have been drawn for a term: the collection has it, and it is about as rare."""
         value = self.idf(word)
         return value is not None and self.idf.lexicon.is_near(self.idf(term), value)
 
-    def bind(self, ranker: Ranker) -> RandomTerm:
+    def bind(self, ranker: Embedder) -> RandomTerm:
+        """The control with a bound perturbation, and the ranker's word pieces unless it was given a ranker."""
         return self.with_settings(perturbation=self.perturbation.bind(ranker), ranker=self.ranker or ranker)
 
 
 def _first(perturbation: Perturbation) -> Perturbation:
+    """The perturbation that a chain begins with; any other as it is."""
     return _first(perturbation.first) if isinstance(perturbation, Chain) else perturbation
 
 

@@ -18,11 +18,14 @@ POSITIONS = ("end", "start", "random", "beside")
 
 
 def check_position(position: str | int, beside: bool = True) -> str | int:
-    """Check a position.
+    """Check an option that says where a term goes.
 
     Args:
-        position: the position.
-        beside: whether the text is sure to have the term that the position may be beside.
+        position: the option: one of :data:`POSITIONS`, or a word index of the text.
+        beside: whether ``beside`` is a choice: only where a text is sure to have the term already.
+
+    Returns:
+        The position as it was given.
 
     Raises:
         ValueError: it is neither one of :data:`POSITIONS` nor a word index.
@@ -38,7 +41,18 @@ def check_position(position: str | int, beside: bool = True) -> str | int:
 
 
 def place_of(position: str | int, text: str, term: str, rng: random.Random) -> int | None:
-    """The place of a position in a text, as :func:`~pyterrier_mechir.text.words.insert` counts; None without one."""
+    """Where a term goes in a text.
+
+    Args:
+        position: as in :class:`Insertion`.
+        text: the text.
+        term: the term, an occurrence of which ``beside`` looks for.
+        rng: draws a random place, or one of several occurrences.
+
+    Returns:
+        The number of the space-separated word before which the term goes, as
+        :func:`~pyterrier_mechir.text.words.insert` counts; None where the text has fewer words, or no occurrence.
+    """
     n_words = len(text.split())
     if position == "start":
         return 0
@@ -53,7 +67,17 @@ def place_of(position: str | int, text: str, term: str, rng: random.Random) -> i
 
 
 def insertions(baseline: str, perturbed: str) -> Iterator[tuple[int, str]]:
-    """What may have been inserted into a text to give another, and where, as (place, inserted text)."""
+    """What may have been inserted into a text to give another, and where.
+
+    There may be several answers: of "a b" and "a a b", the first ``a`` or the second.
+
+    Args:
+        baseline: the text before the insertion.
+        perturbed: the text after it.
+
+    Yields:
+        (place, inserted text), the place as :func:`~pyterrier_mechir.text.words.insert` counts.
+    """
     edges = [match.start() for match in re.finditer(r"\S+", baseline)] + [len(baseline)]
     more = len(perturbed) - len(baseline)
     for place, edge in enumerate(edges):
@@ -64,7 +88,7 @@ def insertions(baseline: str, perturbed: str) -> Iterator[tuple[int, str]]:
 
 
 class Insertion(Perturbation):
-    """Insertion of a term at a position.
+    """Inserts a term at a position. Subclasses say which term, by :meth:`_term` and :meth:`_is_term`.
 
     Args:
         position: ``end``, ``start``, ``random``, ``beside`` (right after an occurrence of the term), or a word index
@@ -97,6 +121,7 @@ class Insertion(Perturbation):
         return None if place is None else insert(text, " ".join([term] * self.n), place)
 
     def _place(self, text: str, query: str, term: str) -> int | None:
+        """Where a term goes in a text (see :func:`place_of`)."""
         return place_of(self.position, text, term, self._random(self.seed, text, f"{query}\x1fposition"))
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:

@@ -1,4 +1,4 @@
-"""Perturbations that draw one of several outcomes."""
+"""Perturbations that draw one of all the texts that they can make of a text."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from pyterrier_mechir.perturb.base import Perturbation
 
 
 class OfOutcomes(Perturbation):
-    """A perturbation that draws one of all the texts that it can make of a text."""
+    """A perturbation that can list all the texts that it can make of a text, and draws one of them.
+
+    Subclasses implement :meth:`_outcomes`. What it claims of a pair follows: the perturbed side is one of the outcomes.
+
+    Attributes:
+        seed: of the choice, which depends on nothing else but the row's query and text.
+    """
 
     seed: int
 
     @abstractmethod
     def _outcomes(self, text: str) -> list[str]:
-        """What can become of a text; nothing where the perturbation does not apply."""
+        """The texts that can be made of a text; none where the perturbation does not apply."""
 
     def __call__(self, text: str, query: str) -> str | None:
         outcomes = self._outcomes(text)

@@ -202,6 +202,16 @@ class Ranker(Identified, ABC):
         rows += [("embed", 0, 1, self.anatomy.hook("embed", 0))] if "embed" in had else []
         return pd.DataFrame(rows, columns=["component", "layer", "n_parts", "hook"])
 
+    def embeddings(self) -> np.ndarray:
+        """The input embedding table: what each token of the vocabulary is before the model's first layer.
+
+        Returns:
+            float32 ``[vocabulary, d]``, with a row for each token id, for reading only: of a model in float32 on the
+            CPU, it is the model's own memory.
+        """
+        weight: Any = self.model.get_input_embeddings().weight
+        return np.asarray(weight.detach().float().cpu().numpy())
+
     def score(
         self,
         queries: Sequence[str],

@@ -125,7 +125,7 @@ class ColBERT(DualEncoder):
         known, template = self.tokenizer.get_vocab(), self._made_template()
         if not marker:
             return template
-        if template.slots[0].part is not None:
+        if template.pieces[0].segment is not None:
             raise ValueError(
                 f"markers come after the first special token, which the tokenizer of {self!r} does not put."
             )
@@ -239,7 +239,7 @@ class ColBERT(DualEncoder):
         if isinstance(token, int):
             return np.array([token % n] if -n <= token < n else [], dtype=np.int64)
         names = np.array(self.tokenizer.convert_ids_to_tokens(query.perturbed.ids.tolist()), dtype=object)
-        is_special = (query.parts < 0) & (names == token)
+        is_special = (query.segments < 0) & (names == token)
         if is_special.any():
             return np.flatnonzero(is_special)
         word = "".join(spellings[self.vocabulary.pieces([token])[0]])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pyterrier_mechir.rankers.batches import last_attended
 from pyterrier_mechir.rankers.interactive import Interactive
 from pyterrier_mechir.text.encoding import Template
+from pyterrier_mechir.text.vocabulary import single_token, token_ids
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +36,8 @@ class GenerativeReranker(Interactive):
 
     Of a language model, the score is the logit of one answer minus that of another at the last position of a prompt,
     and ranks as the probability of the first does. A checkpoint with a classification head (its config names a
-    ``*ForSequenceClassification``) gives its logit at the last position. Query and document are the parts of a pair;
-    the tokens of the prompt around them are special ones, of the classes ``CLS`` (the first) and ``SEP``.
+    ``*ForSequenceClassification``) gives its logit at the last position. Query and document are the segments of a
+    pair; the tokens of the prompt around them are special ones, of the classes ``CLS`` (the first) and ``SEP``.
 
     Args:
         model: a Hugging Face id, a directory, or a loaded ``(model, tokenizer)``.
@@ -53,8 +54,9 @@ class GenerativeReranker(Interactive):
         dtype: ``"float32"`` by default; ``"bfloat16"`` and ``"float16"`` are those of the layers' products.
 
     Raises:
-        ValueError: a prompt that cannot be made of parts or takes no instruction, an answer that is not one token, or a
-            checkpoint that cannot be loaded, is no decoder, has no language-model head or more than one label.
+        ValueError: a prompt that cannot be tokenised by segments or takes no instruction, an answer that is not one
+            token, or a checkpoint that cannot be loaded, is no decoder, has no language-model head or more than one
+            label.
     """
 
     reads_query = True
@@ -103,7 +105,7 @@ class GenerativeReranker(Interactive):
 
     def _with_end(self, text: str) -> str:
         """A prompt that ends in the end token, which some tokenizers add themselves."""
-        end, last = self.tokenizer.eos_token_id, Template.of(self.tokenizer, pair=False).slots[-1].ids[-1:]
+        end, last = self.tokenizer.eos_token_id, Template.of(self.tokenizer, pair=False).pieces[-1].ids[-1:]
         return text if end is None or end in last else f"{text}{self.tokenizer.eos_token}"
 
     def _answer(self, option: str, answer: str | int) -> int:
@@ -111,21 +113,16 @@ class GenerativeReranker(Interactive):
         if isinstance(answer, int):
             return answer
         prompt = self._prompt.replace("{query}", "a").replace("{document}", "a")
-        ids = self._ids(prompt)
-        is_open = prompt[-1:].isspace() or ids[-1] in self.tokenizer.added_tokens_decoder
+        is_open = prompt[-1:].isspace() or token_ids(self.tokenizer, prompt)[-1] in self.tokenizer.added_tokens_decoder
         texts = (answer, f" {answer}") if is_open else (f" {answer}", answer)
         for text in texts[:1] if prompt.endswith(" ") else texts:
-            whole = self._ids(prompt + text)
-            if answer.strip() and whole[:-1] == ids and whole[-1] != self.tokenizer.unk_token_id:
-                return whole[-1]
+            token = single_token(self.tokenizer, text, after=prompt) if answer.strip() else None
+            if token is not None:
+                return token
         raise ValueError(
             f"{option}={answer!r} is not one token after the template; choose an answer that is, or end the template "
             "where the answer begins, without a space."
         )
-
-    def _ids(self, text: str) -> list[int]:
-        ids: Any = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return list(ids)
 
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("template", "instruction", "yes", "no")}

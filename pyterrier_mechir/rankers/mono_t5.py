@@ -12,6 +12,7 @@ from pyterrier_mechir.models.anatomy import Anatomy
 from pyterrier_mechir.rankers.base import UNLIMITED
 from pyterrier_mechir.rankers.interactive import Interactive
 from pyterrier_mechir.text.encoding import Encoded, Template
+from pyterrier_mechir.text.vocabulary import single_token
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,7 @@ class MonoT5(Interactive):
         dtype: ``"float32"`` by default; ``"bfloat16"`` and ``"float16"`` are those of the layers' products.
 
     Raises:
-        ValueError: an unknown stack, a prompt that cannot be made of parts, a word that is not one token, or a
+        ValueError: an unknown stack, a prompt that cannot be tokenised by segments, a word that is not one token, or a
             checkpoint that cannot be loaded or has no decoder.
     """
 
@@ -92,10 +93,10 @@ class MonoT5(Interactive):
 
     def _answer(self, option: str, word: str) -> int:
         """The id of a word that is one token."""
-        ids: Any = self.tokenizer(word, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
+        token = single_token(self.tokenizer, word)
+        if token is None:
             raise ValueError(f"{option}={word!r} is not one token of this tokenizer; choose a word that is.")
-        return int(ids[0])
+        return token
 
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("stack", "template", "true", "false")}

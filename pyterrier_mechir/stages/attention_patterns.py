@@ -14,7 +14,7 @@ from pyterrier_mechir.checks import check_batch_size
 from pyterrier_mechir.models.sites import Site
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.unwrap import check_ranker
-from pyterrier_mechir.results.frames import METADATA, as_cells
+from pyterrier_mechir.results.frames import METADATA, as_cells, perturbed_side
 from pyterrier_mechir.stages.base.checks import check_results
 from pyterrier_mechir.stages.base.keyed import Keyed
 from pyterrier_mechir.stages.base.rows import PairRows
@@ -131,7 +131,7 @@ class AttentionPatterns(Keyed, pt.Transformer):
             UserWarning: perturbed documents longer than the ranker takes.
         """
         check_results(self, inp, self.text_field)
-        is_plain = not {f"{self.text_field}_perturbed", "query_perturbed"} & set(inp.columns)
+        is_plain = perturbed_side(inp, self.text_field) is None
         queries, texts = inp["query"].tolist(), inp[self.text_field].tolist()
         pairs = PairRows.unedited(inp, self.text_field) if is_plain else PairRows.of(inp, self.text_field)
         rows, summary = self._summary(pairs)

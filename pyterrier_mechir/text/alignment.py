@@ -1,7 +1,23 @@
-"""Making the two sides of a pair correspond, position by position, on token ids.
+"""Making the two sides of a minimal pair correspond, position by position, on token ids.
 
-Both sides get the same length: where one has tokens that the other lacks, the other gets :data:`FILL`, to be replaced
-by filler ids. Text is never reassembled, so no token outside the edit changes.
+An activation of one run can be put into another run only where both have a position for it. So the baseline and the
+perturbed text, which may differ in length, are made into two sequences of one length, in which each position of the one
+corresponds to the same position of the other:
+
+1. Both sides come tokenised, with the word that each token is a piece of (:class:`~.encoding.Tokens`). Words are
+   compared whole, by their spelling, since a word may have other pieces at the beginning of a text than within it.
+2. The sides are cut into runs of words that are the same and runs that differ (:func:`align`). How, the alignment that
+   the perturbation declares decides. The words of a ``swap`` of as many words correspond one to one. For ``fill`` and
+   ``mask``, and any other ``swap``, the tokens that both sides begin and end with are set aside, and the words in
+   between are compared by a diff. The perturbed side of a ``permute`` is made of the baseline's own tokens in the new
+   order of its words, so that both sides have the same ones.
+3. In a run that is the same, both sides get the perturbed side's tokens. In a run that differs, the side with fewer
+   tokens is filled up with :data:`FILL`. The positions of the runs that differ are the *edit*.
+4. What is longer than the model takes is cut outside the edit, or the pair is given up (:func:`keep_edit`).
+5. Every position gets a token class, which says what it is to query, document and edit (:func:`token_classes`).
+6. Filler ids take the places of :data:`FILL` (:func:`with_fillers`).
+
+Text is never reassembled and tokenised again, so no token outside the edit changes.
 """
 
 from __future__ import annotations
@@ -21,6 +37,7 @@ ALIGNMENTS = ("fill", "mask", "swap", "permute", "free")
 attention-masked positions, a replacement of equal length, the same tokens in another order, or not at all."""
 
 NOTHING = np.empty(0, dtype=np.int64)
+"""No token ids."""
 
 FILL = -1
 """Stands for a filler token, to be chosen, where the other side has an insertion."""
@@ -28,14 +45,15 @@ FILL = -1
 
 @dataclass(frozen=True)
 class Alignment:
-    """Two aligned sides; every array is ``[n]``.
+    """The two sides of a pair with their tokens in corresponding positions; every array is ``[n]``.
 
     Args:
         baseline: token ids of the baseline, :data:`FILL` where the perturbed side has an insertion.
         perturbed: token ids of the perturbed side, likewise.
-        baseline_words: word number of each baseline token, -1 at fillers.
-        perturbed_words: likewise.
-        edit: where the sides differ by the perturbation.
+        baseline_words: the number of the word that each baseline token is a piece of, -1 at fillers and where a token
+            is of no word.
+        perturbed_words: likewise of the perturbed side.
+        edit: bool, the positions at which the sides differ by the perturbation.
     """
 
     baseline: np.ndarray
@@ -48,7 +66,7 @@ class Alignment:
         return len(self.edit)
 
     def at(self, index: np.ndarray) -> Alignment:
-        """The alignment at some positions only."""
+        """The alignment at some positions only, given as indices in ascending order."""
         return Alignment(
             self.baseline[index],
             self.perturbed[index],
@@ -58,7 +76,7 @@ class Alignment:
         )
 
     def followed_by(self, baseline: Tokens, perturbed: Tokens) -> Alignment:
-        """The alignment and, after it, as many tokens of either side, each of which corresponds to the other's."""
+        """The alignment with more positions at its end: as many tokens of each side, which correspond one to one."""
         return Alignment(
             np.append(self.baseline, baseline.ids),
             np.append(self.perturbed, perturbed.ids),
@@ -71,15 +89,17 @@ class Alignment:
 def align(
     baseline: Tokens, perturbed: Tokens, spellings: np.ndarray, alignment: str = "fill", n_last: int = 0
 ) -> Alignment | None:
-    """Align the two sides of a pair.
+    """Find which tokens of the two sides of a pair correspond (steps 2 and 3 above).
 
     Args:
-        baseline: the baseline document.
-        perturbed: the perturbed document.
+        baseline: the tokens of the baseline text.
+        perturbed: the tokens of the perturbed text.
         spellings: for each token id of the vocabulary, its text without marks of spaces and continuation.
-        alignment: the perturbation's declared alignment. The tokens of a ``permute`` correspond one to one, and so do
-            the words of a ``swap`` of as many words; anything else is found by comparing the sides.
-        n_last: how many tokens at the end, those of line breaks that a prompt has there, correspond to each other.
+        alignment: the perturbation's declared alignment, one of :data:`ALIGNMENTS` but ``free``. The tokens of a
+            ``permute`` correspond one to one, and so do the words of a ``swap`` of as many words; anything else is
+            found by comparing the sides.
+        n_last: how many tokens at the end of both sides, those of line breaks that a prompt has there, correspond to
+            each other whatever they are.
 
     Returns:
         The alignment; None for a ``permute`` whose sides are not the same words in another order. A word that both
@@ -125,7 +145,11 @@ def _whole_words(edit: np.ndarray, side: Tokens) -> np.ndarray:
 
 
 def _permuted(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray) -> Alignment | None:
-    """The baseline's words in the order of the perturbed side; None where these are other words."""
+    """The alignment of a ``permute``: the baseline's words in the order of the perturbed side.
+
+    A word that is in its place stays there; of others, the first occurrence that is not yet used is taken. None where
+    the perturbed side has other words.
+    """
     spans_of: dict[str, list[tuple[int, int]]] = defaultdict(list)
     sides = []
     for side in (baseline, perturbed):
@@ -158,17 +182,22 @@ def _permuted(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray) -> Ali
 
 
 def _padded(values: np.ndarray, n: int) -> np.ndarray:
+    """Values with :data:`FILL` after them, ``[n]``."""
     return np.concatenate([values, np.full(n - len(values), FILL, dtype=np.int64)])
 
 
 def _of_equal_words(baseline: Tokens, perturbed: Tokens) -> bool:
+    """Whether the words of two sides of one length have as many pieces each."""
     return np.array_equal(baseline.starts(), perturbed.starts())
 
 
 def _runs(
     a: Tokens, b: Tokens, spellings: np.ndarray, alignment: str
 ) -> Iterator[tuple[bool, tuple[int, int], tuple[int, int]]]:
-    """Runs of words that are the same and that differ, as (same, span of a's tokens, span of b's)."""
+    """Runs of words that are the same and that differ, as (same, span of a's tokens, span of b's).
+
+    The words of a ``swap`` that keeps their number are taken one by one.
+    """
     if alignment == "swap":
         bounds_a, bounds_b = (np.flatnonzero(side.starts()).tolist() for side in (a, b))
         if len(bounds_a) == len(bounds_b):
@@ -181,7 +210,7 @@ def _runs(
 def _differences(
     a: Tokens, b: Tokens, spellings: np.ndarray
 ) -> Iterator[tuple[bool, tuple[int, int], tuple[int, int]]]:
-    """Runs of words that are the same and that differ, as (same, span of a's tokens, span of b's)."""
+    """The same runs, found by comparing the sides: what they begin and end with alike, and a diff in between."""
     starts_a, starts_b = a.starts(), b.starts()
     shorter = min(len(a), len(b))
     head = _leading(a.ids[:shorter] == b.ids[:shorter])
@@ -205,7 +234,7 @@ def _differences(
 
 
 def _leading(same: np.ndarray) -> int:
-    """How many elements hold before the first that does not."""
+    """How many elements of a bool array are true before the first that is not."""
     return int(np.argmin(same)) if not same.all() else len(same)
 
 
@@ -214,8 +243,14 @@ def keep_edit(
 ) -> Alignment | None:
     """Cut an alignment to a number of positions without losing its edit.
 
-    Unedited positions are dropped from the end, whose last become the tokens of the ``ending``, or from the left where
-    asked; those of the edit never.
+    Unedited positions are dropped from the end, or from the left where asked; those of the edit never. What a prompt
+    has after the text, the ``ending``, stays after what is kept of it.
+
+    Args:
+        aligned: the alignment.
+        budget: how many positions there is room for.
+        from_left: whether unedited positions are dropped from the left, as the tokenizer cuts texts.
+        ending: the token ids of the line breaks that a prompt has after the text.
 
     Returns:
         The alignment, or None where the edit alone is longer than the budget, or is at least as long as the rest, so
@@ -239,7 +274,12 @@ def keep_edit(
 
 
 def with_fillers(aligned: Alignment, fillers: np.ndarray) -> Alignment:
-    """Put filler ids, one for each position of the alignment, where a side has none of its own."""
+    """Put fillers where a side has no token of its own.
+
+    Args:
+        aligned: the alignment, with :data:`FILL` in these places.
+        fillers: a token id for each position, ``[n]``; those at other places are not read.
+    """
     return replace(
         aligned,
         baseline=np.where(aligned.baseline == FILL, fillers, aligned.baseline),
@@ -250,18 +290,20 @@ def with_fillers(aligned: Alignment, fillers: np.ndarray) -> Alignment:
 def token_classes(
     aligned: Alignment, fixed: Tokens, spellings: np.ndarray, varies: str = "document"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The token classes of the positions of a pair.
+    """The token classes of the positions of a pair: what each is to the query, the document and the edit.
 
-    Words are compared whole, by their spelling.
+    Words are compared whole, by their spelling: an occurrence of an edited word is ``Q+`` in the query and ``D+`` in
+    the document, another word of the query in the document ``D-``. Special tokens are not among the positions here.
 
     Args:
         aligned: the alignment before fillers are put in.
-        fixed: the part that is the same on both sides: the query where the document varies, and the reverse.
+        fixed: the segment that is the same on both sides: the query where the document varies, and the reverse.
         spellings: as in :func:`align`.
         varies: ``document`` or ``query``: what the alignment is of.
 
     Returns:
-        Classes ``[fixed tokens]`` and ``[aligned positions]``.
+        Classes of the fixed segment's tokens and of the aligned positions, as indices into
+        :data:`~pyterrier_mechir.text.encoding.TOKEN_CLASSES`.
     """
     of_perturbed = list(words_of(aligned.perturbed, aligned.perturbed_words, spellings))
     of_baseline = list(words_of(aligned.baseline, aligned.baseline_words, spellings))
@@ -286,7 +328,13 @@ def token_classes(
 
 
 def words_of(ids: np.ndarray, words: np.ndarray, spellings: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Each word as (its spelling, the positions of its pieces); positions without a word are left out."""
+    """The words of a sequence, as (spelling, positions of its pieces); positions without a word are left out.
+
+    Args:
+        ids: token ids, ``[n]``.
+        words: for each token, the number of the word it is a piece of, -1 for none, ``[n]``.
+        spellings: as in :func:`align`.
+    """
     positions = np.flatnonzero(words >= 0)
     if not len(positions):
         return

@@ -1,4 +1,9 @@
-"""Fillers: what stands in the baseline where the other side has an insertion."""
+"""Fillers: the tokens that stand in one side of a pair where the other side has an insertion.
+
+A longer text may score higher for its length alone. So a baseline that lacks an inserted word gets as many other tokens
+in its place: one that is always the same ("a", [MASK]), or random words that are as rare (:class:`RandomFiller`).
+:class:`Fillers` makes what the user asks for ready for a tokenizer, and gives the token ids for each pair.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RandomFiller:
-    """Random words as fillers, as rare as the word that they stand against, and in all of as many pieces.
+    """Random words as fillers, about as rare as the word that they stand against, and in all of as many tokens.
 
     Args:
         idf: where the words come from and how rare they are: anything that
@@ -28,7 +33,7 @@ class RandomFiller:
             vocabulary, whose order stands for their rarity; a word that is not whole there counts as the rarest, and
             has as many words against it as it has pieces.
         draws: how many times fillers are drawn; the scores of the draws are averaged.
-        seed: of the draws, which depend on nothing else but the row's query and baseline.
+        seed: of the draws, which depend on nothing else but the row's query and baseline text.
         analyse: for a mapping or documents, text to terms; lower-cased words by default.
 
     Raises:
@@ -53,10 +58,11 @@ class RandomFiller:
 
 
 Filler = str | RandomFiller
+"""What can be given as a filler: see :class:`Fillers`."""
 
 
 class Fillers:
-    """The fillers of a tokenizer, made ready once for many pairs.
+    """The fillers of a tokenizer, made ready once for many pairs. Their number is that of the fillers, or draws of one.
 
     Args:
         filler: ``"mask"`` or ``"pad"`` (that special token), ``"random"`` (that is ``RandomFiller()``), a
@@ -87,12 +93,16 @@ class Fillers:
         return len(self._draws)
 
     def ids(self, aligned: Alignment, query: str, text: str) -> list[np.ndarray]:
-        """Filler ids for each position of an alignment: an array for each filler, or draw of one.
+        """The filler ids of a pair.
 
         Args:
-            aligned: the alignment; only ids at its fillers count.
-            query: the query of the pair.
-            text: the baseline text of the pair.
+            aligned: the alignment of its sides.
+            query: its query, which with its baseline text decides what is drawn.
+            text: its baseline text.
+
+        Returns:
+            For each filler, or draw of one, an id for each position, ``[n]``; those at positions without
+            :data:`~pyterrier_mechir.text.alignment.FILL` mean nothing.
         """
         return [
             np.full(len(aligned), number, dtype=np.int64)
@@ -103,7 +113,7 @@ class Fillers:
 
 
 class _Draws:
-    """Random words from a vocabulary or a collection, as token ids."""
+    """Draws random words, from a vocabulary or a collection, as token ids."""
 
     def __init__(self, filler: RandomFiller, vocabulary: Vocabulary):
         self._filler, self._vocabulary = filler, vocabulary
@@ -133,11 +143,11 @@ class _Draws:
         return out
 
     def _rarity(self, word: str) -> float | None:
-        """How rare a word is; None for one that is unknown."""
+        """How rare a word is: its idf, or its place in the vocabulary; None for one that is unknown."""
         return self._whole.get(word.lower()) if self._filler.idf is None else self._filler.idf(word)
 
     def _pieces(self, n: int, rarity: float | None, exclude: set[str], rng: random.Random) -> list[int]:
-        """``n`` pieces: of one word where there is a word of so many, else of several."""
+        """``n`` token ids: of one word where there is a word of so many pieces, else of several."""
         pieces: list[int] = []
         while len(pieces) < n:
             sizes = (size for size in range(n - len(pieces), 0, -1) if size in self._lexicons)
@@ -147,9 +157,11 @@ class _Draws:
         return pieces
 
     def _ids(self, word: str) -> list[int]:
+        """The pieces of a word that was drawn."""
         return [self._whole[word]] if self._filler.idf is None else self._vocabulary.pieces([word])[0]
 
     def _any_token(self, exclude: set[str], rng: random.Random) -> int:
+        """A whole word of the vocabulary, whatever its rarity, where no word of a fitting size is left."""
         words, spellings = self._vocabulary.words, self._vocabulary.spellings
         others = [token for token in words if spellings[token].lower() not in exclude]
         return int(rng.choice(others or list(words) or [0]))

@@ -1,4 +1,9 @@
-"""How rare a term is in a collection, wherever its document frequencies are kept."""
+"""How rare a term is in a collection, wherever its document frequencies are kept.
+
+:meth:`Idf.of` reads document frequencies from an index, a dataset, a mapping or the documents themselves, together with
+the analysis (tokeniser and stemmer) that made their terms, so that an inflected word is looked up as the collection
+counted it. :class:`Lexicon` draws random words that are about as rare as another.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,6 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import pandas as pd
 
 from pyterrier_mechir.text.words import STOPWORDS, lowercase_words
 
@@ -26,11 +30,11 @@ BAND = 0.1
 """Two terms are as rare as each other when their idf differs by no more than this share of the greater."""
 
 _FEWEST = 25
-"""Words on either side of a term that its band has at least, for small collections."""
+"""How many words on either side of a term its band has at least, so that small collections have words to draw."""
 
 
 def same_band(one: float, other: float, tolerance: float = BAND) -> bool:
-    """Whether two idf values differ by no more than a share of the greater."""
+    """Whether two terms are about as rare: whether their idf differs by no more than a share of the greater."""
     return abs(one - other) <= tolerance * max(abs(one), abs(other))
 
 
@@ -74,7 +78,7 @@ class Lexicon:
         return len(band) > 0 and self.rarity[band.start] <= other <= self.rarity[band.stop - 1]
 
     def _band(self, rarity: float | None) -> range:
-        """The places of the words about as rare."""
+        """The places of the words about as rare: those within the band, and some beyond it where these are few."""
         if not self.words:
             return range(0)
         value = self.rarity[-1] if rarity is None else rarity
@@ -84,7 +88,7 @@ class Lexicon:
 
 
 class Idf:
-    """Inverse document frequencies, with the analysis that their terms went through.
+    """Inverse document frequencies, with the analysis that their terms went through. Calling it looks a term up.
 
     Args:
         values: idf of each analysed term.
@@ -113,10 +117,13 @@ class Idf:
         return max(known, default=None)
 
     def of_terms(self, written: Mapping[str, str]) -> dict[str, float]:
-        """The idf of those terms that the collection has.
+        """The idf of those of some terms that the collection has.
 
         Args:
             written: from each lower-cased term to the term as written, which is what is looked up.
+
+        Returns:
+            From the lower-cased term to its idf.
         """
         values = ((key, self(term)) for key, term in written.items())
         return {key: value for key, value in values if value is not None}
@@ -138,7 +145,7 @@ class Idf:
         return self.lexicon.near(self(term), rng, exclude={*exclude, term.lower()})
 
     def check_words(self) -> None:
-        """Check that the terms are words.
+        """Check that the terms are words, which can be put into a text.
 
         Raises:
             ValueError: they are stems.
@@ -151,7 +158,7 @@ class Idf:
 
     @cached_property
     def lexicon(self) -> Lexicon:
-        """The words that can be put into a text and their idf.
+        """The words that can be put into a text, by their idf: alphabetic ones of three letters or more.
 
         Raises:
             ValueError: the collection's terms are stems.
@@ -201,7 +208,15 @@ class Idf:
 
 
 def count_documents(texts: Iterable[str], analyse: Analysis = lowercase_words) -> tuple[int, Counter[str]]:
-    """How many texts there are, and in how many of them each term occurs."""
+    """Count a collection.
+
+    Args:
+        texts: the documents' texts, read once.
+        analyse: text to terms.
+
+    Returns:
+        How many texts there are, and in how many of them each term occurs.
+    """
     frequencies: Counter[str] = Counter()
     n = 0
     for text in texts:
@@ -218,13 +233,18 @@ def _idf(n: int, df: int) -> float:
 def _of_counts(
     n: int, frequencies: Mapping[str, int], analyse: Analysis, name: str, stemmed: bool | None = None
 ) -> Idf:
+    """An ``Idf`` of the document frequencies of ``n`` documents."""
     by_frequency = {df: _idf(n, df) for df in set(frequencies.values())}
     values = {term: by_frequency[df] for term, df in frequencies.items()}
     return Idf(values, analyse, name, stemmed=analyse is not lowercase_words if stemmed is None else stemmed)
 
 
-def _texts(documents: Iterable[Any]) -> Iterator[str]:
-    for document in documents["text"] if isinstance(documents, pd.DataFrame) else documents:
+def _is_frame(source: Any) -> bool:
+    return hasattr(source, "iloc") and hasattr(source, "columns")
+
+
+def _texts(documents: Any) -> Iterator[str]:
+    for document in documents["text"] if _is_frame(documents) else documents:
         text = document.get("text") if isinstance(document, Mapping) else document
         if not isinstance(text, str):
             raise ValueError(f"a document has no text: {document!r}; give texts, or dicts with a text.")
@@ -232,6 +252,7 @@ def _texts(documents: Iterable[Any]) -> Iterator[str]:
 
 
 def _check_terms(values: Mapping[str, float], analyse: Analysis) -> None:
+    """Check that an analysis gives the terms of a mapping, so that words can be found there."""
     sample = list(islice(values, 1000))
     strangers = [term for term in sample if analyse(term) != [term]]
     # A stemmer may change a few of its own stems once more.
@@ -272,6 +293,7 @@ _ANALYSIS = "lowercase_words-1"
 
 
 def _of_ir_dataset(name: str, dataset: Any) -> Idf:
+    """The ``Idf`` of a dataset of ir_datasets, counted once and then kept in a file."""
     if name in _READ:
         return _READ[name]
     import pyarrow as pa
@@ -327,6 +349,7 @@ def _of_pisa_index(index: Any) -> Idf:
 
 @lru_cache(maxsize=8)
 def _read_pisa(path: Path, stemmer: str, changed: int) -> Idf:
+    """The ``Idf`` of the files of a PISA index; ``changed``, when they were, is part of what it is kept under."""
     postings = np.memmap(path / "inv.docs", mode="r", dtype=np.uint32)
     frequencies = {}
     begin = 2

@@ -1,4 +1,8 @@
-"""Which positions of a sequence are patched together."""
+"""Which positions of a sequence are patched together.
+
+A sweep patches each site once for each *slot*, a set of positions: all of them, each by itself, those of each token
+class, or chosen ones.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
 
 
 KINDS = ("all", "each", "class")
+"""The names of the slots that can be asked for; a list of positions is the other choice."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,10 @@ class Positions:
 
     @classmethod
     def of(cls, positions: str | Sequence[int]) -> Positions:
-        """What ``PatchScorer(positions=...)`` means.
+        """The slots that ``PatchScorer(positions=...)`` asks for.
+
+        Args:
+            positions: one of :data:`KINDS`, or a list of positions.
 
         Raises:
             ValueError: an unknown name, or no positions.
@@ -47,17 +55,24 @@ class Positions:
 
     @property
     def labels(self) -> list[str] | None:
-        """The names of the slots, where all pairs have the same; None for one slot or for one per position."""
+        """The names of the slots, where there are several and all pairs have the same; else None."""
         return {"class": list(TOKEN_CLASSES), "chosen": list(map(str, self.chosen))}.get(self.kind)
 
     def count(self, pair: AlignedPair) -> int:
-        """How many slots a pair has."""
+        """How many slots a pair has: with ``each``, as many as it has positions."""
         if self.kind == "each":
             return len(pair.classes)
         return len(self.labels or [None])
 
     def masks(self, pairs: Sequence[AlignedPair]) -> np.ndarray:
-        """Which positions of each pair, padded to the longest, a slot has: bool, broadcastable to ``[slot, B, S]``."""
+        """Which positions of each pair a slot has.
+
+        Args:
+            pairs: ``B`` pairs, of which the longest has ``S`` positions.
+
+        Returns:
+            bool, broadcastable to ``[slot, B, S]``; False beyond the end of a shorter pair, unless the kind is ``all``.
+        """
         if self.kind == "all":
             return np.ones((1, 1, 1), dtype=bool)
         lengths = np.array([len(pair.classes) for pair in pairs])
@@ -77,3 +92,4 @@ class Positions:
 
 
 ALL = Positions("all")
+"""One slot of all positions."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyterrier_mechir.checks import warn
 from pyterrier_mechir.text.alignment import FILL, Alignment, align, keep_edit, token_classes, with_fillers
 from pyterrier_mechir.text.encoding import (
     CLS,
@@ -270,4 +270,4 @@ class Sequences:
         }
         for kind, sentence in of_kind.items():
             if counts[kind]:
-                warnings.warn(f"{counts[kind]} of {n} {what} {sentence}", stacklevel=4)
+                warn(f"{counts[kind]} of {n} {what} {sentence}")

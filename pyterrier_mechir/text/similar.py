@@ -1,48 +1,83 @@
-"""Which words are similar to a term: a mapping, WordNet, or the neighbours in a ranker's embedding table."""
+"""Which words are similar to a term: a mapping, WordNet, or the neighbours in a ranker's embedding table.
+
+:meth:`Similar.of` takes whatever the user has and gives a function from a term to similar words. Nothing here knows a
+ranker: what has a tokenizer and an embedding table is an :class:`Embedder`.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from pyterrier_mechir.text.words import lemma, words
 
 if TYPE_CHECKING:
-    from pyterrier_mechir.rankers.base import Ranker
+    from transformers import PreTrainedTokenizerBase
+
+    from pyterrier_mechir.text.vocabulary import Vocabulary
 
 
 N_SIMILAR = 10
 """How many similar words of a term are looked at."""
 
 
+@runtime_checkable
+class Embedder(Protocol):
+    """What embeds tokens: all that looking up similar words, or counting the pieces of a word, needs of a ranker.
+
+    Every ranker of this package is one, and so is anything else with these three; ``isinstance`` says whether it is.
+
+    Attributes:
+        tokenizer: a fast tokenizer.
+        vocabulary: the tokens of the tokenizer.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    vocabulary: Vocabulary
+
+    def embeddings(self) -> np.ndarray:
+        """The input embedding table, float32 ``[vocabulary, d]``: a row for each token id."""
+        ...
+
+
 class Similar(ABC):
-    """Similar words of a term; :meth:`of` makes one of whatever the user has."""
+    """A function from a term to the words similar to it; :meth:`of` makes one of whatever the user has."""
 
     known: bool = True
-    """Whether there is anything to look words up in."""
+    """Whether there is anything to look words up in; not so where None was given, before a ranker is known."""
 
     @abstractmethod
     def __call__(self, term: str) -> Sequence[str]:
-        """Words similar to a term, the most similar first."""
+        """Words similar to a term, the most similar first; none where the source has none."""
 
     @abstractmethod
     def _key(self) -> Any:
         """What two equal ones share."""
 
     def best(self, term: str, exclude: Collection[str] = ()) -> str | None:
-        """The most similar word that is not another form of the term nor among some lower-cased words."""
+        """The most similar word to put in the place of a term.
+
+        Args:
+            term: the term.
+            exclude: lower-cased words that are not wanted, such as those that the text has already.
+
+        Returns:
+            The word, or None where all similar words are unwanted, other forms of the term ("tide" of "tides"), or
+            more than one word.
+        """
         return next((word for word in self(term) if self._differs(term, word) and word.lower() not in exclude), None)
 
     def related(self, term: str, word: str) -> bool:
-        """Whether a word is one of those similar to a term."""
+        """Whether a word is one of those similar to a term, other forms of the term left aside."""
         return word.lower() in {similar.lower() for similar in self(term) if self._differs(term, similar)}
 
     @staticmethod
     def _differs(term: str, word: str) -> bool:
+        """Whether a word is a single one and no other form of a term."""
         one, other = sorted((term.lower(), word.lower()), key=len)
         return words(word) == [word] and not other.startswith(one) and lemma(one) != lemma(other)
 
@@ -60,20 +95,19 @@ class Similar(ABC):
 
         Args:
             source: a mapping of lower-cased terms to a similar word or several, the most similar first; a function of
-                a term; a ranker, whose embedding table's neighbours are taken; a ``Similar``; or None, which is to be
-                bound to a ranker.
+                a term that returns the same; a ranker, or another :class:`Embedder`, whose embedding table's neighbours
+                are taken; a ``Similar``; or None, where a ranker takes its place later (see
+                :meth:`~pyterrier_mechir.perturb.Perturbation.bind`).
             wanted_by: the name of the perturbation, for the error that looking a word up in None is.
 
         Raises:
             TypeError: the source is none of these.
         """
-        from pyterrier_mechir.rankers.base import Ranker
-
         if isinstance(source, Similar):
             return source
         if source is None:
             return _Unknown(wanted_by)
-        if isinstance(source, Ranker):
+        if isinstance(source, Embedder):
             return Neighbours(source)
         if isinstance(source, Mapping):
             return _Given(source)
@@ -83,6 +117,8 @@ class Similar(ABC):
 
 
 class _Unknown(Similar):
+    """No similar words yet: looking one up is an error that says what to give."""
+
     known = False
 
     def __init__(self, wanted_by: str):
@@ -102,6 +138,8 @@ class _Unknown(Similar):
 
 
 class _Given(Similar):
+    """Similar words from a mapping."""
+
     def __init__(self, words: Mapping[str, str | Sequence[str]]):
         self._words = words
 
@@ -117,6 +155,8 @@ class _Given(Similar):
 
 
 class _Function(Similar):
+    """Similar words from a function."""
+
     def __init__(self, function: Callable[[str], str | Sequence[str]]):
         self._function = function
 
@@ -132,15 +172,16 @@ class _Function(Similar):
 
 
 class Neighbours(Similar):
-    """The nearest whole words of a term in a ranker's input embedding table, by cosine.
+    """The nearest words of a term in a ranker's input embedding table, by cosine.
 
-    A term of several pieces is the mean of its pieces.
+    Neighbours are among the tokens that are whole words. A term of several tokens is the mean of their embeddings; one
+    that the tokenizer does not know has no neighbours. The table is read when it is first needed.
 
     Args:
-        ranker: the ranker.
+        ranker: the ranker, or another :class:`Embedder`.
     """
 
-    def __init__(self, ranker: Ranker):
+    def __init__(self, ranker: Embedder):
         self.ranker = ranker
         self._look_up = lru_cache(maxsize=100_000)(self._nearest)
 
@@ -159,11 +200,11 @@ class Neighbours(Similar):
 
     @cached_property
     def _embeddings(self) -> np.ndarray:
-        weight: Any = self.ranker.model.get_input_embeddings().weight
-        return np.asarray(weight.detach().float().cpu().numpy())
+        return self.ranker.embeddings()
 
     @cached_property
     def _table(self) -> tuple[np.ndarray, list[str]]:
+        """The embeddings of whole words, each of length 1, and these words."""
         vocabulary = self.ranker.vocabulary
         vectors = self._embeddings[vocabulary.words]
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -180,7 +221,7 @@ class Neighbours(Similar):
 
 
 class WordNet(Similar):
-    """Synonyms, then hypernyms and hyponyms, of a term in WordNet.
+    """The synonyms of a term in WordNet, and then its hypernyms and hyponyms (more general and more special words).
 
     Needs the ``wordnet`` extra (the ``wn`` library) and a lexicon, which ``python -m wn download oewn:2024`` fetches
     once.

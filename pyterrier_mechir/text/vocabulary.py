@@ -1,4 +1,9 @@
-"""The tokens of a tokenizer as words and pieces of words."""
+"""The tokens of a tokenizer as words and pieces of words.
+
+Tokenizers mark in the spelling of a token whether a space stands before it or whether it continues a word. This module
+reads these marks, so that tokens can be compared by the words that they spell, words can be drawn by their number of
+tokens, and a text can be checked to be a single token.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +32,43 @@ BREAKS = ("<0x0A>", "<0x0D>")
 """Tokens that stand for a line break by its byte."""
 
 
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The token ids of a text as it stands, without special tokens."""
+    ids: Any = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return list(ids)
+
+
+def single_token(tokenizer: PreTrainedTokenizerBase, text: str, after: str = "") -> int | None:
+    """The id of the one token that a text is.
+
+    A ranker that scores by the logits of answers such as "yes" and "no" has to know that each is one token.
+
+    Args:
+        tokenizer: the tokenizer.
+        text: the text, taken as it stands: with a space before it, it may be another token.
+        after: what stands before it, whose tokens the text must leave as they are.
+
+    Returns:
+        The id, or None where the text is no token, more than one, an unknown one, or joined to what stands before it.
+    """
+    before, whole = token_ids(tokenizer, after) if after else [], token_ids(tokenizer, after + text)
+    is_one = len(whole) == len(before) + 1 and whole[:-1] == before and whole[-1] != tokenizer.unk_token_id
+    return whole[-1] if is_one else None
+
+
 class Vocabulary:
-    """What alignment needs of a tokenizer's vocabulary.
+    """The tokens of a tokenizer, read once: what each spells, and which of them are words or marks.
 
     Args:
         tokenizer: a fast tokenizer.
 
     Attributes:
         tokenizer: the tokenizer.
-        spellings: the text of each token id, without the marks of a preceding space and of a continued word.
-        words: ids of whole alphabetic words of three letters or more.
-        is_mark: for each token id, whether it has no letter and no digit, or is special or a line break.
+        spellings: the text of each token id, without the marks of a preceding space and of a continued word, an object
+            array ``[vocabulary]``. Joined, those of the pieces of a word spell the word.
+        words: ids of the tokens that are whole alphabetic words of three letters or more, ascending.
+        is_mark: for each token id, whether it has no letter and no digit, or is special or a line break, bool
+            ``[vocabulary]``.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
@@ -58,7 +89,11 @@ class Vocabulary:
         self._lexicons: dict[Idf, dict[int, Lexicon]] = {}
 
     def split_marks(self, tokens: Tokens) -> Tokens:
-        """Tokens whose words end at spaces and marks: some tokenizers leave marks, or all words, to one another."""
+        """The same tokens with their words told apart at spaces and marks.
+
+        Some tokenizers number a mark as part of the word beside it, and some give all words of a text one number; then
+        an edit of one word would look like an edit of all.
+        """
         if not len(tokens):
             return tokens
         marks, spaces = self.is_mark[tokens.ids], self._is_space[tokens.ids]
@@ -68,11 +103,15 @@ class Vocabulary:
         return Tokens(tokens.ids, np.where(tokens.words < 0, -1, np.cumsum(begins) - 1))
 
     def lexicons(self, idf: Idf | None = None) -> dict[int, Lexicon]:
-        """Words to draw from, by their number of pieces.
+        """Words that can be drawn as fillers, by their number of pieces, of which a filler is to have a certain one.
 
         Args:
-            idf: where the words come from, and how rare they are; None takes the whole words of the vocabulary, whose
-                order says how rare they are.
+            idf: where the words come from, and how rare they are; None takes the whole words of the vocabulary, which
+                are one piece each, and whose order says how rare they are, as tokenizers list common words first.
+
+        Returns:
+            From a number of pieces to the words of so many, by their rarity. Those of an ``idf`` are kept for the next
+            call.
         """
         if idf is None:
             words = self.spellings[self.words]
@@ -87,11 +126,11 @@ class Vocabulary:
         return self._lexicons[idf]
 
     def size(self, word: str) -> int:
-        """The number of pieces of a word in the middle of a text."""
+        """The number of pieces (tokens) of a word in the middle of a text."""
         return len(self.pieces([word])[0])
 
     def token(self, filler: str) -> int:
-        """The id of ``mask``, ``pad`` or a text that is a single token.
+        """The id of a filler that is one token: ``mask`` or ``pad`` (that special token), or a text of a single token.
 
         Raises:
             ValueError: the tokenizer has no such special token, or the text is not a single token.
@@ -107,7 +146,7 @@ class Vocabulary:
         return ids[0]
 
     def pieces(self, words: Sequence[str]) -> list[list[int]]:
-        """The token ids of words in the middle of a text."""
+        """The token ids of each of some words, as they are in the middle of a text, after a space."""
         if not words:
             return []
         encoded: Any = self.tokenizer([f" {word}" for word in words], add_special_tokens=False)

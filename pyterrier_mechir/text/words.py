@@ -1,4 +1,10 @@
-"""A text as its words, and which of a query's words are terms."""
+"""A text as its words, which of a query's words are terms, and random choices that depend on texts alone.
+
+A word is a run of letters, marks and digits, with inner hyphens and apostrophes. :class:`Words` takes a text apart into
+words and the gaps between them, so that perturbations can move, replace and take out words and leave all else as it
+stands. :func:`seeded` makes a seed of the texts that a random choice is about, so that a row gets the same choice
+whatever the order, batch or process in which it comes.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +62,7 @@ def query_terms(query: str) -> list[str]:
 
 
 def distinct_terms(query: str) -> dict[str, str]:
-    """The distinct terms of a query in their order: from the lower-cased term to the term as first written."""
+    """The distinct terms of a query in their order, as a mapping from the lower-cased term to it as first written."""
     written: dict[str, str] = {}
     for term in query_terms(query):
         written.setdefault(term.lower(), term)
@@ -65,7 +71,15 @@ def distinct_terms(query: str) -> dict[str, str]:
 
 @lru_cache(maxsize=100_000)
 def lemma(word: str, language: str = "en") -> str:
-    """The lemma of a word, as the simplemma library gives it, in the case of the word."""
+    """The lemma (the form in a dictionary) of a word, as the simplemma library gives it, in the case of the word.
+
+    Args:
+        word: the word.
+        language: the code of its language.
+
+    Returns:
+        The lemma; the word itself where the library knows none, or gives one that is not a single word.
+    """
     import simplemma
 
     found = simplemma.lemmatize(word, lang=language)
@@ -88,8 +102,8 @@ class Words(Sequence[str]):
         text: the text.
 
     Attributes:
-        gaps: what stands before each word and after the last, one more than there are words.
-        keys: the lower-cased words.
+        gaps: what stands before each word and after the last (spaces and marks), one more than there are words.
+        keys: the lower-cased words, by which words are compared.
     """
 
     __slots__ = ("_words", "gaps", "keys")
@@ -118,29 +132,37 @@ class Words(Sequence[str]):
         return "".join(parts)
 
     def counts(self) -> Counter[str]:
-        """How often each key occurs."""
+        """How often each key (lower-cased word) occurs."""
         return Counter(self.keys)
 
     def places(self, keys: str | Collection[str]) -> list[int]:
-        """Where a key, or any of some keys, occurs."""
+        """The places, as indices of words, at which a key, or any of some keys, occurs."""
         wanted = {keys} if isinstance(keys, str) else keys
         return [place for place, key in enumerate(self.keys) if key in wanted]
 
     def replaced(self, words: Mapping[int, str]) -> Words:
-        """With other words at some places, in the case of those that they replace."""
+        """The text with other words at some places, each in the case of the word that it replaces.
+
+        Args:
+            words: from a place to the word that goes there.
+        """
         new = {place: cased_like(word, self._words[place]) for place, word in words.items()}
         return self._with([new.get(place, word) for place, word in enumerate(self._words)], self.gaps)
 
     def between(self, gaps: list[str]) -> Words:
-        """The words with other gaps."""
+        """The same words with other gaps."""
         return self._with(self._words, gaps, self.keys)
 
     def permuted(self, order: Sequence[int]) -> Words:
-        """With the word ``order[i]`` at place ``i``; the gaps, with their punctuation, stay where they are."""
+        """The text with its words in another order; the gaps, with their punctuation, stay where they are.
+
+        Args:
+            order: for each place, the place that its new word had.
+        """
         return self._with([self._words[place] for place in order], self.gaps, [self.keys[place] for place in order])
 
     def without(self, places: Collection[int]) -> Words:
-        """Without the words at some places, nor the space before them."""
+        """The text without the words at some places and without the space before them; marks beside them stay."""
         kept: list[str] = []
         gaps = [self.gaps[0]]
         for place, word in enumerate(self._words):
@@ -155,13 +177,28 @@ class Words(Sequence[str]):
 
 
 def changes(baseline: str, perturbed: str) -> tuple[Counter[str], Counter[str]]:
-    """How often each lower-cased word was added to the baseline, and how often taken out of it."""
+    """How the words of two texts differ, whatever their order.
+
+    Args:
+        baseline: the one text.
+        perturbed: the other.
+
+    Returns:
+        How many more times the perturbed text has each lower-cased word, and how many more times the baseline has it;
+        words that both have as often are in neither.
+    """
     before, after = Words(baseline).counts(), Words(perturbed).counts()
     return after - before, before - after
 
 
 def insert(text: str, term: str, place: int) -> str:
-    """Insert a term before the space-separated word number ``place`` of a text, or at its end; the rest stays."""
+    """Insert a term into a text; the rest stays as it is.
+
+    Args:
+        text: the text.
+        term: what is inserted, with a space between it and the words beside it.
+        place: the number of the space-separated word before which it goes; one beyond the last is the text's end.
+    """
     starts = [match.start() for match in re.finditer(r"\S+", text)]
     if place < len(starts):
         return f"{text[: starts[place]]}{term} {text[starts[place] :]}"
@@ -175,6 +212,14 @@ def place_after(text: str, word: int) -> int:
 
 
 def seeded(seed: int, *texts: str) -> int:
-    """A seed that depends on the texts alone: the same in every process, order and batch."""
+    """A seed for a random choice about some texts: the same in every process, order and batch.
+
+    Args:
+        seed: the user's seed.
+        *texts: what the choice may depend on, such as a query and a document.
+
+    Returns:
+        A number of 64 bits, as good as independent for other seeds or texts.
+    """
     digest = hashlib.blake2b("\x1f".join([str(seed), *texts]).encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(digest.digest(), "big")

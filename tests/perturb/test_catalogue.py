@@ -27,7 +27,8 @@ def table() -> list[list[str]]:
 
 def defined() -> set[type[Perturbation]]:
     """The perturbations that the package's modules define for use."""
-    modules = [importlib.import_module(f"{perturb.__name__}.{m.name}") for m in pkgutil.iter_modules(perturb.__path__)]
+    names = [module.name for module in pkgutil.walk_packages(perturb.__path__, f"{perturb.__name__}.")]
+    modules = [importlib.import_module(name) for name in names]
     found = {value for module in modules for value in vars(module).values() if inspect.isclass(value)}
     return {
         made

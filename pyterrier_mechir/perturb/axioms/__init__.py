@@ -1,1 +1,1 @@
-"""Perturbations that test axioms of information retrieval."""
+"""Perturbations that test axioms of information retrieval: which of two texts a ranker should prefer."""

@@ -15,7 +15,7 @@ from pyterrier_mechir.text.words import Words, changes, distinct_terms, insert
 
 
 def split_terms(text: str, query: str) -> tuple[list[str], list[str]]:
-    """The lower-cased query terms that a text has, and those that it lacks."""
+    """The lower-cased terms of a query that a text has, and those that it lacks, each in the query's order."""
     present = set(Words(text).keys)
     terms = distinct_terms(query)
     return [term for term in terms if term in present], [term for term in terms if term not in present]
@@ -83,7 +83,7 @@ class LB1(Perturbation):
 
 
 class LB2(Insertion):
-    """The first occurrence of a query term, to be set against another occurrence of one that the text has.
+    """Adds the first occurrence of a query term, or a further one of another, to compare what each is worth.
 
     The axiom is about the difference of two effects: ``LB2("first")`` adds a query term that the text lacks,
     ``LB2("further")`` one that it has, on the same rows. ``Sweep(LB2, occurrence=["first", "further"])`` runs both. The
@@ -123,7 +123,10 @@ class LB2(Insertion):
 
 
 class AND(Perturbation):
-    """The only occurrence of a query term is taken out of the baseline, one of several of another of the other side.
+    """The baseline lacks a query term; the perturbed side has all of them, and one of them less often.
+
+    Both sides are made of the text: of the baseline the only occurrence of one query term is taken out, of the
+    perturbed side one of several occurrences of another.
 
     Args:
         seed: of the choice of the terms and the occurrence.

@@ -14,7 +14,7 @@ from pyterrier_mechir.text.words import Words, changes, distinct_terms
 
 
 class TDC(Insertion):
-    """The query's most discriminative term.
+    """Favours the query's most discriminative term, the one that is rarest in the collection.
 
     Two readings. ``append`` is the perturbation published under this name (Parry et al., ECIR 2025): the query term of
     highest idf once more, against a filler. ``swap`` is the axiom itself: an occurrence of the commonest query term
@@ -67,6 +67,7 @@ class TDC(Insertion):
             self.source = FANG_2004
 
     def _rarest(self, query: str) -> str | None:
+        """The query term of highest idf, as written; None where the collection has none of them."""
         written = distinct_terms(query)
         idf = self.idf.of_terms(written)
         return written[max(idf, key=lambda term: idf[term])] if idf else None

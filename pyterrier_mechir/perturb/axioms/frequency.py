@@ -16,10 +16,11 @@ FANG_2004 = "Fang, Tao and Zhai, SIGIR 2004"
 
 
 class TFC1(Insertion):
-    """One more occurrence of a query term, against a filler.
+    """Adds an occurrence of a query term, set against a filler in the baseline.
 
-    With ``replace``, an occurrence fewer, or none left: the text without the term, against the filler in its places
-    (TFC1-R; van Marken and Petcu, 2025). Then the ranker should score the perturbed document lower.
+    With ``replace`` it is the other way round: one occurrence of the term, or all of them, are taken out, and fillers
+    stand in their places (TFC1-R; van Marken and Petcu, 2025). Then the ranker should score the perturbed document
+    lower.
 
     Args:
         term: the term; None draws one of the query's terms at random, function words left aside.
@@ -110,7 +111,7 @@ class TFC1(Insertion):
 
 
 class TFC2(Perturbation):
-    """From K to K+1 added occurrences of a query term, at constant length.
+    """Adds K occurrences of a query term to the baseline and K+1 to the perturbed side, at one length.
 
     The baseline is the text with K occurrences more, the perturbed side has K+1. A ranker that satisfies the axiom
     gains by each occurrence, and less by each further one. A pair shows, and the sign claims, the gain alone; whether
@@ -222,7 +223,15 @@ class TFC3(Perturbation):
 
 
 def exchange(baseline: str, perturbed: str) -> tuple[str, str] | None:
-    """The one lower-cased word that gave way, and the one in its place; None where the texts do not differ by that."""
+    """The one word that gave way to another between two texts.
+
+    Args:
+        baseline: the text before the exchange.
+        perturbed: the text after it.
+
+    Returns:
+        The lower-cased word that gave way and the one in its place; None where the texts differ by anything else.
+    """
     before, after = Words(baseline), Words(perturbed)
     if before.gaps != after.gaps:
         return None

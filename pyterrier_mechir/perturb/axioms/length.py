@@ -10,7 +10,7 @@ from pyterrier_mechir.text.words import Words
 
 
 class LNC1(AddTerm):
-    """Words that are not in the query, against masked positions: the text grows without matching more.
+    """Adds words that are not in the query, set against masked positions: the text grows without matching more.
 
     Args:
         noise: as in :class:`AddTerm`. The published words are one fixed word (Savolainen et al., SIGIR 2025); sentences
@@ -30,10 +30,10 @@ class LNC1(AddTerm):
 
 
 class LNC2(Perturbation):
-    """The text k times over, against masked positions.
+    """Repeats the text, set against masked positions: it grows and matches more, and its terms keep their shares.
 
     Args:
-        k: how often the text stands there.
+        k: how often the text stands there in all.
 
     Does not apply to a text without words.
 
@@ -58,7 +58,7 @@ class LNC2(Perturbation):
 
 
 class TFLNC(TFC1):
-    """One more occurrence of a query term, against masked positions: the text grows and matches more.
+    """Adds an occurrence of a query term, set against masked positions: the text grows and matches more.
 
     The options are those of :class:`TFC1`, but for ``replace``.
     """

@@ -42,7 +42,11 @@ class _Query(NamedTuple):
 
 
 class Permutation(Perturbation):
-    """Words change places so that a measure of the text's proximity falls."""
+    """Moves words so that a measure of how far the query's terms are apart falls.
+
+    Subclasses say what the measure is (:meth:`_measure`) and which new orders of the words to try (:meth:`_orders`);
+    the first order whose measure is less than the text's makes the perturbed side.
+    """
 
     alignment = "permute"
     sign = "+"
@@ -58,7 +62,7 @@ class Permutation(Perturbation):
         """What falls; infinite where undefined."""
 
     def measure(self, text: str, query: str) -> float:
-        """What the axiom wants small, of a text and a query; infinite where it is undefined."""
+        """The measure that the axiom wants small, of a text for a query; infinite where it is undefined."""
         return self._measure(Words(text), _Query.of(query))
 
     def __call__(self, text: str, query: str) -> str | None:

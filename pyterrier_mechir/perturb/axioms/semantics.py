@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyterrier_mechir.checks import check_count
 from pyterrier_mechir.perturb.axioms.coverage import split_terms
 from pyterrier_mechir.perturb.axioms.frequency import exchange
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.insertion import Insertion, check_position, place_of
-from pyterrier_mechir.text.similar import Similar
+from pyterrier_mechir.text.similar import Embedder, Similar
 from pyterrier_mechir.text.words import Words, changes, distinct_terms, insert, lowercase_words
-
-if TYPE_CHECKING:
-    from pyterrier_mechir.rankers.base import Ranker
-
 
 FANG_2006 = "Fang and Zhai, SIGIR 2006"
 
@@ -28,16 +24,19 @@ def _similar_to(similar: Similar, terms: list[str], text: str, query: str) -> di
 
 
 class _OfSimilar(Perturbation):
-    """What looks similar words up."""
+    """A perturbation that looks similar words up."""
 
     similar: Similar
 
-    def bind(self, ranker: Ranker) -> Any:
+    def bind(self, ranker: Embedder) -> Any:
+        """The perturbation with the neighbours in the ranker's embedding table, unless it was given similar words."""
         return self if self.similar.known else self.with_settings(similar=ranker)
 
 
 class STMC1(_OfSimilar, Insertion):
-    """A word that is similar to a query term, against a filler; ``filler="random"`` makes that a random word.
+    """Adds a word that is similar to a query term, set against a filler in the baseline.
+
+    With the ranker's ``filler="random"``, the word is compared with a random one.
 
     Args:
         similar: similar words of a term: a mapping, a function, a ranker (its embedding table's neighbours) or

@@ -14,6 +14,7 @@ from pyterrier_mechir.perturb.probes.wording import ABNIRML, CHECKLIST
 from pyterrier_mechir.text.words import STOPWORDS, Words
 
 PLACES = ("start", "end", "random")
+"""Where a sentence is taken out or put in."""
 
 
 @lru_cache(maxsize=10_000)
@@ -136,7 +137,7 @@ class ReverseSentences(_OfSentences):
 
 
 class DeleteSentence(OfOutcomes):
-    """A sentence goes, against masked positions. Does not apply to a text of one sentence.
+    """Takes a sentence out; masked positions stand in its place. Does not apply to a text of one sentence.
 
     Args:
         position: which one: ``start``, ``end`` or ``random``.
@@ -162,7 +163,7 @@ class DeleteSentence(OfOutcomes):
 
 
 class AddSentence(OfOutcomes):
-    """A sentence comes before or after the text, against masked positions.
+    """Puts a sentence before or after the text, set against masked positions in the baseline.
 
     Args:
         sentence: the sentence, or several of which one is drawn per row, say of documents judged not relevant.
@@ -196,7 +197,7 @@ class AddSentence(OfOutcomes):
 
 
 class PrependQuery(Perturbation):
-    """The query comes before the text, against fillers. Does not apply to an empty query."""
+    """Puts the query before the text, set against fillers in the baseline. Does not apply to an empty query."""
 
     alignment = "fill"
     sign = "+"

@@ -1,4 +1,4 @@
-"""A term more or less, in a document or in a query."""
+"""Robustness probes of single terms: one more or one less, in a document or in a query."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pyterrier_mechir.text.idf import Idf
 from pyterrier_mechir.text.words import STOPWORDS, Words, changes, distinct_terms, lowercase_words
 
 Noise = str | Sequence[str] | Idf | None
+"""What :class:`AddTerm` takes its words from."""
 
 
 class AddTerm(Insertion):
-    """Words that are not in the query, against a filler.
+    """Adds words that are not in the query, set against fillers in the baseline.
 
     Args:
         noise: what is added: a word or sentence; several, of which one is drawn per row; an
@@ -74,7 +75,7 @@ class AddTerm(Insertion):
 
 
 class RemoveTerm(Perturbation):
-    """Every occurrence of one query term goes, against fillers.
+    """Takes out every occurrence of one query term; fillers stand in their places.
 
     Args:
         seed: of the choice of the term.

@@ -19,7 +19,7 @@ CHECKLIST = "CheckList: Ribeiro et al., ACL 2020"
 
 
 class CaseFold(Perturbation):
-    """All letters become lower-case. Does not apply to a text that is."""
+    """All letters become lower-case. Does not apply to a text that is lower-case already."""
 
     alignment = "swap"
     sign = "0"
@@ -36,7 +36,7 @@ class CaseFold(Perturbation):
 
 
 class RemovePunctuation(Perturbation):
-    """All marks between words go, inner hyphens and apostrophes stay. Does not apply to a text without."""
+    """Takes out all marks between words; inner hyphens and apostrophes stay. Does not apply to a text without marks."""
 
     alignment = "fill"
     sign = "0"
@@ -58,7 +58,7 @@ class RemovePunctuation(Perturbation):
 
 
 class RemoveStopWords(Perturbation):
-    """All function words go. Does not apply to a text without, or of nothing else."""
+    """Takes out all function words. Does not apply to a text that has none, or nothing else."""
 
     alignment = "fill"
     sign = "0"
@@ -78,7 +78,7 @@ class RemoveStopWords(Perturbation):
 class Lemmatize(Perturbation):
     """Every word becomes its lemma, as the simplemma library gives it, in its own case.
 
-    Does not apply to a text of lemmas.
+    Does not apply to a text whose words are all lemmas already.
 
     Args:
         language: code of the language.
@@ -116,6 +116,7 @@ _NEXT_TO = {
 """The neighbours of each letter on a QWERTY keyboard, whose rows are shifted."""
 
 KINDS = ("keyboard", "swap", "drop")
+"""The kinds of misspellings (see :class:`Typos`)."""
 
 
 class Typos(Perturbation):
@@ -200,7 +201,7 @@ def _misspellings(word: str, kind: str) -> list[str]:
 
 
 class SwapNumbers(Perturbation):
-    """Every number becomes another of as many digits, wherever it occurs. Does not apply to a text without.
+    """Every number becomes another of as many digits, wherever it occurs. Does not apply to a text without numbers.
 
     Args:
         seed: of the new numbers.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,12 +12,12 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_mechir.checks import check_batch_size
+from pyterrier_mechir.checks import check_batch_size, warn
 from pyterrier_mechir.perturb.axioms.frequency import TFC1
 from pyterrier_mechir.perturb.base import Perturbation, as_perturbation
 from pyterrier_mechir.rankers.base import REDUCED, Ranker
 from pyterrier_mechir.rankers.unwrap import check_ranker
-from pyterrier_mechir.results.frames import METADATA, PERTURBATION
+from pyterrier_mechir.results.frames import METADATA, PERTURBATION, perturbed_side
 from pyterrier_mechir.stages.base.checks import check_results
 from pyterrier_mechir.stages.base.effect_columns import ADDED, EffectColumns
 from pyterrier_mechir.stages.base.keyed import Keyed
@@ -116,7 +115,7 @@ class PairStage(Keyed, pt.Transformer):
             pt.validate.InputValidationError: a column is missing.
         """
         check_results(self, inp, self.text_field)
-        if {f"{self.text_field}_perturbed", "query_perturbed"} & set(inp.columns):
+        if perturbed_side(inp, self.text_field) is not None:
             return inp
         perturb = PerturbDocs(self.perturbation or TFC1(), text_field=self.text_field, ranker=self.ranker)
         return perturb.transform(inp)
@@ -147,10 +146,9 @@ class PairStage(Keyed, pt.Transformer):
         changed = [i for i, text in enumerate(pairs.perturbed) if text is not None]
         same = [i for i in changed if pairs.perturbed[i] == pairs.baselines[i]]
         if same:
-            warnings.warn(
+            warn(
                 f"{len(same)} of {n} {'queries' if pairs.side == 'query' else 'documents'} are the same after the "
                 "perturbation; their effects are missing.",
-                stacklevel=4,
             )
         unaligned = [i for i in changed if pairs.alignments[i] == "free"] if not measure.sites.swept else []
         results = EffectColumns(n, measure.sites, measure.positions, measure.direction)
@@ -205,10 +203,9 @@ class PairStage(Keyed, pt.Transformer):
         cut = [self.ranker.facing(pairs.side).cuts(contexts, of_side) for of_side in texts]
         n = int(np.logical_or(*cut).sum())
         if n:
-            warnings.warn(
+            warn(
                 f"{n} of {len(pairs.perturbed)} pairs are scored as they stand and are longer than the "
                 f"{self.ranker.max_length} tokens that {self.ranker!r} takes, so that what was changed may be cut off.",
-                stacklevel=5,
             )
 
     def _unaligned(self, pairs: PairRows, rows: list[int], side: Sequence[str | None]) -> np.ndarray:
@@ -226,7 +223,7 @@ class PairStage(Keyed, pt.Transformer):
 
             pairs = list({pair.key(): pair for pair in aligned.pairs if pair is not None}.values())
             self._calibrations.append(calibrated(result, measure.run, ranker, aligned.contexts, pairs, plan))
-            warnings.warn(str(self._calibrations[0]), stacklevel=6)
+            warn(str(self._calibrations[0]))
         return self._calibrations[0]
 
 
@@ -240,11 +237,10 @@ def _check_alignments(measure: Measure, pairs: PairRows) -> None:
 
 def _warn_of_untouched(measure: Measure, swept: SweepResult) -> None:
     if measure.sites.swept and swept.touched_nothing:
-        warnings.warn(
+        warn(
             f"patching {', '.join(measure.sites.patched_components)} touched nothing: no patched score differs from "
             f"the unpatched one, in any of {len(swept.baseline)} pairs, though the two sides' scores do. What is "
             "patched is the same on both sides, or the score does not depend on it.",
-            stacklevel=5,
         )
 
 
