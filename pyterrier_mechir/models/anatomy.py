@@ -22,7 +22,7 @@ class Port(NamedTuple):
     Args:
         module: the module that the activation goes into or comes out of.
         is_input: which of the two.
-        part: the features that are the activation's; None for all.
+        columns: the features that are the activation's; None for all.
         added_to: a module to whose input the value is added; the activation is the sum.
         is_pattern: whether the activation is the weights of the module, an attention.
         autoencoder: tells what features the activation has, which are then read and replaced in its place.
@@ -30,7 +30,7 @@ class Port(NamedTuple):
 
     module: nn.Module
     is_input: bool
-    part: slice | None = None
+    columns: slice | None = None
     added_to: nn.Module | None = None
     is_pattern: bool = False
     autoencoder: Autoencoder | None = None
@@ -221,7 +221,7 @@ class Anatomy:
         if len(table.qkv) == 3:
             return Port(of(table.qkv[which]), is_input=False)
         width = self._config.hidden_size
-        return Port(of(table.qkv[0]), is_input=False, part=slice(which * width, (which + 1) * width))
+        return Port(of(table.qkv[0]), is_input=False, columns=slice(which * width, (which + 1) * width))
 
     def direct_path(self) -> list[tuple[int, str] | nn.Module]:
         """What the residual stream is made of: the activations that are added to it (z through ``out_proj``) and the

@@ -69,14 +69,14 @@ def on_port(port: Port, function: Callable[[Tensor], Tensor | None]) -> Iterator
 
     def passed(value: Tensor) -> Tensor | None:
         added = stream[0][:, : value.shape[1]] if stream else None
-        activation = value if port.part is None else value[..., port.part]
+        activation = value if port.columns is None else value[..., port.columns]
         new = function(activation if added is None else activation + added)
         if new is None:
             return None
         new = new if added is None else new - added
-        if port.part is None:
+        if port.columns is None:
             return new
-        return cat([value[..., : port.part.start], new, value[..., port.part.stop :]], dim=-1)
+        return cat([value[..., : port.columns.start], new, value[..., port.columns.stop :]], dim=-1)
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         value = passed(args[0])

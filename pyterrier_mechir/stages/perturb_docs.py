@@ -8,7 +8,7 @@ import pandas as pd
 
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.stages.base.checks import check_results, check_rows
-from pyterrier_mechir.stages.base.perturb_stage import PerturbStage
+from pyterrier_mechir.stages.base.perturb_stage import PerturbStage, perturbed
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
@@ -69,4 +69,4 @@ class PerturbDocs(PerturbStage):
         """
         check_results(self, inp, self.text_field)
         check_rows(inp, ["query", self.text_field])
-        return self._perturbed(inp, self.text_field)
+        return perturbed(inp, self.text_field, self._applied)

@@ -9,7 +9,7 @@ import pyterrier as pt
 
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.stages.base.checks import check_strings
-from pyterrier_mechir.stages.base.perturb_stage import PerturbStage
+from pyterrier_mechir.stages.base.perturb_stage import PerturbStage, perturbed
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
@@ -67,4 +67,4 @@ class PerturbQueries(PerturbStage):
         """
         pt.validate.columns(inp, includes=["qid", "query"], context=self)
         check_strings(inp, ["query"])
-        return self._perturbed(inp, "query")
+        return perturbed(inp, "query", self._applied)

@@ -13,7 +13,7 @@ import pandas as pd
 from pyterrier_mechir.results.stored.store import Store
 
 if TYPE_CHECKING:
-    from pyterrier_mechir.stages.pair_scorer import PairScorer
+    from pyterrier_mechir.stages.base.pair_stage import PairStage
     from pyterrier_mechir.stages.results_writer import ResultsWriter
 
 
@@ -40,7 +40,7 @@ class PatchResults(Store):
         ValueError: the directory holds something else.
     """
 
-    def writer(self, scorer: PairScorer | None = None, *, shard_size: int = 256) -> ResultsWriter:
+    def writer(self, scorer: PairStage | None = None, *, shard_size: int = 256) -> ResultsWriter:
         """A stage that scores and writes, and does not score again what is written.
 
         Args:

@@ -18,12 +18,12 @@ from pyterrier_mechir.perturb.base import Perturbation, as_perturbation
 from pyterrier_mechir.rankers.base import REDUCED, Ranker
 from pyterrier_mechir.rankers.unwrap import check_ranker
 from pyterrier_mechir.results.frames import METADATA, PERTURBATION, perturbed_side
-from pyterrier_mechir.stages.base.checks import check_results
+from pyterrier_mechir.stages.base.checks import check_results, check_rows
 from pyterrier_mechir.stages.base.effect_columns import ADDED, EffectColumns
 from pyterrier_mechir.stages.base.keyed import Keyed
 from pyterrier_mechir.stages.base.measure import Measure
+from pyterrier_mechir.stages.base.perturb_stage import perturbed
 from pyterrier_mechir.stages.base.rows import AlignedRows, PairRows
-from pyterrier_mechir.stages.perturb_docs import PerturbDocs
 from pyterrier_mechir.text.fillers import Filler
 from pyterrier_mechir.text.positions import ALL
 
@@ -117,8 +117,8 @@ class PairStage(Keyed, pt.Transformer):
         check_results(self, inp, self.text_field)
         if perturbed_side(inp, self.text_field) is not None:
             return inp
-        perturb = PerturbDocs(self.perturbation or TFC1(), text_field=self.text_field, ranker=self.ranker)
-        return perturb.transform(inp)
+        check_rows(inp, ["query", self.text_field])
+        return perturbed(inp, self.text_field, as_perturbation(self.perturbation or TFC1()).bind(self.ranker))
 
     def about(self, *, fingerprint: bool = False) -> dict[str, Any]:
         """What decides the results, so that a run can be repeated.

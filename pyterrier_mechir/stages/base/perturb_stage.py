@@ -46,27 +46,39 @@ class PerturbStage(Keyed, pt.Transformer):
         control = RandomTerm(self.perturbation, idf)
         return control if self.ranker is None else control.bind(self.ranker)
 
-    def _perturbed(self, inp: pd.DataFrame, field: str) -> pd.DataFrame:
-        made: dict[tuple[str, str], Any] = {}
-        rows = list(zip(inp[field], inp["query"], strict=True))
-        for row in rows:
-            if row not in made:
-                made[row] = self._applied.pair(*row)
-        pairs = [made[row] for row in rows]
-        of_rows = [pair.by if pair else self._applied for pair in pairs]
-        added = {
-            f"{field}_perturbed": [pair and pair.perturbed for pair in pairs],
-            "perturbation": [made.name for made in of_rows],
-        }
-        if any(member.own_baseline for member in self._applied.members):
-            added[f"{field}_baseline"] = [pair and pair.baseline for pair in pairs]
-        added["alignment"] = [made.alignment for made in of_rows]
-        added["expected_sign"] = [made.sign or NO_SIGN for made in of_rows]
-        inp = inp.drop(columns=f"{field}_baseline", errors="ignore")
-        out = inp.assign(**{name: pd.Series(values, index=inp.index, dtype="str") for name, values in added.items()})
-        out.attrs = inp.attrs | {METADATA: {PERTURBATION: self._applied.described()}}
-        return out
-
     def fuse_rank_cutoff(self, k: int) -> pt.Transformer:
         """Let a rank cutoff pass to the left: ranks are untouched and rows correspond one to one."""
         return pt.RankCutoff(k) >> self
+
+
+def perturbed(frame: pd.DataFrame, field: str, perturbation: Perturbation) -> pd.DataFrame:
+    """A frame with the minimal pairs that a perturbation makes of a column of texts, each distinct one once.
+
+    Args:
+        frame: with ``query`` and the column.
+        field: the column, ``query`` or that of the document text.
+        perturbation: bound to the ranker, if it needs one.
+
+    Returns:
+        The frame with ``<field>_perturbed``, ``perturbation``, ``alignment`` and ``expected_sign``, and with
+        ``<field>_baseline`` where the perturbation makes both sides.
+    """
+    made: dict[tuple[str, str], Any] = {}
+    rows = list(zip(frame[field], frame["query"], strict=True))
+    for row in rows:
+        if row not in made:
+            made[row] = perturbation.pair(*row)
+    pairs = [made[row] for row in rows]
+    of_rows = [pair.by if pair else perturbation for pair in pairs]
+    added = {
+        f"{field}_perturbed": [pair and pair.perturbed for pair in pairs],
+        "perturbation": [made.name for made in of_rows],
+    }
+    if any(member.own_baseline for member in perturbation.members):
+        added[f"{field}_baseline"] = [pair and pair.baseline for pair in pairs]
+    added["alignment"] = [made.alignment for made in of_rows]
+    added["expected_sign"] = [made.sign or NO_SIGN for made in of_rows]
+    frame = frame.drop(columns=f"{field}_baseline", errors="ignore")
+    out = frame.assign(**{name: pd.Series(values, index=frame.index, dtype="str") for name, values in added.items()})
+    out.attrs = frame.attrs | {METADATA: {PERTURBATION: perturbation.described()}}
+    return out
