@@ -8,10 +8,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
@@ -22,8 +22,27 @@ Key = tuple[int, str]
 """A layer, and one of its activations."""
 
 
-class AllRead(Exception):
+class _Ended(Exception):
     """Ends a run of which nothing more is wanted."""
+
+
+@contextmanager
+def ending_early() -> Iterator[Callable[[], NoReturn]]:
+    """A block that a run within it may leave, once all that is wanted of it has been read.
+
+    Yields:
+        What ends the run. Where one such block stands within another, it leaves its own.
+    """
+    mark = _Ended()
+
+    def end() -> NoReturn:
+        raise mark
+
+    try:
+        yield end
+    except _Ended as ended:
+        if ended is not mark:
+            raise
 
 
 @dataclass(frozen=True)
@@ -65,18 +84,18 @@ def record(opened: Opened, batch: Batch, wanted: Iterable[Key]) -> Recording:
     return Recording(scores, kept)
 
 
-def keeping(kept: dict[Any, Tensor], key: Any, n_wanted: int | None = None) -> Callable[[Tensor], None]:
+def keeping(kept: dict[Any, Tensor], key: Any, then: Callable[[], object] | None = None) -> Callable[[Tensor], None]:
     """A function that keeps what passes.
 
     Args:
         kept: where.
         key: under which key.
-        n_wanted: how many have to be kept for the run to end there, by :class:`AllRead`; None lets it go on.
+        then: called when it is kept.
     """
 
     def keep(value: Tensor) -> None:
         kept[key] = value
-        if len(kept) == n_wanted:
-            raise AllRead
+        if then is not None:
+            then()
 
     return keep

@@ -17,7 +17,7 @@ features (one per head for z, else 1). The features of a pattern are, head by he
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from pyterrier_mechir.models.attention import attend
 from pyterrier_mechir.models.components import AFTER_ATTENTION, CODED, INPUTS_OF_HEADS
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.ports import on_port, overridden
-from pyterrier_mechir.models.recording import AllRead, Key, Recording, keeping
+from pyterrier_mechir.models.recording import Key, Recording, ending_early, keeping
 
 
 @dataclass(frozen=True)
@@ -168,12 +168,17 @@ def read(
     port, found = opened.anatomy.port, dict[Key, Tensor]()
     heads = [key for key in wanted if key[1] in INPUTS_OF_HEADS]
     with ExitStack() as stack:
+        end = stack.enter_context(ending_early())
+
+        def end_if_all() -> None:
+            if len(found) == len(wanted):
+                end()
+
         for key in heads:
-            stack.enter_context(on_port(port(*key), keeping(found, key, len(wanted))))
+            stack.enter_context(on_port(port(*key), keeping(found, key, end_if_all)))
         stack.enter_context(_resumed(opened, base, edits, 1 + max(layer for layer, _ in wanted), heads))
         for key in set(wanted).difference(heads):
-            stack.enter_context(on_port(port(*key), keeping(found, key, len(wanted))))
-        stack.enter_context(suppress(AllRead))
+            stack.enter_context(on_port(port(*key), keeping(found, key, end_if_all)))
         opened.forward({name: _copies(value, n) for name, value in batch.items()})
     return {key: value.unflatten(0, (n, -1)) for key, value in found.items()}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -143,7 +142,7 @@ class AttentionTo:
         """The mean attention ``[B]`` of runs; missing where a run has no position of either class."""
         from pyterrier_mechir.models.attention import on_pattern
         from pyterrier_mechir.models.ports import on_port
-        from pyterrier_mechir.models.recording import AllRead
+        from pyterrier_mechir.models.recording import ending_early
 
         layer, head = self.head
         length = batch["input_ids"].shape[1]
@@ -156,14 +155,11 @@ class AttentionTo:
             is_there = (of.sum(1) > 0) & (to.sum(1) > 0)
             read.append((mass / of.sum(1).clamp_min(1)).masked_fill(~is_there, float("nan")))
 
-        def stop(stream: torch.Tensor) -> None:
-            raise AllRead
-
         port = opened.anatomy.port
         with (
-            suppress(AllRead),
+            ending_early() as end,
             on_pattern(port(layer, "pattern").module, keep),
-            on_port(port(layer, "resid_post"), stop),
+            on_port(port(layer, "resid_post"), lambda stream: end()),
         ):
             opened.encode({name: value for name, value in batch.items() if name not in ("of", "to")})
         return read[0]
