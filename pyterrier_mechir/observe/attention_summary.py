@@ -176,7 +176,7 @@ class _Reader:
         beyond_sink = attended[:, :, None] & attended[:, None]
         beyond_sink[:, :, 0] = False
         masks = [ATTENTION_FEATURES[feature](at) & beyond_sink for feature in features]
-        self.pairs = torch.stack([*masks, beyond_sink], dim=1).float()
+        self.position_masks = torch.stack([*masks, beyond_sink], dim=1).float()
 
     def of_heads(self, columns: list[int], heads: list[int]) -> OnPattern:
         """What reads the pattern of a layer: the heads asked for, and where their results go."""
@@ -188,8 +188,8 @@ class _Reader:
                 into = np.ix_(self.numbers[chunk], np.array(columns))
                 classes = self.from_class[chunk, None] @ (weights @ self.to_class[chunk, None].mT)
                 self.summary.classes[into] = classes.cpu().numpy()
-                if self.pairs.shape[1] > 1:
-                    mass = weights.flatten(2) @ self.pairs[chunk].flatten(2).mT
+                if self.position_masks.shape[1] > 1:
+                    mass = weights.flatten(2) @ self.position_masks[chunk].flatten(2).mT
                     self.summary.features[into] = (mass[..., :-1] / mass[..., -1:]).cpu().numpy()
 
         return read

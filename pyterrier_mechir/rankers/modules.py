@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -17,7 +19,25 @@ _COMPUTED = {
 }
 """The modules that each ranker computes."""
 
+_TRANSFORMERS = ("Transformer", "MLMTransformer")
+
+_DESCRIBED = ("Pooling", "SpladePooling", "Dense")
+
 _POOLING = {"cls": "cls", "mean": "mean", "lasttoken": "last", "last": "last"}
+
+
+class _Module(NamedTuple):
+    """One module, wherever it is described.
+
+    Args:
+        kind: its class.
+        settings: what it says of itself; of the transformer, what it fixes, by the names of :class:`Modules`.
+        weights: gives the weight and the bias of its linear map.
+    """
+
+    kind: str
+    settings: dict[str, Any]
+    weights: Callable[[], tuple[torch.Tensor | None, torch.Tensor | None]]
 
 
 def read_modules(name: str, ranker: str = "BiEncoder") -> Modules:
@@ -33,35 +53,12 @@ def read_modules(name: str, ranker: str = "BiEncoder") -> Modules:
     listed = read_json(name, "modules.json")
     if listed is None:
         return Modules()
-    found: dict[str, Any] = {}
-    for module in listed:
-        kind, path = module["type"].rsplit(".", 1)[-1], module["path"]
-        if kind not in _COMPUTED[ranker]:
-            raise ValueError(f"{name!r} has a sentence-transformers module {kind!r}, which {ranker} does not compute.")
-        if kind in ("Transformer", "MLMTransformer"):
-            found["subfolder"] = path
-            settings = read_json(name, f"{path}/sentence_bert_config.json".lstrip("/")) or {}
-            longest = settings.get("max_seq_length")
-            found["max_length"] = settings.get("document_length") or longest
-            found["max_query_length"] = settings.get("query_length") or longest
-            found["lowercase"] = bool(settings.get("do_lower_case"))
-        elif kind == "Pooling":
-            found["pooling"] = _pooling(name, read_json(name, f"{path}/config.json") or {})
-        elif kind == "SpladePooling":
-            settings = read_json(name, f"{path}/config.json") or {}
-            found["pooling"] = settings.get("pooling_strategy")
-            found["activation"] = settings.get("activation_function")
-        elif kind == "Dense":
-            linear = (read_tensor(name, path, f"linear.{part}") for part in ("weight", "bias"))
-            found["projection"] = _with_dense(found, name, read_json(name, f"{path}/config.json") or {}, *linear)
-        elif kind == "Normalize":
-            found["similarity"] = "cosine"
+    found = _found(name, _of_files(name, listed, ranker))
     settings = read_json(name, "config_sentence_transformers.json") or {}
     similarity = settings.get("similarity_fn_name")
     if similarity is not None:
         found.setdefault("similarity", one_of(f"similarity of {name!r}", similarity, SIMILARITIES))
-    prompts = settings.get("prompts") or {}
-    return Modules(**found, query_prefix=prompts.get("query"), doc_prefix=prompts.get("document"))
+    return _with_prompts(found, settings.get("prompts"))
 
 
 def loaded_modules(model: Any) -> tuple[tuple[Any, Any], Modules]:
@@ -70,26 +67,73 @@ def loaded_modules(model: Any) -> tuple[tuple[Any, Any], Modules]:
     Raises:
         ValueError: a module or a pooling that BiEncoder does not compute.
     """
-    found: dict[str, Any] = {"max_length": model.max_seq_length, "max_query_length": model.max_seq_length}
-    name = type(model).__name__
+    found = _found(type(model).__name__, _of_model(model))
+    if model.similarity_fn_name in SIMILARITIES:
+        found.setdefault("similarity", model.similarity_fn_name)
+    return (model[0].auto_model, model.tokenizer), _with_prompts(found, model.prompts)
+
+
+def _of_files(name: str, listed: Sequence[dict[str, str]], ranker: str) -> Iterator[_Module]:
+    for module in listed:
+        kind, path = module["type"].rsplit(".", 1)[-1], module["path"]
+        if kind not in _COMPUTED[ranker]:
+            raise ValueError(f"{name!r} has a sentence-transformers module {kind!r}, which {ranker} does not compute.")
+        if kind in _TRANSFORMERS:
+            said = read_json(name, f"{path}/sentence_bert_config.json".lstrip("/")) or {}
+            longest = said.get("max_seq_length")
+            settings = {
+                "subfolder": path,
+                "max_length": said.get("document_length") or longest,
+                "max_query_length": said.get("query_length") or longest,
+                "lowercase": bool(said.get("do_lower_case")),
+            }
+        else:
+            settings = (read_json(name, f"{path}/config.json") or {}) if kind in _DESCRIBED else {}
+        yield _Module(kind, settings, partial(_stored_weights, name, path))
+
+
+def _stored_weights(name: str, path: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    return read_tensor(name, path, "linear.weight"), read_tensor(name, path, "linear.bias")
+
+
+def _of_model(model: Any) -> Iterator[_Module]:
     for module in model:
         kind = type(module).__name__
         if kind not in _COMPUTED["BiEncoder"]:
-            raise ValueError(f"the {name} has a module {kind}, which BiEncoder does not compute.")
-        if kind == "Transformer":
-            found["lowercase"] = bool(getattr(module, "do_lower_case", False))
+            raise ValueError(f"the {type(model).__name__} has a module {kind}, which BiEncoder does not compute.")
+        if kind in _TRANSFORMERS:
+            settings = dict.fromkeys(("max_length", "max_query_length"), model.max_seq_length)
+            settings["lowercase"] = bool(getattr(module, "do_lower_case", False))
+        else:
+            settings = module.get_config_dict() if kind in _DESCRIBED else {}
+        yield _Module(kind, settings, partial(_held_weights, module))
+
+
+def _held_weights(module: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    return module.linear.weight, module.linear.bias
+
+
+def _found(name: str, modules: Iterable[_Module]) -> dict[str, Any]:
+    """What modules fix, one after the other, by the names of :class:`Modules`."""
+    found: dict[str, Any] = {}
+    for kind, settings, weights in modules:
+        if kind in _TRANSFORMERS:
+            found |= settings
         elif kind == "Pooling":
-            found["pooling"] = _pooling(name, module.get_config_dict())
+            found["pooling"] = _pooling(name, settings)
+        elif kind == "SpladePooling":
+            found["pooling"] = settings.get("pooling_strategy")
+            found["activation"] = settings.get("activation_function")
         elif kind == "Dense":
-            settings = module.get_config_dict()
-            found["projection"] = _with_dense(found, name, settings, module.linear.weight, module.linear.bias)
+            found["projection"] = _with_dense(found, name, settings, *weights())
         elif kind == "Normalize":
             found["similarity"] = "cosine"
-    if model.similarity_fn_name in SIMILARITIES:
-        found.setdefault("similarity", model.similarity_fn_name)
-    prompts = model.prompts or {}
-    modules = Modules(**found, query_prefix=prompts.get("query"), doc_prefix=prompts.get("document"))
-    return (model[0].auto_model, model.tokenizer), modules
+    return found
+
+
+def _with_prompts(found: dict[str, Any], prompts: dict[str, str] | None) -> Modules:
+    prompts = prompts or {}
+    return Modules(**found, query_prefix=prompts.get("query"), doc_prefix=prompts.get("document"))
 
 
 def _pooling(name: str, settings: dict[str, Any]) -> str:

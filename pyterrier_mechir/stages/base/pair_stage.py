@@ -41,17 +41,7 @@ class PairStage(Keyed, pt.Transformer):
     4. The other pairs, each distinct one once, are aligned and swept (:mod:`~pyterrier_mechir.patching`).
     5. Results go back to the rows that have each pair, as columns.
 
-    Args:
-        ranker: a ranker, such as :class:`~pyterrier_mechir.BiEncoder`.
-        perturbation: applied where the input has no perturbed text; :class:`~pyterrier_mechir.perturb.TFC1` by default.
-        filler: as in :class:`~pyterrier_mechir.PatchScorer`.
-        text_field: column of the document text.
-        batch_size: documents that are scored together; None batches by length.
-        verbose: show a progress bar.
-
-    Raises:
-        TypeError: ``ranker`` is no ranker.
-        ValueError: an unusable option.
+    The arguments are those of :class:`~pyterrier_mechir.PairScorer`.
     """
 
     def __init__(
