@@ -82,8 +82,9 @@ def screened(
     order = np.argsort(-size, kind="stable")
     verified, others = order[:k], np.sort(order[k:])
     exact = run(sweep, verified, everything, progress=progress)
-    for of_pair, exact_of_pair in zip(_patched(estimated), _patched(exact), strict=True):
-        of_pair[verified] = exact_of_pair
+    sides = zip(_patched(estimated), _patched(exact), strict=True)
+    for (score, of_pair), (exact_score, exact_of_pair) in sides:
+        of_pair[verified] = np.where(exact_of_pair == exact_score, score, exact_of_pair)
     rng = np.random.default_rng(seed)
     sampled = np.sort(rng.permutation(others)[:k])
     among = np.sort(rng.permutation(len(pairs))[:SAMPLED_PAIRS])
@@ -91,16 +92,16 @@ def screened(
     return replace(estimated, screening=Screening(tuple(sites[i].name for i in verified), *error))
 
 
-def _patched(result: SweepResult) -> list[np.ndarray]:
-    """The patched scores of each pair in each direction, a row per site."""
-    return [of_pair for way in (result.denoise, result.noise) if way is not None for of_pair in way]
+def _patched(result: SweepResult) -> Iterator[tuple[np.float32, np.ndarray]]:
+    """The score of each pair in each direction, and its patched scores, a row per site."""
+    for way, scores in ((result.denoise, result.baseline), (result.noise, result.perturbed)):
+        yield from zip(scores, () if way is None else way, strict=way is not None)
 
 
 def _effects(result: SweepResult) -> Iterator[np.ndarray]:
     """How far patches move the scores, ``[site, slot]`` for each pair in each direction."""
-    for way, scores in ((result.denoise, result.baseline), (result.noise, result.perturbed)):
-        for of_pair, score in zip(() if way is None else way, scores, strict=way is not None):
-            yield (of_pair if of_pair.ndim == 2 else of_pair[:, None]) - score
+    for score, of_pair in _patched(result):
+        yield (of_pair if of_pair.ndim == 2 else of_pair[:, None]) - score
 
 
 def some(result: SweepResult, pairs: np.ndarray, sites: np.ndarray) -> SweepResult:

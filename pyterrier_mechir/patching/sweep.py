@@ -15,7 +15,7 @@ from pyterrier_mechir.patching.paths import needed_to_patch, patched_scores
 from pyterrier_mechir.patching.positions import ALL, Positions
 from pyterrier_mechir.patching.products import packed_products
 from pyterrier_mechir.patching.recording import Batch, Recording, record
-from pyterrier_mechir.patching.replay import Edit, Run, replay
+from pyterrier_mechir.patching.replay import Edit, Run, at_positions, replay
 from pyterrier_mechir.patching.sites import Site, SiteSet, activation_of
 
 if TYPE_CHECKING:
@@ -80,15 +80,18 @@ class SweepResult:
         return bool(differs.any()) and not any(moved)
 
     def mean_over(self, repeats: int) -> SweepResult:
-        """The mean over repeats of the same pairs, given one repeat of all after the other."""
+        """The mean over repeats of the same pairs, given one repeat of all after the other.
+
+        All are added up in the same order, so that what is the same in each repeat is the same in the mean.
+        """
 
         def mean(values: np.ndarray) -> np.ndarray:
-            return np.asarray(values.reshape(repeats, len(values) // repeats, *values.shape[1:]).mean(axis=0))
+            return np.asarray(sum(values.reshape(repeats, len(values) // repeats, *values.shape[1:])) / repeats)
 
         def mean_of(values: Patched | None) -> Patched | None:
             if isinstance(values, list):
                 n = len(values) // repeats
-                return [np.asarray(np.stack(values[i::n]).mean(axis=0)) for i in range(n)]
+                return [np.asarray(sum(values[i::n]) / repeats) for i in range(n)]
             return None if values is None else mean(values)
 
         return replace(
@@ -304,6 +307,8 @@ def _sweep_steps(
 ) -> torch.Tensor:
     """Scores ``[B, site, slot]`` of the base runs with each site taken from the source runs at the slot's positions.
 
+    Where what is taken is what is there, the score is the base run's own, to the last bit.
+
     Args:
         slots: which positions of each run a slot has, broadcastable to ``[slot, B, S]``.
     """
@@ -328,4 +333,22 @@ def _sweep_steps(
                     edits.append(Edit(layer, activation, source[layer, activation], mask))
             which = [senders[site] for site in of_site]
             scores[:, of_site, of_slot] = patch(ranker, inputs, base, edits, which, slots[of_slot]).T
+    scores = torch.where(_changes(ranker, base, source, steps, n_sites, slots), scores, base.scores[:, None, None])
     return scores.masked_fill(~present.T[:, None, :], torch.nan)
+
+
+def _changes(
+    ranker: Ranker, base: Recording, source: Recording, steps: Sequence[_Step], n_sites: int, slots: torch.Tensor
+) -> torch.Tensor:
+    """Which of the cells ``[B, site, slot]`` take from the source runs something else than the base runs have."""
+    found = base.scores.new_zeros((len(base.scores), n_sites, len(slots)))
+    for step in steps:
+        for key in step.activations:
+            groups = ranker.anatomy.groups(key[1])
+            differ = (source[key] != base[key]).unflatten(-1, (groups, -1)).any(dim=-1)
+            at = at_positions(slots, differ.shape[1]).expand(len(slots), *differ.shape[:2])
+            of_groups = torch.einsum("pbs,bsg->bgp", at.to(found.dtype), differ.to(found.dtype))
+            taken = zip(step.sites, step.heads, strict=True)
+            sites, heads = zip(*((site, head) for site, of in taken for head in of.get(key, [])), strict=True)
+            found.index_add_(1, torch.tensor(sites, device=found.device), of_groups[:, list(heads)])
+    return found > 0
