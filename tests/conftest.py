@@ -13,6 +13,7 @@ import pytest
 import torch
 from noise import Noise
 from small_models import build
+from tolerance import set_noise
 
 from pyterrier_mechir import BiEncoder, CrossEncoder
 
@@ -29,6 +30,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="multiply every entry of every matrix product by a random number from 1 - SIZE to 1 + SIZE, as if it came "
         "from another processor, to see what depends on the last bits; 1e-6 is several times what float32 rounds off",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    set_noise(config.getoption("noise"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

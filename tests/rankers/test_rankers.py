@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
-from small_models import ARCHITECTURES, QUERIES, TEXTS, build, tokenizer
 from reference import pool, similarity
 from sentence_transformers import CrossEncoder as SentenceCrossEncoder
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
+from small_models import ARCHITECTURES, QUERIES, TEXTS, build, tokenizer
+from tolerance import widened
 
 from pyterrier_mechir import BiEncoder, CrossEncoder
 from pyterrier_mechir.rankers.base import Ranker
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
     expected = np.asarray(expected)
     assert found.shape == expected.shape
-    assert (np.abs(found - expected) <= 1e-5 * np.maximum(1, np.abs(expected))).all()
+    assert (np.abs(found - expected) <= widened(1e-5) * np.maximum(1, np.abs(expected))).all()
 
 
 def save(directory: Path, architecture: str, classifier: bool = False, **changes: Any) -> Path:

@@ -15,14 +15,15 @@ from apart import Case, all_sites, assert_exact, assert_moves, assert_slots, cas
 from gradients import Case as GradientCase
 from gradients import PairReference, attribution
 from gradients import expected as estimated
-from small_models import ARCHITECTURES, QUERIES, TEXTS, build, masked_lm, tokenizer
 from reference import Inputs, Reference
 from sentence_transformers import SparseEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sparse_encoder.modules import SpladePooling
+from small_models import ARCHITECTURES, QUERIES, TEXTS, build, masked_lm, tokenizer
 from test_exactness import PAIRS, assert_same
 from test_paths import path_patched
 from test_rankers import QUERIES_AND_LONG, TEXTS_AND_LONG
+from tolerance import assert_near_effects
 from torch import Tensor, nn
 
 from pyterrier_mechir import (
@@ -330,7 +331,7 @@ def test_documents_and_queries_go_through_pipelines(ranker, frame):
     assert len(heads) == ranker.n_layers * ranker.n_heads
     assert heads["score"].notna().all() and heads["n_pairs"].eq(4).all()
     out = (PerturbQueries(Typos()) >> PatchScorer(ranker, "resid_pre", layers=[0], min_delta=0))(frame)
-    np.testing.assert_allclose(np.stack(list(out["patch_effect"]))[:, 0], 1, atol=1e-3)
+    assert_near_effects(np.stack(list(out["patch_effect"]))[:, 0], 1, out)
     assert_same(out["score"].to_numpy(), ranker.score(frame["query"], frame["text"]))
     assert_same(AttentionPatterns(ranker, heads=["L1H2"])(frame)["score"].to_numpy(), out["score"].to_numpy())
 
