@@ -49,11 +49,12 @@ _transposed: WeakKeyDictionary[nn.Module, _Packed] = WeakKeyDictionary()
 def packed_products(anatomy: Anatomy) -> Iterator[None]:
     """Compute the linear maps of the layers from packed weights; gradients pass through them where weights take none.
 
-    It changes nothing where that is of no use: on a GPU, on other processors than x86, for large models.
+    It changes nothing where that is of no use: on a GPU, on other processors than x86, for large models, and for those
+    of fewer bits on processors that do not multiply these.
     """
     every = (linear for layer in range(anatomy.n_layers) for linear in anatomy.linear_maps(layer))
     maps = [linear for linear in every if _can_be_packed(linear)]
-    if sum(int(linear.weight.nbytes) for linear in maps) > LARGEST or not _is_supported():
+    if sum(int(linear.weight.nbytes) for linear in maps) > LARGEST:
         maps = []
     with ExitStack() as stack:
         activated = {} if not maps else _activations(anatomy, maps)
@@ -72,16 +73,18 @@ def _can_be_packed(module: nn.Linear) -> bool:
     if weight.is_inference():
         return False
     reduced = isinstance(module, Reduced) and not module.in_full
-    return weight.device.type == "cpu" and weight.dtype == (torch.bfloat16 if reduced else torch.float32)
+    precision = torch.bfloat16 if reduced else torch.float32
+    return weight.device.type == "cpu" and weight.dtype == precision and _is_supported(precision)
 
 
-def _is_supported() -> bool:
+def _is_supported(precision: torch.dtype) -> bool:
     return (
         platform.machine().lower() in ("x86_64", "amd64")
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+        and (precision == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
     )
 
 
