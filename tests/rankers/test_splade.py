@@ -307,7 +307,7 @@ def test_a_sweep_never_computes_the_whole_vocabulary(monkeypatch):
         return plain(states, weight, bias)
 
     monkeypatch.setattr(torch.nn.functional, "linear", seen)
-    monkeypatch.setattr(products, "_is_supported", lambda: False)
+    monkeypatch.setattr(products, "_is_supported", lambda precision: False)
     sweep(ranker, pairs, inputs, [Site("head", 1, 2), Site("resid_post", 2)], batch_size=len(pairs))
     assert set(widths) == {32, 48, n_terms}
 

@@ -231,6 +231,7 @@ def test_folded_case_moves_only_a_ranker_that_sees_it(model):
     assert (abs(out["score_perturbed"] - out["score_baseline"]).item() > 1e-3) == ("Roberta" in model.name)
 
 
+@pytest.mark.bits
 def test_no_difference_at_all_has_no_effect():
     uncased = BiEncoder(build("bert", classifier=False))
     with warnings.catch_warnings():
