@@ -11,12 +11,47 @@ from collections.abc import Iterator
 import pyterrier.documentation
 import pytest
 import torch
+from noise import Noise
 from small_models import build
+from tolerance import set_noise
 
 from pyterrier_mechir import BiEncoder, CrossEncoder
 
 torch.set_num_threads(2)
 pyterrier.documentation._cached_objects_inv = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--noise",
+        type=float,
+        default=0.0,
+        metavar="SIZE",
+        help="multiply every entry of every matrix product by a random number from 1 - SIZE to 1 + SIZE, as if it came "
+        "from another processor, to see what depends on the last bits; 1e-6 is several times what float32 rounds off",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    set_noise(config.getoption("noise"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("noise"):
+        skip = pytest.mark.skip(reason="compares results bit for bit, which noise (--noise) changes")
+        for item in items:
+            if item.get_closest_marker("bits"):
+                item.add_marker(skip)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Fixtures and tests run in noise, the same whenever the test runs with them."""
+    size = item.config.getoption("noise")
+    if not size:
+        return (yield)
+    with Noise(size):
+        return (yield)
 
 
 @pytest.fixture(scope="module")

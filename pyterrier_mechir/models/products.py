@@ -51,11 +51,12 @@ _transposed: WeakKeyDictionary[nn.Module, _Packed] = WeakKeyDictionary()
 def packed_products(anatomy: Anatomy) -> Iterator[None]:
     """Compute the linear maps of the layers from packed weights; gradients pass through them where weights take none.
 
-    It changes nothing where that is of no use: on a GPU, on other processors than x86, for large models.
+    It changes nothing where that is of no use: on a GPU, on other processors than x86, for large models, and for those
+    of fewer bits on processors that do not multiply these.
     """
     every = (linear for layer in range(anatomy.n_layers) for linear in anatomy.linear_maps(layer))
     maps = [linear for linear in every if _can_be_packed(linear)]
-    if sum(int(linear.weight.nbytes) for linear in maps) > LARGEST or not _is_supported():
+    if sum(int(linear.weight.nbytes) for linear in maps) > LARGEST:
         maps = []
     with ExitStack() as stack:
         activated = {} if not maps else _activations(anatomy, maps)
@@ -73,26 +74,19 @@ def _can_be_packed(module: nn.Linear) -> bool:
     weight: Any = module.weight
     if weight.is_inference():
         return False
-    if weight.device.type != "cpu":
-        return False
-    if isinstance(module, Reduced) and not module.in_full:
-        return weight.dtype == torch.bfloat16 and _multiplies_bfloat16()
-    return weight.dtype == torch.float32
+    reduced = isinstance(module, Reduced) and not module.in_full
+    precision = torch.bfloat16 if reduced else torch.float32
+    return weight.device.type == "cpu" and weight.dtype == precision and _is_supported(precision)
 
 
-def _multiplies_bfloat16() -> bool:
-    """Whether oneDNN has products of bfloat16 for this processor; without AVX-512 it may have none."""
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return supported is not None and bool(supported())
-
-
-def _is_supported() -> bool:
+def _is_supported(precision: torch.dtype) -> bool:
     return (
         platform.machine().lower() in ("x86_64", "amd64")
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+        and (precision == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -65,15 +66,18 @@ class SweepResult:
         return bool(differs.any()) and not any(moved)
 
     def mean_over(self, repeats: int) -> SweepResult:
-        """The mean over repeats of the same pairs, given one repeat of all after the other."""
+        """The mean over repeats of the same pairs, given one repeat of all after the other.
+
+        All are added up in the same order, so that what is the same in each repeat is the same in the mean.
+        """
 
         def mean(values: np.ndarray) -> np.ndarray:
-            return np.asarray(values.reshape(repeats, len(values) // repeats, *values.shape[1:]).mean(axis=0))
+            return np.asarray(sum(values.reshape(repeats, len(values) // repeats, *values.shape[1:])) / repeats)
 
         def mean_of(values: Patched | None) -> Patched | None:
             if isinstance(values, list):
                 n = len(values) // repeats
-                return [np.asarray(np.stack(values[i::n]).mean(axis=0)) for i in range(n)]
+                return [np.asarray(sum(values[i::n]) / repeats) for i in range(n)]
             return None if values is None else mean(values)
 
         return replace(
@@ -109,16 +113,16 @@ class Screening:
     spearman: float
 
 
-def _patched(result: SweepResult) -> list[np.ndarray]:
-    """The patched scores of each pair in each direction, a row per site."""
-    return [of_pair for way in (result.denoise, result.noise) if way is not None for of_pair in way]
-
-
-def _effects(result: SweepResult) -> Iterator[np.ndarray]:
-    """How far patches move the score of the run that is patched, ``[site, slot]`` for each pair in each direction."""
+def patched_of_pairs(result: SweepResult) -> Iterator[tuple[Any, np.ndarray]]:
+    """The score of the run that is patched of each pair in each direction, and its patched scores, a row per site."""
     for way, scores in ((result.denoise, result.baseline), (result.noise, result.perturbed)):
-        for of_pair, score in zip(() if way is None else way, scores, strict=way is not None):
-            yield change(score, of_pair if of_pair.ndim == 2 else of_pair[:, None])
+        yield from zip(scores, () if way is None else way, strict=way is not None)
+
+
+def moved_by_patches(result: SweepResult) -> Iterator[np.ndarray]:
+    """How far patches move the score of the run that is patched, ``[site, slot]`` for each pair in each direction."""
+    for score, of_pair in patched_of_pairs(result):
+        yield change(score, of_pair if of_pair.ndim == 2 else of_pair[:, None])
 
 
 def some(result: SweepResult, pairs: np.ndarray, sites: np.ndarray) -> SweepResult:
@@ -133,7 +137,8 @@ def some(result: SweepResult, pairs: np.ndarray, sites: np.ndarray) -> SweepResu
 def errors(estimated: SweepResult, exact: SweepResult, is_signed: bool = True) -> tuple[int, float, float, float]:
     """How many effects there are, the mean and greatest absolute error of their estimates, and the rank correlation."""
     found, wanted = (
-        np.concatenate([np.empty(0), *(effect.ravel() for effect in _effects(result))]) for result in (estimated, exact)
+        np.concatenate([np.empty(0), *(effect.ravel() for effect in moved_by_patches(result))])
+        for result in (estimated, exact)
     )
     found, wanted = found[~np.isnan(wanted)], wanted[~np.isnan(wanted)]
     if not is_signed:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyterrier_mechir.models.opened import Batch, Opened
-from pyterrier_mechir.patching.outcome import Screening, SweepResult, _effects, _patched, errors, some
+from pyterrier_mechir.patching.outcome import Screening, SweepResult, errors, moved_by_patches, patched_of_pairs, some
 from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.sweep import sweep
 
@@ -48,7 +48,6 @@ def screened(
         is_signed: whether estimates have a sign; absolute effects are compared where they have not.
         seed: of the sample.
     """
-
     sites = plan.sites
 
     def run(by: Callable[..., SweepResult], of: Iterable[int], among: Iterable[int], **options: Any) -> SweepResult:
@@ -58,13 +57,14 @@ def screened(
     everything = range(len(pairs))
     estimated = run(approximate, range(len(sites)), everything)
     size = np.zeros(len(sites))
-    for effect in _effects(estimated):
+    for effect in moved_by_patches(estimated):
         size += np.nansum(np.abs(effect), axis=1)
     order = np.argsort(-size, kind="stable")
     verified, others = order[:k], np.sort(order[k:])
     exact = run(sweep, verified, everything, progress=progress)
-    for of_pair, exact_of_pair in zip(_patched(estimated), _patched(exact), strict=True):
-        of_pair[verified] = exact_of_pair
+    sides = zip(patched_of_pairs(estimated), patched_of_pairs(exact), strict=True)
+    for (score, of_pair), (exact_score, exact_of_pair) in sides:
+        of_pair[verified] = np.where(exact_of_pair == exact_score, score, exact_of_pair)
     rng = np.random.default_rng(seed)
     sampled = np.sort(rng.permutation(others)[:k])
     among = np.sort(rng.permutation(len(pairs))[:SAMPLED_PAIRS])

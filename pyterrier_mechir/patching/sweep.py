@@ -14,7 +14,7 @@ from pyterrier_mechir.models.anatomy import Anatomy
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.products import packed_products
 from pyterrier_mechir.models.recording import Key, Recording, record
-from pyterrier_mechir.models.replay import Edit, Run, replay
+from pyterrier_mechir.models.replay import Edit, Run, at_positions, replay
 from pyterrier_mechir.models.sites import activation_of
 from pyterrier_mechir.patching.outcome import SweepResult
 from pyterrier_mechir.patching.paths import needed_to_patch, patched_scores
@@ -196,6 +196,8 @@ def _sweep_steps(
 ) -> torch.Tensor:
     """Scores ``[B, site, slot]`` of the targets with each site taken from their sources at the slot's positions.
 
+    Where what is taken is what is there, the score is the target's own, to the last bit.
+
     Args:
         anatomy: of the model.
         runs: what is patched.
@@ -228,4 +230,28 @@ def _sweep_steps(
                     edits.append(Edit(layer, activation, source[layer, activation], mask))
             which = [senders[site] for site in of_site]
             scores[:, of_site, of_slot] = patch(inputs, base, edits, which, slots[of_slot]).T
+    scores = torch.where(
+        _changes(anatomy, base, source, steps, scores.shape, slots), scores, base.scores[:, None, None]
+    )
     return scores.masked_fill(~present.T[:, None, :], torch.nan)
+
+
+def _changes(
+    anatomy: Anatomy,
+    base: Recording,
+    source: Recording,
+    steps: Sequence[_Step],
+    shape: Sequence[int],
+    slots: torch.Tensor,
+) -> torch.Tensor:
+    """Which of the cells ``[B, site, slot]``, of that shape, take from the sources something else than is there."""
+    found = base.scores.new_zeros(shape)
+    for step in steps:
+        for key in step.activations:
+            differ = (source[key] != base[key]).unflatten(-1, (anatomy.groups(key[1]), -1)).any(dim=-1)
+            at = at_positions(slots, differ.shape[1]).expand(len(slots), *differ.shape[:2])
+            of_groups = torch.einsum("pbs,bsg->bgp", at.to(found.dtype), differ.to(found.dtype))
+            taken = zip(step.sites, step.heads, strict=True)
+            sites, heads = zip(*((site, head) for site, of in taken for head in of.get(key, [])), strict=True)
+            found.index_add_(1, torch.tensor(sites, device=found.device), of_groups[:, list(heads)])
+    return found > 0

@@ -16,6 +16,7 @@ import torch
 import transformers
 from small_models import ARCHITECTURES, QUERIES, TEXTS, build, build_decoder, build_t5, masked_lm
 from test_exactness import snapshot
+from tolerance import widened
 from torch import Tensor, nn
 from transformer_lens import ActivationCache
 from transformer_lens.config import TransformerBridgeConfig
@@ -97,7 +98,7 @@ def assert_close(found: Tensor | np.ndarray, expected: Tensor | np.ndarray) -> N
         np.asarray(value.detach() if isinstance(value, Tensor) else value) for value in (found, expected)
     )
     assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
+    assert np.abs(found - expected).max() <= widened(1e-5) * max(1, np.abs(expected).max())
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from small_models import ARCHITECTURES, QUERIES, TEXTS, build, build_t5
+from tolerance import widened
 from torch import nn
 
 from pyterrier_mechir import BiEncoder, CrossEncoder, MonoT5, PairScorer, PatchScorer
@@ -65,7 +66,7 @@ def test_scores_are_near_those_of_float32_and_equal_to_them_in_full(architecture
     assert not np.array_equal(found, wanted)
     np.testing.assert_allclose(found, wanted, atol=0.1 * np.abs(wanted).max())
     with in_full(fewer.model):
-        np.testing.assert_allclose(fewer.score(QUERIES, TEXTS), wanted, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(fewer.score(QUERIES, TEXTS), wanted, rtol=widened(1e-5), atol=widened(1e-5))
     assert np.array_equal(fewer.score(QUERIES, TEXTS), found)
 
 
@@ -88,7 +89,7 @@ def test_a_checkpoint_is_read_in_the_precision_that_it_is_stored_in(stored, tmp_
     assert (linear.original is None) == (stored == "bfloat16")
     assert ranker.about()["dtype"] == "bfloat16"
     wanted = BiEncoder((loaded.float(), tokenizer), dtype="bfloat16").score(QUERIES, TEXTS)
-    np.testing.assert_allclose(ranker.score(QUERIES, TEXTS), wanted, rtol=1e-5)
+    np.testing.assert_allclose(ranker.score(QUERIES, TEXTS), wanted, rtol=widened(1e-5))
 
 
 def test_a_ranker_of_fewer_bits_can_be_pickled():
@@ -159,7 +160,8 @@ def layouts(monkeypatch):
     return made
 
 
-@pytest.mark.skipif(not products._is_supported(), reason="this processor has no packed products")
+@pytest.mark.bits
+@pytest.mark.skipif(not products._is_supported(torch.float32), reason="this processor has no packed products")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES])
 def test_packed_products_are_those_of_the_model(architecture, dtype, layouts):
@@ -170,7 +172,8 @@ def test_packed_products_are_those_of_the_model(architecture, dtype, layouts):
         with packed_products(ranker.anatomy):
             found = ranker.encode(batch)
         again = ranker.encode(batch)
-    assert len(layouts) == sum(isinstance(m, nn.Linear) for layer in ranker.anatomy.layers for m in layer.modules())
+    n_maps = sum(isinstance(m, nn.Linear) for layer in ranker.anatomy.layers for m in layer.modules())
+    assert len(layouts) == (n_maps if products._is_supported(getattr(torch, dtype)) else 0)
     tolerance = 1e-5 if dtype == "float32" else 2e-2
     torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
     assert torch.equal(again, wanted)
@@ -185,7 +188,7 @@ def test_weights_that_somebody_changed_are_laid_out_again():
     with torch.no_grad():
         ranker.anatomy.out_proj(1).weight.div_(2)
     assert np.abs(changed - before).max() > 1e-3
-    np.testing.assert_allclose(ranker.score(QUERIES, TEXTS), before, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ranker.score(QUERIES, TEXTS), before, rtol=widened(1e-5), atol=widened(1e-5))
 
 
 def test_gradients_pass_through_the_plain_maps(bi_encoder):
@@ -206,7 +209,7 @@ def test_a_hook_before_the_gelu_sees_what_goes_into_it(bi_encoder):
     bi_encoder.score(QUERIES[:1], TEXTS[:1])
     keep.remove()
     given, product = seen[-1]
-    torch.testing.assert_close(product, layer.intermediate.dense(given), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(product, layer.intermediate.dense(given), rtol=widened(1e-5), atol=widened(1e-5))
     assert (product < -1).any()
 
 
@@ -215,7 +218,7 @@ def test_weights_made_in_inference_mode_are_left_alone():
     with torch.inference_mode():
         made = deepcopy(model)
     wanted = BiEncoder((model, tokenizer)).score(QUERIES, TEXTS)
-    np.testing.assert_allclose(BiEncoder((made, tokenizer)).score(QUERIES, TEXTS), wanted, rtol=1e-5)
+    np.testing.assert_allclose(BiEncoder((made, tokenizer)).score(QUERIES, TEXTS), wanted, rtol=widened(1e-5))
 
 
 def test_large_models_are_not_kept_twice(bi_encoder, layouts, monkeypatch):

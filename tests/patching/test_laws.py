@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from small_models import ARCHITECTURES, TEXTS, build
+from tolerance import widened
 
 from pyterrier_mechir import BiEncoder, CrossEncoder
 from pyterrier_mechir.models.components import COMPONENTS
@@ -79,7 +80,7 @@ def patch(
 
 
 def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=5e-5)
+    np.testing.assert_allclose(found, expected, rtol=widened(1e-5), atol=widened(5e-5))
 
 
 def assert_same_results(found: SweepResult, expected: list[SweepResult]) -> None:

@@ -18,6 +18,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 from small_models import ARCHITECTURES, QUERIES, TEXTS, build, tokenizer
+from tolerance import widened
 
 from pyterrier_mechir import BiEncoder, CrossEncoder
 from pyterrier_mechir.models.precision import precision_of
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
     expected = np.asarray(expected)
     assert found.shape == expected.shape
-    assert (np.abs(found - expected) <= 1e-5 * np.maximum(1, np.abs(expected))).all()
+    assert (np.abs(found - expected) <= widened(1e-5) * np.maximum(1, np.abs(expected))).all()
 
 
 def save(directory: Path, architecture: str, classifier: bool = False, **changes: Any) -> Path:

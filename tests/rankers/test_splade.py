@@ -23,6 +23,7 @@ from small_models import ARCHITECTURES, QUERIES, TEXTS, build, masked_lm, tokeni
 from test_exactness import PAIRS, assert_same
 from test_paths import path_patched
 from test_rankers import QUERIES_AND_LONG, TEXTS_AND_LONG
+from tolerance import assert_near_effects
 from torch import Tensor, nn
 
 from pyterrier_mechir import (
@@ -307,7 +308,7 @@ def test_a_sweep_never_computes_the_whole_vocabulary(monkeypatch):
         return plain(states, weight, bias)
 
     monkeypatch.setattr(torch.nn.functional, "linear", seen)
-    monkeypatch.setattr(products, "_is_supported", lambda: False)
+    monkeypatch.setattr(products, "_is_supported", lambda precision: False)
     sweep(ranker, pairs, inputs, Plan([Site("head", 1, 2), Site("resid_post", 2)], batch_size=len(pairs)))
     assert set(widths) == {32, 48, n_terms}
 
@@ -331,7 +332,7 @@ def test_documents_and_queries_go_through_pipelines(ranker, frame):
     assert len(heads) == ranker.n_layers * ranker.n_heads
     assert heads["score"].notna().all() and heads["n_pairs"].eq(4).all()
     out = (PerturbQueries(Typos()) >> PatchScorer(ranker, "resid_pre", layers=[0], min_delta=0))(frame)
-    np.testing.assert_allclose(np.stack(list(out["patch_effect"]))[:, 0], 1, atol=1e-3)
+    assert_near_effects(np.stack(list(out["patch_effect"]))[:, 0], 1, out)
     assert_same(out["score"].to_numpy(), ranker.score(frame["query"], frame["text"]))
     assert_same(AttentionPatterns(ranker, heads=["L1H2"])(frame)["score"].to_numpy(), out["score"].to_numpy())
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 from small_models import QUERIES, TEXTS
+from tolerance import assert_near_effects, widened
 
 from pyterrier_mechir import AggregateHeads, PatchScorer, PerturbDocs, explode_effects
 from pyterrier_mechir.models.components import COMPONENTS
@@ -46,7 +47,7 @@ def test_single_positions_are_those_of_a_list(ranker, frame):
     for one, other in zip(each["patch_scores"], chosen["patch_scores"], strict=True):
         assert other.shape == (ranker.n_layers, 3)
         if one.size:
-            np.testing.assert_allclose(other[:, :2], one[:, [1, -2]], rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(other[:, :2], one[:, [1, -2]], rtol=widened(1e-5), atol=widened(1e-5))
         assert np.isnan(other[:, 2]).all() or one.shape[1] > 70
 
 
@@ -65,7 +66,7 @@ def test_class_adds_an_axis_of_token_classes(ranker, frame, component):
 def test_the_edit_of_the_first_stream_carries_everything(ranker, frame):
     out = PatchScorer(ranker, "resid_pre", positions="class", layers=[0])(frame)
     effects = np.stack(out["patch_effect"])[:3, 0]
-    np.testing.assert_allclose(effects[:, TOKEN_CLASSES.index("EDIT")], 1, rtol=1e-3)
+    assert_near_effects(effects[:, TOKEN_CLASSES.index("EDIT")], 1, out[:3])
 
 
 def test_the_aggregate_of_classes_names_site_and_class(ranker, frame):
@@ -80,7 +81,7 @@ def test_the_aggregate_of_classes_names_site_and_class(ranker, frame):
     moved = np.stack(out["patch_scores"])[:, 0, column] - out["score_baseline"]
     delta = out["score_perturbed"] - out["score_baseline"]
     expected = moved[present].mean() / delta[present].mean()
-    assert heads.loc["L0.attn_out@D+", "score"] == pytest.approx(expected, rel=1e-5)
+    assert heads.loc["L0.attn_out@D+", "score"] == pytest.approx(expected, rel=widened(1e-5))
 
 
 @pytest.mark.parametrize("estimator", ["ratio_of_means", "mean_of_ratios", "median", "difference"])
@@ -138,7 +139,11 @@ def test_a_batch_is_its_rows(ranker, frame, positions):
     for row in range(len(frame)):
         alone = scorer(frame.iloc[[row]])
         np.testing.assert_allclose(
-            alone["patch_scores"].iloc[0], together["patch_scores"].iloc[row], rtol=1e-4, atol=1e-5, equal_nan=True
+            alone["patch_scores"].iloc[0],
+            together["patch_scores"].iloc[row],
+            rtol=widened(1e-4),
+            atol=widened(1e-5),
+            equal_nan=True,
         )
 
 
@@ -148,7 +153,7 @@ def test_several_fillers_are_averaged_at_each_position(ranker, frame):
         for filler in (["a", "mask"], "a", "mask")
     )
     for found, one, other in zip(both["patch_scores"], a["patch_scores"], mask["patch_scores"], strict=True):
-        np.testing.assert_allclose(found, (one + other) / 2, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found, (one + other) / 2, rtol=widened(1e-4), atol=widened(1e-5))
 
 
 def test_neurons_are_named_and_chosen(ranker, frame):
