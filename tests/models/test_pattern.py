@@ -94,8 +94,8 @@ class EagerReference(NamedTuple):
 
                 def replace(weights: Tensor, site=site, taken=taken) -> Tensor:
                     mixed = weights.clone()
-                    for row in range(weights.shape[1]) if rows is None else rows:
-                        mixed[site.head, row] = taken[site.head, row]
+                    places = slice(None) if rows is None else rows
+                    mixed[site.head, places] = taken[site.head, places]
                     return mixed
 
                 stack.enter_context(self.attending(site.layer, replace))
