@@ -15,8 +15,13 @@ from small_models import build
 
 from pyterrier_mechir import BiEncoder, CrossEncoder
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 pyterrier.documentation._cached_objects_inv = {}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The file that takes longest goes first, so that no worker is left with it when the others have done."""
+    items.sort(key=lambda item: item.path.name != "test_examples.py")
 
 
 @pytest.fixture(scope="module")
