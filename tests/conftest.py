@@ -17,7 +17,7 @@ from tolerance import set_noise
 
 from pyterrier_mechir import BiEncoder, CrossEncoder
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 pyterrier.documentation._cached_objects_inv = {}
 
 
@@ -37,6 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The file that takes longest goes first, so that no worker is left with it when the others have done."""
+    items.sort(key=lambda item: item.path.name != "test_examples.py")
     if config.getoption("noise"):
         skip = pytest.mark.skip(reason="compares results bit for bit, which noise (--noise) changes")
         for item in items:

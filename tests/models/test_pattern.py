@@ -99,8 +99,8 @@ class EagerReference(NamedTuple):
 
                 def replace(weights: Tensor, site=site, taken=taken) -> Tensor:
                     mixed = weights.clone()
-                    for row in range(weights.shape[1]) if rows is None else rows:
-                        mixed[site.number, row] = taken[site.number, row]
+                    places = slice(None) if rows is None else rows
+                    mixed[site.number, places] = taken[site.number, places]
                     return mixed
 
                 stack.enter_context(self.attending(site.layer, replace))
