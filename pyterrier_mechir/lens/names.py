@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers.models.auto import modeling_auto
 
 from pyterrier_mechir.models.architectures import ARCHITECTURES
-from pyterrier_mechir.models.components import COMPONENTS, HOOKS, PER_HEAD
+from pyterrier_mechir.models.components import COMPONENTS, HOOKS, PER_HEAD, TABLE
 
 GROUP = "transformer_lens.architectures"
 """The group of entry points in which TransformerLens looks for adapters."""
@@ -38,14 +38,11 @@ def hook_table() -> str:
     for component in COMPONENTS:
         if component.startswith("cross_"):
             continue
-        site = "embed" if component == "embed" else _SITES.get(component, f"L5.{component}")
+        site = TABLE[component].written.format(layer=5, number=8)
         hook = HOOKS[component] if component == "embed" else f"blocks.5.{HOOKS[component]}"
         rows.append(f"| `{site}` | `{component}` | `{hook}` | `{_shape(component)}` |")
     rows.append(f"| | | `blocks.5.attn.hook_attn_scores` | `{_shape('pattern')}` |")
     return "\n".join(rows)
-
-
-_SITES = {"head": "L5H8", "neuron": "L5N8"} | {name: f"L5H8.{name}" for name in ("q", "k", "v", "pattern")}
 
 
 def _shape(component: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pyterrier_mechir.models.components import COMPONENTS, PER_HEAD
+from pyterrier_mechir.models.components import COMPONENTS, PER_HEAD, TABLE
 from pyterrier_mechir.plots.colours import level
 from pyterrier_mechir.plots.markup import (
     SIGNIFICANT,
@@ -23,14 +23,6 @@ from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 
 _MOST_CELLS = 1200
 _MOST_ROWS = 30
-_OF_HEADS = {
-    "head": "Attention heads",
-    "q": "Queries of attention heads",
-    "k": "Keys of attention heads",
-    "v": "Values of attention heads",
-    "pattern": "Attention patterns of heads",
-}
-_CROSS = "cross_"
 _WITHOUT_MAP = {"neuron": "Single neurons", "feature": "Single features", "set": "Sets of sites"}
 
 
@@ -126,8 +118,7 @@ def _grids(heads: pd.DataFrame) -> Iterator[tuple[str, str, dict[tuple[str, str]
         return
     for component in [name for name in PER_HEAD if name in set(heads["component"])]:
         cells = {(f"L{row.layer}", f"H{row.head}"): row for row in rows if row.component == component}
-        own = component.removeprefix(_CROSS)
-        yield _OF_HEADS[own] + (" (cross-attention)" if own != component else ""), "layer", cells
+        yield TABLE[component].heading, "layer", cells
     wide = [row for row in rows if row.component in COMPONENTS and pd.isna(row.head)]
     if wide:
         yield "Components of whole layers", "component", {(row.component, f"L{row.layer}"): row for row in wide}
