@@ -1,9 +1,14 @@
 """Path patching: what a sender does to receivers, and through them to the score.
 
-After Wang et al. (ICLR 2023, appendix B), in three runs. The sender takes its value from the source run in the target
-run, while every other head keeps the output z that it has there; MLPs, norms and embeddings are computed. From this the
-receivers' activations are read. They are patched, at all positions, into a target run that is otherwise untouched. So
-the paths from sender to receiver are the direct one and those through MLPs, never those through another head.
+After Wang et al. (ICLR 2023, appendix B):
+
+1. Both sides of a pair run, and what is needed of them is recorded.
+2. The target runs again with the sender's value taken from the source, while every other head keeps the output z that
+   it has in the target; MLPs, norms and embeddings are computed. The receivers' activations are read from this run.
+3. The target runs once more, with nothing patched but the receivers' activations, at all positions, as they were in the
+   second run. Its score is the patched score.
+
+So the paths from sender to receiver are the direct one and those through MLPs, never those through another head.
 
 With heads frozen no position reads another, so that one run serves all positions at which a sender is patched apart.
 """
