@@ -254,8 +254,12 @@ class Ranker(Identified, ABC):
     ) -> Iterator[SharedBatch]:
         """The batches that :meth:`score`, whose arguments these are, computes; every row is in one."""
         distinct, which_query = unique(queries)
-        items, which_item = unique(list(zip(queries, texts, strict=True)) if self.reads_query else texts)
-        sequences = self.sequences.plain(*(zip(*items, strict=True) if self.reads_query and items else ([], items)))
+        if self.reads_query:
+            items, which_item = unique(list(zip(queries, texts, strict=True)))
+            sequences = self.sequences.plain([query for query, _ in items], [text for _, text in items])
+        else:
+            items, which_item = unique(texts)
+            sequences = self.sequences.plain([], items)
         readers = rows_of(which_item, len(items))
         inputs = self.query_inputs(distinct)
         for index, batch in batches_of_sequences(self, sequences, batch_size, show_as=repr(self) if verbose else None):
