@@ -101,6 +101,7 @@ def assert_close(found: Tensor | np.ndarray, expected: Tensor | np.ndarray) -> N
     assert np.abs(found - expected).max() <= widened(1e-5) * max(1, np.abs(expected).max())
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_the_bridge_returns_what_the_model_does(name, kind):
     ranker = ranker_of(name, kind)
@@ -125,6 +126,7 @@ def test_positions_are_the_models_own_where_a_mask_has_gaps():
         assert_close(ranker.lens(inputs.pop("input_ids"), **inputs), expected)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize(("name", "kind"), [*CASES, *((name, "other") for name in OTHERS)])
 def test_scores_with_cache_and_with_hooks_are_the_rankers_in_the_order_given(name, kind):
     ranker = other_ranker(name) if kind == "other" else ranker_of(name, kind)
@@ -241,6 +243,7 @@ def test_patterns_are_the_attentions_that_transformers_gives(name):
         assert_close(activations["pattern", layer], expected)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[0] != "t5"])
 def test_a_run_stops_at_a_layer_and_starts_again_from_its_stream(name, kind):
     ranker = ranker_of(name, kind)
@@ -274,6 +277,7 @@ def test_the_layers_before_a_start_are_not_computed():
     assert ran == [2]
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("name", ["bert", "modernbert", "mpnet"])
 def test_a_lens_leaves_the_ranker_and_its_results_as_they_were(name):
     ranker = CrossEncoder(build(name, classifier=True))
@@ -367,6 +371,7 @@ def test_gradients_flow_through_hooks():
     assert abs(found) > 1e-2
 
 
+@pytest.mark.bits
 def test_a_hook_may_change_an_activation_in_place_or_only_look():
     ranker = ranker_of("modernbert", "bi")
     name, seen = "blocks.1.hook_resid_mid", []

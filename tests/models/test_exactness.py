@@ -204,6 +204,7 @@ def outputs(ranker: Ranker) -> torch.Tensor:
         return ranker.model(**dict(ranker.tokenizer(TEXTS, padding=True, return_tensors="pt")))[0]
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("kind", ["cls dot", "cross"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_sweep_leaves_the_model_as_it_was(architecture, kind):
@@ -214,6 +215,7 @@ def test_a_sweep_leaves_the_model_as_it_was(architecture, kind):
     assert torch.equal(outputs(case.ranker), states)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("failing_call", [1, 2, 7])
 @pytest.mark.parametrize("kind", ["cls dot", "cross"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -57,6 +57,7 @@ def test_a_map_multiplies_rounded_factors_and_gives_float32():
     assert not torch.equal(given, nn.functional.linear(value, linear.original, linear.bias))
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_scores_are_near_those_of_float32_and_equal_to_them_in_full(architecture):
     loaded = build(architecture, classifier=True)
@@ -78,6 +79,7 @@ def test_the_model_that_was_given_stays_as_it_was():
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("stored", ["float32", "bfloat16"])
 def test_a_checkpoint_is_read_in_the_precision_that_it_is_stored_in(stored, tmp_path):
     model, tokenizer = build("bert", classifier=False)
@@ -92,6 +94,7 @@ def test_a_checkpoint_is_read_in_the_precision_that_it_is_stored_in(stored, tmp_
     np.testing.assert_allclose(ranker.score(QUERIES, TEXTS), wanted, rtol=widened(1e-5))
 
 
+@pytest.mark.bits
 def test_a_ranker_of_fewer_bits_can_be_pickled():
     ranker = reduced()
     other = pickle.loads(pickle.dumps(ranker))

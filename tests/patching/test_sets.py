@@ -104,6 +104,7 @@ def test_sets_that_resume_at_the_same_point_share_a_forward_pass(monkeypatch):
     assert before == [2 * len(PAIRS), len(sets) * len(PAIRS)]
 
 
+@pytest.mark.bits
 def test_a_set_of_one_is_its_site():
     case = make("bert", "cross")
     sites = all_sites(case.ranker)[::5]

@@ -32,6 +32,7 @@ def decoder(auto_class, **changes):
     return auto_class.from_config(tf.Qwen3Config(vocab_size=len(made), **sizes, **changes)), made
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_classification_head_on_an_encoder_is_a_cross_encoder(architecture, tmp_path):
     path = saved(tmp_path, build(architecture, True))

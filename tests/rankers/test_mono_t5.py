@@ -448,6 +448,7 @@ def test_paths_within_the_encoder_are_exact():
             assert_same(found.noise[row], np.array(wanted))
 
 
+@pytest.mark.bits
 @each_stack
 def test_a_sweep_leaves_the_model_as_it_was(stack):
     case = make("t5", stack)

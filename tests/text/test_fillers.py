@@ -259,6 +259,7 @@ def test_every_draw_counts_as_much_as_a_word_in_a_list(bi_encoder, frame):
     np.testing.assert_allclose(found["score_baseline"], alone.mean(axis=0), rtol=widened(1e-5), atol=widened(1e-5))
 
 
+@pytest.mark.bits
 def test_random_is_three_draws_from_the_vocabulary(bi_encoder, frame):
     found, expected = (scores(PairScorer, bi_encoder, frame, filler) for filler in ("random", RandomFiller()))
     np.testing.assert_array_equal(found["score_baseline"], expected["score_baseline"])
