@@ -359,7 +359,7 @@ def long_run(path):
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     scorer = _watched(BiEncoder(build("bert", classifier=False)), f"{path}.log")
-    run_sweep(PerturbDocs(TFC1()) >> scorer, _retrieved(8), path, engine="ray", n_workers=1, shard_size=8)
+    run_sweep(PerturbDocs(TFC1()) >> scorer, _retrieved(5), path, engine="ray", n_workers=1, shard_size=8)
 
 
 def test_a_run_on_workers_that_is_killed_goes_on(bi_encoder, path, cluster):
@@ -373,7 +373,7 @@ def test_a_run_on_workers_that_is_killed_goes_on(bi_encoder, path, cluster):
     process.kill()
     assert process.wait() == -signal.SIGKILL, process.stderr.read().decode()[-3000:]
     process.stderr.close()
-    n_written, frame, log = len(PatchResults(path)), _retrieved(8), path.with_name("log")
+    n_written, frame, log = len(PatchResults(path)), _retrieved(5), path.with_name("log")
     assert 24 <= n_written < len(frame)
     pipeline = PerturbDocs(TFC1()) >> _watched(bi_encoder, log)
     results = run_sweep(pipeline, frame, path, shard_size=8, verbose=False)
