@@ -10,8 +10,8 @@ from small_models import QUERIES, TEXTS, build
 from pyterrier_mechir import BiEncoder, PairScorer, PatchScorer
 from pyterrier_mechir.patching import cost as module
 from pyterrier_mechir.patching.cost import SAMPLED_ROWS, Probe, _work
+from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.perturb import perturbation
-from pyterrier_mechir.text.positions import ALL
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -118,13 +118,13 @@ def test_whatever_is_probed_is_scaled_to_all(ranker, monkeypatch, limit, is_exac
     sites = PatchScorer(ranker).sites.sites
     now, swept = [0.0], []
 
-    def run(pairs, some):
-        swept.append((len(pairs), len(some)))
+    def run(pairs, plan):
+        swept.append((len(pairs), len(plan.sites)))
         work = _work(ranker, np.array([len(pair.classes) for pair in pairs])).sum() / 1e6
-        now[0] += work * (1 + (0.3 * len(some) if is_exact else 2.0 * bool(some)))
+        now[0] += work * (1 + (0.3 * len(plan.sites) if is_exact else 2.0 * bool(plan.sites)))
 
     monkeypatch.setattr(module, "perf_counter", lambda: now[0])
-    probe = Probe(ranker, aligned, sites, ALL, 1, is_exact, run)
+    probe = Probe(ranker, aligned, Plan(sites), is_exact, run)
     work = _work(ranker, probe.lengths).sum() / 1e6
     wanted = work * (1.5 + (0.3 * len(sites) if is_exact else 2.0))
     np.testing.assert_allclose(probe.seconds(limit), wanted, rtol=1e-6)
