@@ -15,7 +15,6 @@ from pyterrier_mechir.models.sites import Site
 from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.sweep import sweep
 from pyterrier_mechir.rankers.families import cells, components, markdown
-from pyterrier_mechir.text.positions import ALL
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,7 +56,7 @@ def test_each_component_of_each_cell_is_patched_as_by_a_hook(cell):
         for name, activation in COMPONENTS.items()
         if name in found and "pattern" not in name
     ]
-    result = sweep(ranker, [pair], inputs, Plan(sites, "denoise", None, None, ALL))
+    result = sweep(ranker, [pair], inputs, Plan(sites, "denoise"))
     reference = Reference(ranker.model, None, decoder=cell.stack == "decoder")
     runs = [ranker.collate([side], inputs, [0]) for side in (pair.baseline, pair.perturbed)]
     for number, site in enumerate(sites):
