@@ -12,7 +12,7 @@ from reference import Reference, inputs_of
 from small_models import QUERIES, TEXTS, build
 from test_exactness import PAIRS, assert_same
 from test_paths import path_patched
-from tolerance import widened
+from tolerance import assert_near, widened
 
 from pyterrier_mechir import AttentionTo, BiEncoder, CrossEncoder, PatchScorer, PerturbDocs
 from pyterrier_mechir.patching.positions import ALL, Positions
@@ -130,7 +130,7 @@ def test_the_stage_measures_attention_and_ranks_by_score(frame):
     stage = PatchScorer(ranker, metric=metric, min_delta=0)
     perturbed = PerturbDocs(TFC1())(frame)
     out, plain = stage(perturbed), PatchScorer(ranker)(perturbed)
-    assert out["score"].tolist() == plain["score"].tolist()
+    assert_near(out["score"], plain["score"])
     assert ((out["score_perturbed"] > 0) & (out["score_perturbed"] < 1)).all()
     for values in out["patch_scores"]:
         assert values.shape == (3, 4)
