@@ -202,7 +202,7 @@ def _scores(
         taken: which of them each set has, bool ``[set, n]``; at least one set has some.
     """
     distinct, which = np.unique(taken, axis=0, return_inverse=True)
-    sets = [SiteSet(tuple(part for i in row.nonzero()[0] for part in universe[i].members)) for row in distinct]
+    sets = [SiteSet(tuple(site for i in row.nonzero()[0] for site in universe[i].members)) for row in distinct]
     patched = scorer(heads=[one for one in sets if one.members]).transform(pairs)
     patched = patched[[np.isfinite(of_pair).all() for of_pair in patched["patch_scores"]]]
     if not len(patched):

@@ -1,1 +1,1 @@
-"""Rankers under edits."""
+"""Interventions: a ranker's model that runs under edits of its activations, such as steering."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def edited(ranker: Ranker, vectors: Mapping[str, np.ndarray], alpha: float = 1.0) -> Opened:
-    """A ranker's model with vectors added to its activations at every position, to be given to ``ranker.score``.
+    """A ranker's model with vectors added to its activations at every position, for ``ranker.score(..., opened=)``.
 
     Args:
         ranker: the ranker, which stays as it is.
@@ -32,22 +32,22 @@ def edited(ranker: Ranker, vectors: Mapping[str, np.ndarray], alpha: float = 1.0
         from pyterrier_mechir.models.ports import on_port
 
         with ExitStack() as stack:
-            for name, (key, part) in places.items():
-                stack.enter_context(on_port(opened.anatomy.port(*key), _adding(alpha, vectors[name], part)))
+            for name, (key, columns) in places.items():
+                stack.enter_context(on_port(opened.anatomy.port(*key), _adding(alpha, vectors[name], columns)))
             return opened.encode(batch)
 
     return replace(opened, encode=encode, forward=lambda batch: ranker.compare(encode(batch), batch))
 
 
-def _adding(alpha: float, vector: np.ndarray, part: slice) -> Callable[[Tensor], Tensor]:
-    """Adds a vector to some of the features of an activation."""
+def _adding(alpha: float, vector: np.ndarray, columns: slice) -> Callable[[Tensor], Tensor]:
+    """A function of an activation ``[B, S, D]`` that adds ``alpha`` times a vector to some columns of its last axis."""
     import torch
 
     added = alpha * torch.from_numpy(vector)
 
     def function(activation: Tensor) -> Tensor:
         changed = activation.clone()
-        changed[..., part] += added.to(activation)
+        changed[..., columns] += added.to(activation)
         return changed
 
     return function

@@ -40,7 +40,18 @@ class Vectors(Mapping[str, np.ndarray]):
 
 
 def place_of(ranker: Ranker, name: str) -> tuple[tuple[int, str], slice]:
-    """The (layer, activation) of a site, and which of its features are the site's."""
+    """Where a vector for a site is added.
+
+    Args:
+        ranker: the model.
+        name: of the site: a stream, an output of a layer or a head, such as ``"L5.resid_post"``.
+
+    Returns:
+        The (layer, activation) that the site is in, and which columns of the activation are the site's.
+
+    Raises:
+        ValueError: the model has no such site, or a vector cannot be added there.
+    """
     site, anatomy = parse_site(name), ranker.anatomy
     if not isinstance(site, Site) or site.component in ("pattern", "neuron"):
         raise ValueError(f"{name!r} is no site to steer; name a stream, an output or a head, such as 'L5.resid_post'.")

@@ -70,7 +70,7 @@ class Lens(TransformerBridge):
 
 
 def _twin(ranker: Interactive) -> Interactive:
-    """A copy of a ranker whose modules are its own and whose weights are not, nor anything else."""
+    """A copy of a ranker with modules of its own, into which hooks can be put; weights and all else are shared."""
     twin = copy(ranker)
     own = {name: value for name, value in vars(ranker).items() if isinstance(value, (nn.Module, Anatomy))}
     modules = [value for value in own.values() if isinstance(value, nn.Module)]
@@ -82,7 +82,10 @@ def _twin(ranker: Interactive) -> Interactive:
 def run_with_hooks(
     ranker: Interactive, queries: str | Sequence[str], texts: str | Sequence[str], fwd_hooks: Sequence[Hook]
 ) -> Tensor:
-    """Scores ``[len(texts)]`` of a ranker with functions at hook points; see :meth:`Interactive.run_with_hooks`."""
+    """Scores ``[len(texts)]`` of a ranker with functions at hook points.
+
+    See :meth:`~pyterrier_mechir.rankers.interactive.Interactive.run_with_hooks`.
+    """
     ranker = ranker.facing("document")
     batch = _batch(ranker, queries, texts)
     with ranker.lens.hooks(fwd_hooks=list(fwd_hooks)):
@@ -96,7 +99,10 @@ def run_with_cache(
     names_filter: NamesFilter = None,
     device: str | torch.device | None = None,
 ) -> tuple[Tensor, ActivationCache]:
-    """Scores ``[len(texts)]`` of a ranker and its activations; see :meth:`Interactive.run_with_cache`."""
+    """Scores ``[len(texts)]`` of a ranker and its activations.
+
+    See :meth:`~pyterrier_mechir.rankers.interactive.Interactive.run_with_cache`.
+    """
     ranker = ranker.facing("document")
     lens = ranker.lens
     asked = [names_filter] if isinstance(names_filter, str) else names_filter
@@ -117,6 +123,6 @@ def _batch(ranker: Interactive, queries: str | Sequence[str], texts: str | Seque
         raise ValueError(
             f"{len(queries)} queries and {len(texts)} texts are no pairs; give a query and a text, or as many of both."
         )
-    (part,) = ranker.parts(queries, texts, batch_size=len(texts))
-    order = np.argsort(part.rows)
-    return {name: value[order] for name, value in part.inputs.items()}
+    (shared,) = ranker.parts(queries, texts, batch_size=len(texts))
+    order = np.argsort(shared.rows)
+    return {name: value[order] for name, value in shared.inputs.items()}

@@ -19,12 +19,12 @@ from transformer_lens.model_bridge.generalized_components.base import Generalize
 
 
 def hold_points(component: GeneralizedComponent, names: Iterable[str], kept: Sequence[str] = ()) -> None:
-    """Give a component hook points, and take from it those that would never fire, and other names of points.
+    """Give a component of a bridge hook points, and take away its own that would never fire, and all aliases.
 
     Args:
-        component: what gets them.
-        names: theirs.
-        kept: of the points that it has, those that fire.
+        component: the component.
+        names: the names of the hook points that it gets.
+        kept: the names of its own hook points that fire, and stay.
     """
     for name, child in list(component.named_children()):
         if isinstance(child, HookPoint) and name not in kept:
@@ -40,7 +40,7 @@ class Block(BlockBridge):
 
     Args:
         name: the path of the list of layers.
-        submodules: its parts.
+        submodules: the components in a layer, by their names.
         points: the names of its hook points.
         returns_tuple: whether the layer returns its hidden states in a tuple.
     """
@@ -117,12 +117,14 @@ class Embed(EmbeddingBridge):
 
 
 class MapSlice(LinearBridge):
-    """One of several maps that are one in the model: its weights, always those of the whole.
+    """One of several maps, such as queries, keys and values, that the model computes by one map for all of them.
+
+    Its weight and bias are slices of that one map's, taken whenever they are asked for, so that changes are seen.
 
     Args:
-        path: the whole, in a layer.
-        number: which of its parts.
-        of: how many there are.
+        path: the map for all of them, in a layer.
+        number: which slice of that map's output, from 0.
+        of: how many slices there are.
     """
 
     def __init__(self, path: str, number: int, of: int):
@@ -131,7 +133,7 @@ class MapSlice(LinearBridge):
         hold_points(self, ())
 
     def set_original_component(self, original_component: nn.Module) -> None:
-        """Remember the whole in a layer, which has it among its modules already."""
+        """Remember the map for all of them, but not as a module of this one: the layer has it among its own already."""
         self.__dict__["_whole"] = original_component.get_submodule(self._path)
 
     def _part(self, name: str) -> Tensor | None:
@@ -145,7 +147,7 @@ class MapSlice(LinearBridge):
 
     @property
     def bias(self) -> Tensor | None:
-        """``[out]``, or None where the whole has none."""
+        """``[out]``, or None where the map for all of them has none."""
         return self._part("bias")
 
 
@@ -153,26 +155,27 @@ def maps_of(names: Sequence[str], paths: Sequence[str], whole: str) -> dict[str,
     """Linear maps of a layer, by what TransformerLens calls them.
 
     Args:
-        names: theirs.
-        paths: theirs, or that of one map that gives what all of them give, after one another.
-        whole: what that one is called.
+        names: what each map is called, such as ``q``, ``k``, ``v``.
+        paths: where each is in a layer; or a single path, of the one map whose output is all of theirs in a row.
+        whole: what that one map is called.
     """
     if len(paths) == len(names):
         return {name: LinearBridge(path) for name, path in zip(names, paths, strict=True)}
-    parts = {name: MapSlice(paths[0], number, len(names)) for number, name in enumerate(names)}
-    return {whole: LinearBridge(paths[0]), **parts}
+    slices = {name: MapSlice(paths[0], number, len(names)) for number, name in enumerate(names)}
+    return {whole: LinearBridge(paths[0]), **slices}
 
 
 _SOFTMAX = (nn.functional.softmax, torch.softmax, Tensor.softmax)
 
 
 class _Softmax(TorchFunctionMode):
-    """Passes what softmax gets, and what it gives, through hook points, where it is that of attention scores.
+    """While active, passes the input and the output of each softmax over attention scores through hook points.
 
     Args:
-        shape: what the shape of the scores begins with.
-        scores: sees them.
-        pattern: sees the weights made of them.
+        shape: ``(B, H, Q)``, the shape of the scores but for their last axis, by which their softmax is told from
+            others.
+        scores: the hook point that the scores go through.
+        pattern: the hook point that the attention weights go through.
     """
 
     def __init__(self, shape: tuple[int, ...], scores: HookPoint, pattern: HookPoint):

@@ -21,11 +21,11 @@ class Port(NamedTuple):
 
     Args:
         module: the module that the activation goes into or comes out of.
-        is_input: which of the two.
-        columns: the features that are the activation's; None for all.
+        is_input: whether the activation goes into the module; else it comes out of it.
+        columns: which features of the module's input or output are the activation; None for all of them.
         added_to: a module to whose input the value is added; the activation is the sum.
-        is_pattern: whether the activation is the weights of the module, an attention.
-        autoencoder: tells what features the activation has, which are then read and replaced in its place.
+        is_pattern: whether the module is an attention, and the activation its attention weights.
+        autoencoder: encodes the activation; what is read and replaced are then its features, not the activation itself.
     """
 
     module: nn.Module
@@ -41,7 +41,7 @@ class Anatomy:
 
     Args:
         model: a transformers model, with or without a task head.
-        decoder: whether they are those of its decoder, for a model that has an encoder too.
+        decoder: of a model with an encoder and a decoder, whether to describe the decoder; else the encoder.
 
     Raises:
         ValueError: the architecture has no row in :data:`ARCHITECTURES`.
@@ -88,7 +88,11 @@ class Anatomy:
         return [module for module in self.layers[layer].modules() if isinstance(module, nn.Linear)]
 
     def plain_qkv(self, layer: int) -> list[nn.Module]:
-        """The query, key and value maps of a layer of plain attention; empty for any other."""
+        """The query, key and value maps of a layer.
+
+        Empty where the layer does more than apply them to its input and attend by scaled dot products (rotary
+        positions, norms), or where the model attends by another implementation than eager or sdpa.
+        """
         if not self.architecture.plain_attention or self._config._attn_implementation not in ("eager", "sdpa"):
             return []
         return [self.layers[layer].get_submodule(path) for path in self.architecture.qkv]
@@ -108,7 +112,7 @@ class Anatomy:
         return [layer.get_submodule(path) for layer in self.layers for path in self.architecture.cross_qkv[1:]]
 
     def skip(self, hidden_states: Tensor, mask: Any = None, bias: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """The forward of a layer that is not computed."""
+        """The forward of a layer that is not computed: gives back its input, in the form that layers return."""
         if self.architecture.hands_on_bias:
             return hidden_states, self._bias(bias, mask, hidden_states.shape[1]), None
         return (hidden_states,) if self.architecture.layer_returns_tuple else hidden_states
@@ -152,7 +156,7 @@ class Anatomy:
 
     @property
     def lacks(self) -> dict[str, str]:
-        """The activations that this model does not let one reach, and why."""
+        """The activations that cannot be read or replaced in this model, each with the reason, for an error message."""
         implementation = self._config._attn_implementation
         found: dict[str, str] = {}
         if not self._has_interface:

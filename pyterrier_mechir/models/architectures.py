@@ -1,7 +1,7 @@
 """Where the parts of each transformer architecture are.
 
 One row of :data:`ARCHITECTURES` is all that the package knows of an architecture: the sweep engine, the recorder
-and every component are written against :class:`Anatomy`.
+and every component are written against :class:`~pyterrier_mechir.models.anatomy.Anatomy`.
 """
 
 from __future__ import annotations

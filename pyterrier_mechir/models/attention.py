@@ -40,17 +40,19 @@ def on_pattern(attention: nn.Module, function: OnPattern) -> Iterator[None]:
 def attend(
     attention: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None
 ) -> Tensor:
-    """Plain attention as a module does it: with its weights read where somebody asks for them.
+    """Plain scaled dot-product attention, for maps that are called outside their module.
+
+    Where :func:`on_pattern` has put a function into the module, the attention weights go through that function.
 
     Args:
-        attention: the module.
-        query: ``[B, H, Q, D]``.
+        attention: the attention module that the maps belong to.
+        query: ``[B, H, Q, D]``: ``B`` runs, ``H`` heads, ``Q`` query positions, ``S`` key positions, ``D`` per head.
         key: ``[B, H, S, D]``.
         value: ``[B, H, S, D]``.
         attention_mask: as transformers makes it, broadcastable to ``[B, H, Q, S]``.
 
     Returns:
-        ``[B, Q, H, D]``.
+        The outputs z of the heads, ``[B, Q, H, D]``.
     """
     if attention.config._attn_implementation == _IMPLEMENTATION:  # type: ignore[union-attr]
         return _attention_with_weights(attention, query, key, value, attention_mask)[0]

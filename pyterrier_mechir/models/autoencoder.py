@@ -41,7 +41,8 @@ class SparseAutoencoder:
         kind: ``standard``, ``topk`` or ``jumprelu``.
         k: how many features a top-k autoencoder keeps.
         centres_input: whether ``b_dec`` is taken off the input.
-        rescales: whether a top-k autoencoder ranks features by what they make, ``W_dec`` being as if of norm 1.
+        rescales: whether a top-k autoencoder multiplies each feature by the norm of its row of ``W_dec`` before the k
+            largest are taken, and divides by that norm again in ``decode``.
 
     Raises:
         ValueError: an unknown kind, or weights that are missing.
@@ -139,7 +140,12 @@ class SparseAutoencoder:
 
 
 def n_features(autoencoder: Any, width: int, device: torch.device) -> int:
-    """How many features an autoencoder tells of activations of a width.
+    """The number of features of an autoencoder, found out by encoding and decoding an activation of zeros.
+
+    Args:
+        autoencoder: what should be an :class:`Autoencoder`.
+        width: how many features the activation has that it is to encode.
+        device: where it runs.
 
     Raises:
         TypeError: it has no ``encode`` and ``decode``.

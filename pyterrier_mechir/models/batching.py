@@ -15,14 +15,14 @@ SLACK = 8
 """Largest difference of length, in tokens, within a batch that is formed by tokens."""
 
 ENOUGH = 4
-"""Which part of its budget a batch should have before equal length is preferred to more items."""
+"""A batch in which items of one length fill a share of the budget of 1 / ENOUGH takes no shorter ones."""
 
 
 def by_length(lengths: np.ndarray, budget: int, batch_size: int | None = None) -> Iterator[np.ndarray]:
     """Split items into batches of like length, longest first.
 
-    A batch takes all items of one length that its budget allows. If these are less than a part of the budget, so that
-    the processor would not be busy, it takes shorter ones too, which are then padded.
+    A batch takes all items of one length that its budget allows. If these fill less than a quarter of the budget (see
+    :data:`ENOUGH`), so that the processor would not be busy, shorter items come in too, which are then padded.
 
     Args:
         lengths: of the items, in tokens.
@@ -48,5 +48,5 @@ def by_length(lengths: np.ndarray, budget: int, batch_size: int | None = None) -
 
 
 def tokens_at_once(device: torch.device) -> int:
-    """How many tokens a forward pass has on a device, unless somebody says otherwise."""
+    """How many tokens a forward pass has at most, by default: more on a GPU than on a CPU."""
     return 4096 if device.type == "cpu" else 65536

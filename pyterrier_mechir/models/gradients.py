@@ -103,7 +103,11 @@ def gradients_dropping(
 
 
 def needed_to_drop(keys: Sequence[Key], n_layers: int, added: Sequence[str]) -> list[Key]:
-    """What must be in the graph for :func:`gradients_dropping`: outputs and streams from the first layer asked for."""
+    """The activations that must be in the graph for :func:`gradients_dropping`.
+
+    Those are, of every layer from the earliest one in ``keys``, what it adds to the stream and the stream that leaves
+    it. The arguments are as there.
+    """
     layers = range(min((layer for layer, _ in keys), default=n_layers), n_layers)
     streams = [(layer + 1, "resid_pre") if layer < n_layers - 1 else (layer, "resid_post") for layer in layers]
     return [*streams, *((layer, name) for layer in layers for name in added)]

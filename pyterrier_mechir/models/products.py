@@ -36,7 +36,13 @@ _NOTHING: tuple[str, list[float], str] = ("none", [], "")
 
 
 class _Packed(NamedTuple):
-    """Weights that are laid out, of which weights at which time."""
+    """Weights that are laid out for the processor.
+
+    Args:
+        weight: the weights as oneDNN wants them.
+        of: the address and the version counter of the plain weights that they were made of, which tell whether those
+            have changed since.
+    """
 
     weight: Tensor
     of: tuple[int, int]
@@ -51,8 +57,8 @@ _transposed: WeakKeyDictionary[nn.Module, _Packed] = WeakKeyDictionary()
 def packed_products(anatomy: Anatomy) -> Iterator[None]:
     """Compute the linear maps of the layers from packed weights; gradients pass through them where weights take none.
 
-    It changes nothing where that is of no use: on a GPU, on other processors than x86, for large models, and for those
-    of fewer bits on processors that do not multiply these.
+    Models are left as they are where packing is of no use: on a GPU, on other processors than x86, where the weights
+    take more than :data:`LARGEST` bytes, and where they have fewer bits than the processor multiplies.
     """
     every = (linear for layer in range(anatomy.n_layers) for linear in anatomy.linear_maps(layer))
     maps = [linear for linear in every if _can_be_packed(linear)]

@@ -28,10 +28,11 @@ class _Ended(Exception):
 
 @contextmanager
 def ending_early() -> Iterator[Callable[[], NoReturn]]:
-    """A block that a run within it may leave, once all that is wanted of it has been read.
+    """A ``with`` block that a forward pass can be stopped in, once all that is wanted of the pass has been read.
 
     Yields:
-        What ends the run. Where one such block stands within another, it leaves its own.
+        A function that leaves this block, to be called from within the forward pass. Where one such block stands
+        within another, each function leaves its own block.
     """
     mark = _Ended()
 
@@ -61,7 +62,7 @@ class Recording:
         return self.activations[key]
 
     def rows(self, index: Any) -> Recording:
-        """The recording of some of the runs."""
+        """The recording of some of the ``B`` runs, chosen by anything that indexes a tensor's first axis."""
         return Recording(self.scores[index], {key: value[index] for key, value in self.activations.items()})
 
 
@@ -85,12 +86,12 @@ def record(opened: Opened, batch: Batch, wanted: Iterable[Key]) -> Recording:
 
 
 def keeping(kept: dict[Any, Tensor], key: Any, then: Callable[[], object] | None = None) -> Callable[[Tensor], None]:
-    """A function that keeps what passes.
+    """A function for a port, which keeps the activation that passes and changes nothing.
 
     Args:
-        kept: where.
+        kept: the dict that the activation is put into.
         key: under which key.
-        then: called when it is kept.
+        then: called after each activation that was kept, such as to end the run.
     """
 
     def keep(value: Tensor) -> None:

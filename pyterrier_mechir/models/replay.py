@@ -34,14 +34,14 @@ from pyterrier_mechir.models.recording import Key, Recording, ending_early, keep
 
 @dataclass(frozen=True)
 class Edit:
-    """Replace an activation where ``mask`` holds, or, where it is a number, by so much of the way.
+    """An activation to replace, as a whole or by interpolation, in some copies, runs, positions and groups of features.
 
     Args:
         layer: the layer.
         activation: its name, as in :data:`~pyterrier_mechir.models.components.COMPONENTS`.
         source: the values to take, ``[B, S, D]``, or ``[n, B, S, D]`` where the copies take different ones.
-        mask: which copies, runs, positions and groups take them, broadcastable to ``[n, B, S, G]``: bool, or weights
-            between the run's own values (0) and the source's (1).
+        mask: which copies, runs, positions and groups take them, broadcastable to ``[n, B, S, G]``: bool, or a
+            number between 0 (keeps the run's own value) and 1 (takes the source's), by which the two are mixed.
     """
 
     layer: int
@@ -50,7 +50,7 @@ class Edit:
     mask: Tensor
 
     def __call__(self, value: Tensor) -> Tensor:
-        """Apply to a running activation ``[n * B, S, D]``; a sequence cut to its first positions is edited there."""
+        """Edit an activation of the running copies, ``[n * B, S, D]``; it may have the first positions only."""
         n, groups = self.mask.shape[0], self.mask.shape[3]
         length = value.shape[1]
         source = self.source[..., :length, :].unflatten(-1, (groups, -1))
@@ -88,7 +88,7 @@ class _Resumption:
     Args:
         layer: the first layer that is computed, in full or in part; the number of layers where none is.
         start: the recorded activation that enters it; None where the run starts at the tokens.
-        given: the layers whose attention is not computed either.
+        given: layers, from that one on, whose attention is not computed: their recorded head outputs z take its place.
     """
 
     layer: int
@@ -116,8 +116,12 @@ def needed_to_replay(edits: Sequence[tuple[int, str]], frozen: int = 0) -> list[
     """What must be recorded of a run to resume it before the first of some edited (layer, activation).
 
     Args:
-        edits: these.
+        edits: (layer, activation) of each edit.
         frozen: in how many of the first layers heads are frozen.
+
+    Returns:
+        (layer, activation) of each activation: the input of the first layer that runs, unless the run starts at the
+        tokens, and z of the layers whose attention, or whose unedited heads, are not computed.
     """
     resumption = _Resumption.at(edits, frozen)
     start = [] if resumption.start is None else [resumption.start]

@@ -189,7 +189,7 @@ def check_site(site: Site, shape: Shape) -> None:
         shape: the anatomy of the model.
 
     Raises:
-        ValueError: it does not.
+        ValueError: the model has no such component, layer, head, neuron or feature.
     """
     n_layers = shape.n_layers
     if site.component in _IN_PARTS:
@@ -250,10 +250,10 @@ def select_sites(
         wanted = set(members)
     n_parts = {name: shape.groups(ACTIVATIONS[name]) for name in names if name in _IN_PARTS}
     sites = tuple(
-        Site(name, layer, part)
+        Site(name, layer, number)
         for name in names
         for layer in range(1 if name == "embed" else n_layers)
-        for part in (range(n_parts[name]) if name in n_parts else (None,))
+        for number in (range(n_parts[name]) if name in n_parts else (None,))
     )
     swept = tuple(
         number

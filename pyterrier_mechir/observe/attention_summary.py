@@ -155,13 +155,13 @@ def summarise_attention(
 
 
 class _Reader:
-    """Sums up the patterns of a batch.
+    """Sums up the attention weights of a batch of sequences, layer by layer, as they pass.
 
     Args:
         summary: where the results go.
-        numbers: the pairs of the batch, ``[R]``.
-        rows: the row of the batch that each of them reads, ``[R]``.
-        at: what their positions are.
+        numbers: the places of the batch's ``R`` pairs in the results, ``[R]``.
+        rows: for each of these pairs, the sequence of the batch that is its own, ``[R]``; equal sequences are run once.
+        at: the labels of the positions of each pair, ``[R, S]``.
         features: the features asked for.
     """
 

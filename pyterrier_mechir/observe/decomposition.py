@@ -97,12 +97,12 @@ def score_terms(
     path = ranker.anatomy.direct_path()
     wanted = [step for step in path if isinstance(step, tuple)]
     with torch.no_grad():
-        for part in ranker.parts(queries, texts, batch_size=batch_size, verbose=verbose):
-            run = record(ranker.opened.encoding, part.batch, wanted)
-            of_rows = ranker.compare(run.scores[part.places], part.inputs)
-            found = _terms(ranker, path, part, run, by)
+        for shared in ranker.parts(queries, texts, batch_size=batch_size, verbose=verbose):
+            run = record(ranker.opened.encoding, shared.batch, wanted)
+            of_rows = ranker.compare(run.scores[shared.places], shared.inputs)
+            found = _terms(ranker, path, shared, run, by)
             _check_sum(ranker, found, of_rows)
-            scores[part.rows], terms[part.rows] = of_rows.cpu().numpy(), found.cpu().numpy()
+            scores[shared.rows], terms[shared.rows] = of_rows.cpu().numpy(), found.cpu().numpy()
     return scores, terms
 
 
@@ -164,13 +164,13 @@ def _is_centred(norm: nn.Module) -> bool:
 
 
 def _terms(
-    ranker: BiEncoder, path: Sequence[tuple[int, str] | nn.Module], part: SharedBatch, run: Recording, by: str
+    ranker: BiEncoder, path: Sequence[tuple[int, str] | nn.Module], shared: SharedBatch, run: Recording, by: str
 ) -> Tensor:
     """The terms of the rows of a batch, ``[R, term]``; as many rows at a time as the batch has tokens for."""
-    weights = ranker.pooling_weights(part.batch["attention_mask"])
-    places = torch.tensor(part.places, device=weights.device)
+    weights = ranker.pooling_weights(shared.batch["attention_mask"])
+    places = torch.tensor(shared.places, device=weights.device)
     at_once = max(1, ranker.batch_tokens // weights.shape[1])
-    chunks = zip(places.split(at_once), part.inputs["query_vector"].split(at_once), strict=True)
+    chunks = zip(places.split(at_once), shared.inputs["query_vector"].split(at_once), strict=True)
     return torch.cat([_terms_of_rows(ranker, path, run, weights, *chunk, by) for chunk in chunks])
 
 

@@ -57,12 +57,12 @@ def mean_differences(
     Returns:
         float32 ``[d]`` of each. Positions that either side masks do not count.
     """
-    sums = {name: torch.zeros(part.stop - part.start, dtype=torch.float64) for name, (_, part) in places.items()}
+    sums = {name: torch.zeros(at.stop - at.start, dtype=torch.float64) for name, (_, at) in places.items()}
     n_positions = 0
     for is_open, sides in both_sides(ranker, pairs, list(dict.fromkeys(key for key, _ in places.values()))):
         n_positions += int(is_open.sum())
-        for name, (key, part) in places.items():
-            baseline, perturbed = (side[..., part].cpu().double() for side in sides[key])
+        for name, (key, at) in places.items():
+            baseline, perturbed = (side[..., at].cpu().double() for side in sides[key])
             sums[name] += (perturbed - baseline)[is_open].sum(0)
     return {name: (total / n_positions).float().numpy() for name, total in sums.items()}
 

@@ -38,9 +38,11 @@ def layer_scores(
     """
     scores = np.empty((len(texts), ranker.n_layers + 1), dtype=np.float32)
     with torch.no_grad():
-        for part in ranker.parts(queries, texts, batch_size=batch_size, verbose=verbose):
-            of_layers = [ranker.compare(encoded[part.places], part.inputs) for encoded in _encoded(ranker, part.batch)]
-            scores[part.rows] = torch.stack(of_layers, dim=1).cpu().numpy()
+        for shared in ranker.parts(queries, texts, batch_size=batch_size, verbose=verbose):
+            of_layers = [
+                ranker.compare(encoded[shared.places], shared.inputs) for encoded in _encoded(ranker, shared.batch)
+            ]
+            scores[shared.rows] = torch.stack(of_layers, dim=1).cpu().numpy()
     return scores
 
 

@@ -1,4 +1,4 @@
-"""The sweep engine: which sites there are, running a model again with one replaced, and doing so for many pairs.
+"""The sweep engine: patched scores of many pairs at many sites, computed exactly or estimated from gradients.
 
 Nothing here knows of pandas or PyTerrier.
 """

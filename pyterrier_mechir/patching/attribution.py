@@ -47,7 +47,7 @@ def attribute(
     Args and result are those of :func:`~pyterrier_mechir.patching.sweep.sweep`.
 
     Args:
-        method: the estimate.
+        method: how gradients are taken, with which of the corrections.
     """
     estimate = partial(_attributed, method=method)
     return estimate_at_once(ranker, pairs, query_inputs, plan, estimate, opened=opened, progress=progress)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from pyterrier_mechir.text.encoding import AlignedPair
 
 PlacesOfSites = dict[Key, tuple[list[int], list[int]]]
-"""For each activation, the numbers of the sites in it, and which head, neuron or feature each of these is."""
+"""For each activation, two lists of one length: the numbers of the sites in it, and which head, neuron or feature each
+of these is (0 for a site that is the whole activation)."""
 
 EstimateRuns = Callable[[Opened, Runs, PlacesOfSites], tuple[Tensor, Tensor]]
 """Scores ``[2n]`` of runs, and estimated scores ``[B, site, P]`` of their patched targets; called with gradients on."""
@@ -46,7 +47,7 @@ def estimate_at_once(
     Args and result are those of :func:`~pyterrier_mechir.patching.sweep.sweep`.
 
     Args:
-        estimate: of one batch.
+        estimate: gives the scores of the runs of one batch, and the estimates of their patches.
     """
     if not plan.sites:
         return sweep(ranker, pairs, query_inputs, plan, opened=opened, progress=progress)
@@ -61,13 +62,13 @@ def estimate_at_once(
 
 
 def places_of(sites: Sequence[Site | SiteSet], n_layers: int) -> PlacesOfSites:
-    """Where sites are in activations."""
+    """From each (layer, activation) that sites are in to the sites in it, and the slice of the activation of each."""
     places: PlacesOfSites = {}
     for number, one in enumerate(sites):
-        for key, part in dict.fromkeys((activation_of(site, n_layers), site.number or 0) for site in one.members):
-            numbers, parts = places.setdefault(key, ([], []))
+        for key, group in dict.fromkeys((activation_of(site, n_layers), site.number or 0) for site in one.members):
+            numbers, groups = places.setdefault(key, ([], []))
             numbers.append(number)
-            parts.append(part)
+            groups.append(group)
     return places
 
 
@@ -84,11 +85,11 @@ def of_sites(values: dict[Key, Tensor], places: PlacesOfSites) -> Tensor:
     first = next(iter(values.values()))
     n_sites = 1 + max(number for numbers, _ in places.values() for number in numbers)
     total = first.new_zeros((n_sites, *first.shape[:2]))
-    for key, (numbers, parts) in places.items():
-        total.index_add_(0, torch.tensor(numbers, device=total.device), values[key][..., parts].permute(2, 0, 1))
+    for key, (numbers, groups) in places.items():
+        total.index_add_(0, torch.tensor(numbers, device=total.device), values[key][..., groups].permute(2, 0, 1))
     return total.transpose(0, 1)
 
 
 def missing(patched: Tensor, slots: Tensor) -> Tensor:
-    """Patched scores, missing where a run has none of a slot's positions."""
+    """Patched scores ``[B, site, P]``, made NaN where a run has none of a slot's positions."""
     return patched.masked_fill(~slots.any(dim=2).T[:, None, :], torch.nan)

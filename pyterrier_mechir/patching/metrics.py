@@ -26,23 +26,29 @@ if TYPE_CHECKING:
 
 
 class Metric(Protocol):
-    """What ``PatchScorer(metric=...)`` measures; its ``repr`` says all of it."""
+    """What ``PatchScorer(metric=...)`` measures; its ``repr`` has all settings, since results are stored with it."""
 
     at_end: ClassVar[bool]
-    """Whether it comes after the last layer, so that paths may end at the final stream."""
+    """Whether the metric is computed after the last layer, so that paths may end at the final stream."""
 
     def check(self, ranker: Ranker) -> None:
-        """Check that a ranker has it.
+        """Check that the metric can be measured in a ranker.
 
         Raises:
-            ValueError: it does not.
+            ValueError: it cannot, and the message says what the ranker lacks.
         """
 
     def upstream(self, sites: Sites) -> Sites:
-        """The sites, of which only those that it comes after are swept.
+        """Leave out the sites that cannot move the metric, since it is computed before them.
+
+        Args:
+            sites: the sites that are asked for.
+
+        Returns:
+            The same sites in the same shape, of which only those are swept that come before the metric.
 
         Raises:
-            ValueError: none is.
+            ValueError: no site does.
         """
 
     def observed(

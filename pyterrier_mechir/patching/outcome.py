@@ -114,13 +114,18 @@ class Screening:
 
 
 def patched_of_pairs(result: SweepResult) -> Iterator[tuple[Any, np.ndarray]]:
-    """The score of the run that is patched of each pair in each direction, and its patched scores, a row per site."""
+    """All patched runs, the ``denoise`` direction of every pair before the ``noise`` direction of any.
+
+    Yields:
+        The score of the run as it is (of the baseline for ``denoise``, of the perturbed side for ``noise``), and its
+        patched scores: ``[site]``, or ``[site, slot]`` where positions are patched apart.
+    """
     for way, scores in ((result.denoise, result.baseline), (result.noise, result.perturbed)):
         yield from zip(scores, () if way is None else way, strict=way is not None)
 
 
 def moved_by_patches(result: SweepResult) -> Iterator[np.ndarray]:
-    """How far patches move the score of the run that is patched, ``[site, slot]`` for each pair in each direction."""
+    """How far patches move the score of each run of :func:`patched_of_pairs`, ``[site, slot]``."""
     for score, of_pair in patched_of_pairs(result):
         yield change(score, of_pair if of_pair.ndim == 2 else of_pair[:, None])
 
@@ -135,7 +140,17 @@ def some(result: SweepResult, pairs: np.ndarray, sites: np.ndarray) -> SweepResu
 
 
 def errors(estimated: SweepResult, exact: SweepResult, is_signed: bool = True) -> tuple[int, float, float, float]:
-    """How many effects there are, the mean and greatest absolute error of their estimates, and the rank correlation."""
+    """How far estimated effects are from exact ones, over all pairs, sites, slots and directions.
+
+    Args:
+        estimated: the estimates.
+        exact: an exact sweep of the same pairs and sites; where its effects are missing, nothing is compared.
+        is_signed: whether estimates tell an increase from a decrease; else absolute effects are compared.
+
+    Returns:
+        How many effects were compared, the mean and the greatest absolute error in score units, and Spearman's rank
+        correlation; NaN for the last three where there are none.
+    """
     found, wanted = (
         np.concatenate([np.empty(0), *(effect.ravel() for effect in moved_by_patches(result))])
         for result in (estimated, exact)

@@ -61,7 +61,7 @@ def upstream(sites: Sites, receivers: Sequence[Site]) -> Sites:
     """The sites, of which only those that are upstream of a receiver, or sets with such a site, are swept.
 
     Raises:
-        ValueError: none is.
+        ValueError: no site is upstream of a receiver.
     """
     if not receivers:
         return sites

@@ -32,8 +32,8 @@ class Runs(NamedTuple):
 
     Args:
         batch: the inputs of all baselines, then of all perturbed sides: ``2n`` runs.
-        target: the ``B`` runs that are patched, an index into these.
-        source: where each takes its activations from.
+        target: which ``B`` of these runs are patched: all baselines, all perturbed sides, or both.
+        source: for each of them, the run that its activations are taken from: the other side of its pair.
         slots: which positions of each target a slot has, broadcastable to ``[slot, B, S]``.
     """
 
@@ -201,8 +201,8 @@ def _sweep_steps(
     Args:
         anatomy: of the model.
         runs: what is patched.
-        recorded: all of the runs.
-        steps: all sites.
+        recorded: the recording of all runs, with what each step takes and resumes from.
+        steps: all sites, grouped by where their runs resume.
         patch: gives the scores of patched copies of recorded runs, as
             :func:`~pyterrier_mechir.patching.paths.patched_scores` does.
         batch_tokens: tokens in a forward pass.

@@ -1,1 +1,1 @@
-"""Figures."""
+"""Figures and the report: frames of results, drawn by matplotlib or as HTML."""

@@ -29,7 +29,7 @@ def number(value: Any, digits: int = 3) -> str:
 
 
 def signed(value: Any, digits: int = 3) -> str:
-    """The same with its sign."""
+    """A number with some decimals and its sign, :data:`MISSING` for a missing one."""
     return _written(f"{value:+.{digits}f}") if _is_known(value) else MISSING
 
 

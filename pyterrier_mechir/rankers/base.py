@@ -244,15 +244,15 @@ class Ranker(Identified, ABC):
         encode = self.encode if opened is None else opened.encode
         scores = np.empty(len(texts), dtype=np.float32)
         with torch.no_grad(), packed_products(self.anatomy):
-            for part in self.parts(queries, texts, batch_size=batch_size, verbose=verbose):
-                encoded = encode(part.batch)
-                scores[part.rows] = self.compare(encoded[part.places], part.inputs).cpu().numpy()
+            for shared in self.parts(queries, texts, batch_size=batch_size, verbose=verbose):
+                encoded = encode(shared.batch)
+                scores[shared.rows] = self.compare(encoded[shared.places], shared.inputs).cpu().numpy()
         return scores
 
     def parts(
         self, queries: Sequence[str], texts: Sequence[str], *, batch_size: int | None = None, verbose: bool = False
     ) -> Iterator[SharedBatch]:
-        """The batches that :meth:`score`, whose arguments these are, computes; every row is in one."""
+        """The batches of distinct sequences that :meth:`score` computes for these arguments; each row is in one."""
         distinct, which_query = unique(queries)
         if self.reads_query:
             items, which_item = unique(list(zip(queries, texts, strict=True)))
@@ -277,7 +277,7 @@ class Ranker(Identified, ABC):
             to_receivers: whether only paths to receivers are patched.
 
         Raises:
-            ValueError: they cannot.
+            ValueError: this ranker's sequences do not allow it.
         """
 
     def facing(self: Self, side: str) -> Self:

@@ -32,9 +32,9 @@ class SharedBatch(NamedTuple):
 
     Args:
         batch: the sequences, without query inputs.
-        rows: the rows.
-        places: which sequence of the batch each of them has.
-        inputs: the inputs of each of them: of its sequence, and its query inputs.
+        rows: the ``R`` rows, as places in the queries and texts that were given.
+        places: for each of these rows, which sequence of the batch it reads.
+        inputs: ``[R, ...]``: the inputs of each row's sequence, and its query inputs.
     """
 
     batch: Batch
@@ -47,9 +47,9 @@ class PairBatch(NamedTuple):
     """A batch of both sides of some pairs.
 
     Args:
-        which: the place of each pair among all.
-        pairs: these.
-        batch: the baselines of all of them, then the perturbed sides, with their query inputs.
+        which: the place of each of the ``n`` pairs in the list that was given.
+        pairs: the ``n`` pairs.
+        batch: ``[2n, ...]``: the inputs of all their baselines, then of all their perturbed sides, with query inputs.
     """
 
     which: np.ndarray
@@ -104,7 +104,7 @@ def batches_of_pairs(
 
 
 def rows_of(which: Sequence[int], n: int) -> list[list[int]]:
-    """The rows that have each of ``n`` items, given the item of each row."""
+    """For each of ``n`` items, the rows that have it, given the item of each row."""
     rows: list[list[int]] = [[] for _ in range(n)]
     for row, item in enumerate(which):
         rows[item].append(row)

@@ -223,7 +223,7 @@ class ColBERT(DualEncoder):
         return numbered, of_pairs | {"own_weights": self._weights_at(token, pairs, width)}
 
     def _weights_at(self, token: str | int, queries: Sequence[AlignedPair | None], width: int) -> torch.Tensor:
-        """1 where queries have a token, ``[N, width]``; missing throughout where a query does not have it."""
+        """``[N, width]``: 1 at the positions of a query that have the token, else 0; NaN for a query without it."""
         import torch
 
         weights = np.zeros((len(queries), width), dtype=np.float32)

@@ -25,7 +25,7 @@ class ColBERTFiles:
         doc_marker: the same of documents.
         skipped: tokens of documents that take no part in MaxSim.
         query_length: up to how many tokens queries are filled up with masks; None for not at all.
-        attends: whether queries attend to these.
+        attends: whether the tokens of a query attend to these masks.
         splits_prefix: whether a marker may be the first token of the text that comes before.
     """
 
@@ -118,14 +118,14 @@ def _of_modules(name: str, listed: list[dict[str, Any]]) -> ColBERTFiles:
 
 
 def _pylate_queries(settings: dict[str, Any]) -> tuple[int | None, int, bool]:
-    """Up to how many tokens queries are filled up, the most that they have, and whether they attend to these."""
+    """To how many tokens masks fill queries up, the most that queries may have, and whether they attend to masks."""
     longest = settings.get("query_length") or 32
     expands = settings.get("do_query_expansion") is not False
     return longest if expands else None, longest, bool(settings.get("attend_to_expansion_tokens"))
 
 
 def _expansion(name: str, encoder: dict[str, Any]) -> tuple[int | None, int | None, bool]:
-    """The same as a sentence-transformers Transformer says it."""
+    """What :func:`_pylate_queries` gives, read off the settings of a sentence-transformers ``Transformer`` module."""
     expansion, longest = encoder.get("query_expansion"), encoder.get("query_length")
     if expansion is None:
         return None, longest, False

@@ -45,7 +45,7 @@ def read_modules(name: str, ranker: str = "BiEncoder") -> Modules:
 
     Args:
         name: the id or directory.
-        ranker: the class that is to compute them.
+        ranker: the class that is to compute what they say, for messages.
 
     Raises:
         ValueError: a module or a pooling that the package does not compute.
@@ -114,7 +114,7 @@ def _held_weights(module: Any) -> tuple[torch.Tensor | None, torch.Tensor | None
 
 
 def _found(name: str, modules: Iterable[_Module]) -> dict[str, Any]:
-    """What modules fix, one after the other, by the names of :class:`Modules`."""
+    """The settings that a checkpoint's modules fix, read in their order, by the names of :class:`Modules`."""
     found: dict[str, Any] = {}
     for kind, settings, weights in modules:
         if kind in _TRANSFORMERS:

@@ -15,7 +15,7 @@ SIMILARITIES = ("dot", "cosine")
 
 @dataclass(frozen=True)
 class Modules:
-    """What the modules of a sentence-transformers checkpoint fix; None where they fix nothing."""
+    """The options of a ranker that a sentence-transformers checkpoint fixes by its modules; None for all others."""
 
     subfolder: str = ""
     pooling: str | None = None

@@ -117,9 +117,9 @@ _KNOWN: dict[tuple[str, str], Callable[[Any], Ranker]] = {
 
 
 def check_ranker(ranker: Any) -> Ranker:
-    """The ranker that something holds; what it scores is documents.
+    """Anything that :func:`as_ranker` takes, as a ranker whose pairs vary on the document.
 
     Raises:
-        TypeError: it holds none (see :func:`~pyterrier_mechir.rankers.unwrap.as_ranker`).
+        TypeError: it holds no ranker.
     """
     return as_ranker(ranker).facing("document")

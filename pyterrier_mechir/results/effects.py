@@ -90,5 +90,5 @@ def ratio_of_means(direction: str, patched: np.ndarray, baseline: np.ndarray, pe
 
 
 def over(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """A quotient, missing where the denominator is 0."""
+    """``numerator / denominator``, element by element, NaN where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator != 0)

@@ -15,7 +15,7 @@ METADATA = "mechir"
 hold, the direction, the receivers of paths, and its screening."""
 
 PERTURBATION = "perturbation"
-"""Key, within these, of the perturbation with all its settings."""
+"""Key of the perturbation with all its settings, in the mapping that :data:`METADATA` names."""
 
 Label = tuple[Site | SiteSet, str | None]
 """A site, and the token class or position at which it is patched, None for all positions at once."""
@@ -42,17 +42,23 @@ def perturbed_side(frame: pd.DataFrame, text_field: str = "text") -> str | None:
 
 
 def has_token_effects(frame: pd.DataFrame) -> bool:
-    """Whether the effects of a frame are of single positions, those of all positions of each text by themselves."""
+    """Whether the arrays of a frame have an axis of all positions of each text (``positions="each"``), not of slots."""
     return {"tokens", "patch_effect"} <= set(frame.columns) and "slots" not in frame.attrs.get(METADATA, {})
 
 
 def labelled_sites(frame: pd.DataFrame, shape: tuple[int, ...]) -> tuple[list[Site | SiteSet], list[str] | None]:
-    """The sites that arrays of a shape hold, and the names of the slots on their last axis, if they have one.
+    """What the axes of a frame's arrays stand for.
 
-    As the frame's attrs say; without them, two axes are layers and heads.
+    Args:
+        frame: whose attrs say it; where they are lost, two axes are taken for layers and heads.
+        shape: of the arrays.
+
+    Returns:
+        The sites, in the order of the flattened arrays; and the names of the slots (token classes or chosen positions)
+        on the last axis, None where it has none.
 
     Raises:
-        ValueError: the frame does not say, and the shape does not tell.
+        ValueError: the frame does not say which sites these are, and the shape does not tell.
     """
     metadata = frame.attrs.get(METADATA, {})
     if "sites" in metadata:

@@ -74,7 +74,8 @@ def read_pairs(frame: pd.DataFrame, weights: str | None = None) -> tuple[list[La
     """What the arrays of a frame hold, and its pairs.
 
     Args:
-        frame: of :class:`~pyterrier_mechir.PatchScorer`, not empty, with :data:`COLUMNS`.
+        frame: of :class:`~pyterrier_mechir.PatchScorer`, not empty, with the columns
+            :data:`~pyterrier_mechir.results.frames.COLUMNS`.
         weights: a column of weights of pairs.
 
     Raises:

@@ -1,1 +1,1 @@
-"""The ``pt.Transformer`` stages. Nothing here knows of hooks."""
+"""The ``pt.Transformer`` stages: from frames to frames. How a model is hooked and patched lies in the layers below."""

@@ -102,9 +102,9 @@ class PairScorer(PairStage):
         from pyterrier_mechir.patching.cost import SAMPLED_ROWS, Probe, estimated
 
         check_results(self, frame, self.text_field)
-        part = frame if len(frame) <= SAMPLED_ROWS else frame.sample(SAMPLED_ROWS, random_state=0)
+        sample = frame if len(frame) <= SAMPLED_ROWS else frame.sample(SAMPLED_ROWS, random_state=0)
         begin, measure = perf_counter(), self.measure
-        made = PairRows.of(self.perturbed(part), self.text_field)
+        made = PairRows.of(self.perturbed(sample), self.text_field)
         apart = [row for row, text in enumerate(made.perturbed) if text not in (None, made.baselines[row])]
         rows = [row for row in apart if made.alignments[row] != "free"]
         ranker = self._facing(measure, made.side) if rows else self.ranker
@@ -114,4 +114,4 @@ class PairScorer(PairStage):
         plan = measure.plan(measure.sites.patched, self.batch_size)
         run = partial(measure.run, ranker, aligned.contexts)
         probe = Probe(ranker, pairs, plan, measure.method == "exact", run)
-        return estimated(probe, len(part), len(frame), of_texts, seconds)
+        return estimated(probe, len(sample), len(frame), of_texts, seconds)

@@ -196,11 +196,11 @@ def with_hashes(frame: pd.DataFrame, text_field: str) -> pd.DataFrame:
 
 
 def scored(scorer: PairStage | None, part: pd.DataFrame) -> pd.DataFrame:
-    """What is stored of pairs with their ``pair_hash``: what a scorer makes of them, without ranks.
+    """Pairs as they are stored: what a scorer makes of them, without ranks, and their ``pair_hash``.
 
     Args:
-        scorer: None where they are scored.
-        part: the pairs.
+        scorer: None where the pairs are scored already.
+        part: the pairs, with their ``pair_hash``.
     """
     given = part.drop(columns=PAIR_HASH)
     if scorer is not None:

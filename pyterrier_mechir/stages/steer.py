@@ -57,10 +57,10 @@ class Steer(TextStage):
         self.vectors = Vectors(vectors)
         self.alpha = alpha
         for name, vector in self.vectors.items():
-            _, part = place_of(self.ranker, name)
-            if vector.shape != (part.stop - part.start,):
+            _, columns = place_of(self.ranker, name)
+            if vector.shape != (columns.stop - columns.start,):
                 raise ValueError(
-                    f"the vector of {name} is of shape {vector.shape}; it should be ({part.stop - part.start},)."
+                    f"the vector of {name} is of shape {vector.shape}; it should be ({columns.stop - columns.start},)."
                 )
 
     def _scored(self, queries: list[str], texts: list[str]) -> dict[str, Any]:

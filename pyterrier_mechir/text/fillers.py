@@ -62,7 +62,9 @@ Filler = str | RandomFiller
 
 
 class Fillers:
-    """The fillers of a tokenizer, made ready once for many pairs. Their number is that of the fillers, or draws of one.
+    """The fillers that the user asks for as token ids of one tokenizer, made ready once for many pairs.
+
+    ``len`` is how many there are: one for each fixed token, and as many for a :class:`RandomFiller` as it has draws.
 
     Args:
         filler: ``"mask"`` or ``"pad"`` (that special token), ``"random"`` (that is ``RandomFiller()``), a

@@ -349,7 +349,7 @@ def _of_pisa_index(index: Any) -> Idf:
 
 @lru_cache(maxsize=8)
 def _read_pisa(path: Path, stemmer: str, changed: int) -> Idf:
-    """The ``Idf`` of the files of a PISA index; ``changed``, when they were, is part of what it is kept under."""
+    """The ``Idf`` of the files of a PISA index; ``changed``, when they last were, is part of the cache's key."""
     postings = np.memmap(path / "inv.docs", mode="r", dtype=np.uint32)
     frequencies = {}
     begin = 2

@@ -53,7 +53,8 @@ class Sequences:
         cuts_left: whether what is too long loses its beginning and not its end.
         prefix: put before every text of the side that varies.
         lowercase: whether texts are lower-cased before they are tokenised.
-        known_fillers: fillers that were made already, by what names them; shared by all that are of one ranker.
+        known_fillers: the :class:`~.fillers.Fillers` made so far, by what the user gave as fillers; a ranker and its
+            copies that face the other side share them.
     """
 
     template: Template

@@ -56,7 +56,7 @@ class Similar(ABC):
 
     @abstractmethod
     def _key(self) -> Any:
-        """What two equal ones share."""
+        """What equality and hash go by: the same for two sources that give the same words."""
 
     def best(self, term: str, exclude: Collection[str] = ()) -> str | None:
         """The most similar word to put in the place of a term.

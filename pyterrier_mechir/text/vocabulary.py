@@ -103,7 +103,7 @@ class Vocabulary:
         return Tokens(tokens.ids, np.where(tokens.words < 0, -1, np.cumsum(begins) - 1))
 
     def lexicons(self, idf: Idf | None = None) -> dict[int, Lexicon]:
-        """Words that can be drawn as fillers, by their number of pieces, of which a filler is to have a certain one.
+        """Words that can be drawn as fillers, sorted by their number of pieces, so that a filler can match a word's.
 
         Args:
             idf: where the words come from, and how rare they are; None takes the whole words of the vocabulary, which

@@ -33,7 +33,7 @@ class LB1(Perturbation):
     """An added occurrence of a query term that the text has gives way to one of a term that it lacks.
 
     Args:
-        position: where the term is added, as in :class:`TFC1`, but not ``beside``.
+        position: where the term is added, as in :class:`~pyterrier_mechir.perturb.TFC1`, but not ``beside``.
         seed: of the choice of terms and place.
         idf: where document frequencies come from (see :meth:`pyterrier_mechir.text.idf.Idf.of`), so that the two
             terms are as rare as each other. None takes any two, and then the sides differ in rarity too.
@@ -91,7 +91,7 @@ class LB2(Insertion):
 
     Args:
         occurrence: ``first`` or ``further``.
-        position: as in :class:`TFC1`, but not ``beside``.
+        position: as in :class:`~pyterrier_mechir.perturb.TFC1`, but not ``beside``.
         n: how many occurrences are added.
         seed: of the random choices.
 

@@ -25,7 +25,7 @@ class TDC(Insertion):
     Args:
         idf: where document frequencies come from: a built ``PisaIndex``, a dataset, a mapping of terms to idf, or an
             iterable of documents (see :meth:`pyterrier_mechir.text.idf.Idf.of`).
-        position: as in :class:`TFC1`; of ``append`` only.
+        position: as in :class:`~pyterrier_mechir.perturb.TFC1`; of ``append`` only.
         seed: of a random position, and of the occurrence that is swapped.
         analyse: for a mapping or documents, text to terms; lower-cased words by default. ``idf`` keeps it, so that the
             attribute is None.

@@ -43,7 +43,7 @@ class STMC1(_OfSimilar, Insertion):
             :class:`~pyterrier_mechir.text.similar.WordNet`. None takes the ranker of the ``PatchScorer`` or
             ``PairScorer`` that is given the perturbation; elsewhere it has to be named, as in
             ``PerturbDocs(STMC1(similar=ranker))``.
-        position: as in :class:`TFC1`, but not ``beside``.
+        position: as in :class:`~pyterrier_mechir.perturb.TFC1`, but not ``beside``.
         n: how many times, one after the other.
         seed: of the random choices.
 
@@ -82,7 +82,7 @@ class STMC2(_OfSimilar):
     Args:
         similar: as in :class:`STMC1`.
         n: how often the similar word is added; the term is added once.
-        position: as in :class:`TFC1`, but not ``beside``.
+        position: as in :class:`~pyterrier_mechir.perturb.TFC1`, but not ``beside``.
         seed: of the choice of the term and of a random position.
 
     Does not apply where no query term has a similar word outside the query and the text.
@@ -134,7 +134,7 @@ class STMC3(_OfSimilar):
 
     Args:
         similar: as in :class:`STMC1`.
-        position: where the word is added, as in :class:`TFC1`, but not ``beside``.
+        position: where the word is added, as in :class:`~pyterrier_mechir.perturb.TFC1`, but not ``beside``.
         seed: of the random choices.
 
     Does not apply unless the text has one of the query's terms and lacks another that has a similar word.

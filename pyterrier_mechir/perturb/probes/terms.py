@@ -21,7 +21,7 @@ class AddTerm(Insertion):
         noise: what is added: a word or sentence; several, of which one is drawn per row; an
             :class:`~pyterrier_mechir.perturb.Idf`, to draw a word as rare as one of the query's terms; or None, to
             repeat one of the document's own words. Queries need one of the others.
-        position: as in :class:`TFC1`.
+        position: as in :class:`~pyterrier_mechir.perturb.TFC1`.
         n: how many times, one after the other.
         seed: of the random choices.
 

@@ -34,7 +34,15 @@ _PIECE = re.compile(r"\s*(?:\w+|[^\w\s])|\s+$")
 
 
 class Token(NamedTuple):
-    """A token of the perturbed side: its text, the space before it, its class, and the baseline's where another."""
+    """A token of the perturbed side, as the report shows it.
+
+    Args:
+        text: what it spells.
+        is_joined: whether it follows the token before it without a space.
+        token_class: its token class.
+        baseline: the text of the baseline's token at its position, None where both are the same.
+        shade: the step of the colour scale for its effect (see :func:`~pyterrier_mechir.plots.colours.level`).
+    """
 
     text: str
     is_joined: bool

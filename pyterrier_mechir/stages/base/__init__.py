@@ -1,1 +1,1 @@
-"""What the stages have in common."""
+"""What the stages share: checks of frames, the pairs in their rows, columns of results, and base classes."""

@@ -74,7 +74,7 @@ class Measure:
         return sweep(ranker, observed, inputs, plan, opened=opened, progress=progress)
 
     def told(self, swept: SweepResult | None) -> dict[str, Any]:
-        """What frames are told of it, and of a sweep."""
+        """What the attrs of a frame of results say of this measure and, where something was swept, of the sweep."""
         told: dict[str, Any] = {}
         if self.sites.sites:
             told |= {"sites": [site.name for site in self.sites.sites], "direction": self.direction}
