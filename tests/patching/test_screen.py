@@ -59,7 +59,7 @@ def test_the_best_by_estimate_are_exact_and_the_rest_estimates(method, positions
     assert list(report.verified) == [sites[i].name for i in best]
     np.testing.assert_allclose(found[best], exact[best], atol=widened(1e-5))
     others = np.setdiff1d(np.arange(len(sites)), best)
-    np.testing.assert_allclose(found[others], estimated[others], atol=widened(1e-6))
+    np.testing.assert_allclose(found[others], estimated[others], atol=widened(2e-6))
     assert np.nanmax(np.abs(exact[best] - estimated[best])) > 1e-3
 
 
@@ -86,7 +86,12 @@ def test_a_sample_has_as_many_sites_as_were_verified():
     report = run(case, "attribution", direction="denoise", screen=4).screening
     assert report.n_sampled == 4 * len(PAIRS)
     assert 0 < report.mean_abs_error < report.max_abs_error
-    again = run(case, "attribution", direction="denoise", screen=4).screening
+
+
+@pytest.mark.bits
+def test_the_same_sample_is_drawn_again():
+    case = make("bert", "cross")
+    report, again = (run(case, "attribution", direction="denoise", screen=4).screening for _ in range(2))
     assert again == report
 
 
