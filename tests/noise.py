@@ -46,7 +46,7 @@ class Noise(TorchDispatchMode):
         return type(found)([self._noisy(found[0]), *found[1:]])
 
     def _noisy(self, product: Tensor) -> Tensor:
-        if not product.is_floating_point():
+        if not product.is_floating_point() or product.layout != torch.strided:
             return product
         generator = self._generators.setdefault(product.device, torch.Generator(product.device).manual_seed(0))
         off = torch.empty_like(product).uniform_(-self.size, self.size, generator=generator)

@@ -290,6 +290,7 @@ def test_the_laws_of_patching_hold(side):
         assert_same(alone.noise[0], together.noise[row])
 
 
+@pytest.mark.bits
 def test_a_sweep_never_computes_the_whole_vocabulary(monkeypatch):
     model, made = masked_lm("bert")
     with torch.no_grad():

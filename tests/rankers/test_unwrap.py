@@ -80,6 +80,7 @@ def test_a_sparse_encoder_is_splade(tmp_path):
     np.testing.assert_allclose(scores(model), expected, rtol=widened(1e-4), atol=widened(1e-5))
 
 
+@pytest.mark.bits
 def test_stages_take_what_holds_a_model(tmp_path):
     model = SentenceTransformer(modules=[Encoder(saved(tmp_path)), Pooling(32, "mean")], device="cpu")
     stage = PatchScorer(model)

@@ -224,6 +224,7 @@ def pipelines():
     return [PerturbDocs(TFC1()) >> PatchScorer(ranker, filler=filler) for filler in ("a", "the")]
 
 
+@pytest.mark.bits
 def test_pipelines_are_run_and_compared(pipelines):
     first, second = pipelines
     out = CompareHeads(first, second, k=3, n_boot=50, seed=2)(_retrieved())
