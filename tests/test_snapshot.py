@@ -22,7 +22,7 @@ from tolerance import widened
 import pyterrier_mechir as pm
 
 SCORES = widened(1e-5)
-"""Greatest error of scores, absolute and relative."""
+"""Greatest error of scores, as a share of the greatest of a column, or of 1."""
 
 RATIOS = widened(1e-3)
 """Greatest error of what is divided by score differences, or counts resamples."""
@@ -67,7 +67,8 @@ def _of_arrays(expected: Any, found: Any, error: float) -> list[str]:
         return [f"{found.dtype} {found.shape}, not {expected.dtype} {expected.shape}"]
     if not np.array_equal(np.isnan(expected), np.isnan(found)):
         return ["other values are missing"]
-    if np.allclose(found, expected, rtol=error, atol=error, equal_nan=True):
+    least = error * max(1.0, float(np.nanmax(np.abs(expected), initial=0.0)))
+    if np.allclose(found, expected, rtol=error, atol=least, equal_nan=True):
         return []
     return [f"off by up to {np.nanmax(np.abs(found - expected)):.3g}"]
 

@@ -150,6 +150,13 @@ def expected(architecture: str, kind: str, by: str) -> list[dict[str, float]]:
     return [frozen_run(ranker, q, t).terms(by) for q, t in zip(SOME["query"], SOME["text"], strict=True)]
 
 
+def assert_same_terms(found: np.ndarray, wanted: np.ndarray) -> None:
+    """Terms are as exact as float32 is for the greatest term of their score, since all pass the same norms."""
+    assert found.shape == wanted.shape
+    greatest = np.maximum(1, np.abs(wanted).max(axis=1, keepdims=True))
+    assert (np.abs(found - wanted) / greatest).max() <= widened(1e-5)
+
+
 @pytest.mark.parametrize(("architecture", "kind", "by"), SPLIT)
 def test_every_term_is_what_its_writer_adds(architecture, kind, by):
     ranker = make(architecture, kind)
@@ -157,7 +164,7 @@ def test_every_term_is_what_its_writer_adds(architecture, kind, by):
     for batch_size in (len(SOME), None):
         out = ScoreAttribution(ranker, by=by, batch_size=batch_size)(SOME)
         assert out.attrs["mechir"]["terms"] == list(wanted[0])
-        assert_same(stacked(out, "score_terms"), np.array([list(terms.values()) for terms in wanted]))
+        assert_same_terms(stacked(out, "score_terms"), np.array([list(terms.values()) for terms in wanted]))
 
 
 @pytest.mark.parametrize(("architecture", "kind"), CASES)
