@@ -1,4 +1,12 @@
-"""Attention weights, read and replaced while a model runs."""
+"""Attention weights, read and replaced while a model runs.
+
+transformers forms attention weights only in its eager attention, and lets no hook see them before they are used. Here
+one attention function is registered with its attention interface; a layer whose weights somebody asks for is given that
+function, by a configuration of its own, for as long as they are asked for. The function is the model's own eager
+attention, with its weights passed through whoever asked. All other layers attend as they always do.
+
+Shapes: ``B`` runs, ``H`` heads, ``Q`` query positions (the rows of a pattern, each of which sums to one), ``S`` keys.
+"""
 
 from __future__ import annotations
 
