@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_config_from_hf, detect_tokenizer_bos_eos
+from transformers import PreTrainedConfig
 
 from pyterrier_mechir.lens.adapter import RankerAdapter, register
-from pyterrier_mechir.models.anatomy import Anatomy
+from pyterrier_mechir.models.twins import Twins, twin_of
 
 if TYPE_CHECKING:
     from pyterrier_mechir.models.opened import Batch
@@ -57,7 +57,7 @@ class Lens(TransformerBridge):
         adapter.prepare_model(model)
         super().__init__(model, adapter, ranker.tokenizer)
         self.ranker = twin
-        vars(twin)["lens"] = self
+        twin.keep_lens(self)
 
     def _accepts_derived_position_ids(self) -> bool:
         """Positions are the model's own, though a mask has gaps."""
@@ -70,12 +70,13 @@ class Lens(TransformerBridge):
 
 
 def _twin(ranker: Interactive) -> Interactive:
-    """A copy of a ranker with modules of its own, into which hooks can be put; weights and all else are shared."""
-    twin = copy(ranker)
-    own = {name: value for name, value in vars(ranker).items() if isinstance(value, (nn.Module, Anatomy))}
-    modules = [value for value in own.values() if isinstance(value, nn.Module)]
-    shared = [weight for module in modules for weight in chain(module.parameters(), module.buffers())]
-    vars(twin).update(deepcopy(own, {id(value): value for value in (*shared, ranker.anatomy.autoencoders)}))
+    """A copy of a ranker with modules and settings of its own, which can be rebuilt; weights are shared."""
+    twin, model, copied = copy(ranker), twin_of(ranker.model), dict[int, Any]()
+    for module in model.modules():
+        configs = {name: value for name, value in vars(module).items() if isinstance(value, PreTrainedConfig)}
+        vars(module).update({name: deepcopy(config, copied) for name, config in configs.items()})
+        vars(module).update(_parameters=dict(module._parameters), _buffers=dict(module._buffers))
+    twin.model, twin.anatomy, twin._twins = model, ranker.anatomy.of(model), Twins.of_all_threads(model)
     return twin
 
 

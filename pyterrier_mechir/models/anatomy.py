@@ -56,6 +56,7 @@ class Anatomy:
                 f"pyterrier_mechir.rankers.anatomy.ARCHITECTURES[{kind!r}] = Architecture(...)."
             )
         self.architecture = ARCHITECTURES[kind]
+        self.model = model
         base: Any = model.base_model.get_submodule(self.architecture.stack)
         self.layers: list[nn.Module] = list(base.get_submodule(self.architecture.layers).children())
         self.embeddings = [getattr(base, name) for name in self.architecture.embeddings if hasattr(base, name)]
@@ -65,7 +66,27 @@ class Anatomy:
         self._base: nn.Module = base
         self._word_embedding: nn.Module = (base if self.architecture.stack else model).get_input_embeddings()
         self._config = base.config
+        self._decoder = decoder
         self.autoencoders: dict[tuple[int, str], tuple[Autoencoder, int]] = {}
+
+    def of(self, twin: PreTrainedModel) -> Anatomy:
+        """The same parts of another model of the same shape, such as a :mod:`twin <pyterrier_mechir.models.twins>`.
+
+        Raises:
+            ValueError: the other has not as many layers, heads or features.
+        """
+        made = Anatomy(twin, decoder=self._decoder)
+        if made._shape != self._shape:
+            raise ValueError(
+                f"the {type(twin).__name__} had {self!r} when the ranker was made, and has {made!r} now; make the "
+                "ranker again."
+            )
+        made.autoencoders = self.autoencoders
+        return made
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return self.n_layers, self.n_heads, self.n_kv_heads, self.width("resid_pre"), self.width("z"), self.n_neurons
 
     def __repr__(self) -> str:
         return f"Anatomy(n_layers={self.n_layers}, n_heads={self.n_heads})"

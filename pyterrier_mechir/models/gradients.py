@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.ports import on_port
@@ -26,17 +26,18 @@ SHARE = 4
 
 
 @contextmanager
-def differentiable(model: nn.Module) -> Iterator[None]:
-    """Gradients of activations but not of weights, and what was before afterwards."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
+def differentiable(opened: Opened) -> Iterator[None]:
+    """Gradients of activations but not of weights, whose modules hold these without gradients for a while."""
+    plain = [(module, module._parameters) for module in opened.anatomy.model.modules()]
     try:
-        for weight in weights:
-            weight.requires_grad_(False)
+        for module, weights in plain:
+            without = {name: weight if weight is None else weight.detach() for name, weight in weights.items()}
+            vars(module)["_parameters"] = without
         with torch.enable_grad():
             yield
     finally:
-        for weight in weights:
-            weight.requires_grad_(True)
+        for module, weights in plain:
+            vars(module)["_parameters"] = weights
 
 
 def record_graph(opened: Opened, batch: Batch, wanted: Iterable[Key], embedded: Tensor | None = None) -> Recording:

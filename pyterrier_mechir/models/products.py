@@ -2,8 +2,11 @@
 
 PyTorch multiplies matrices on a CPU through MKL, from weights in their usual order. oneDNN, which PyTorch comes with
 and its compiler uses, multiplies faster from weights that it has laid out once, and applies a GELU that follows to each
-part of the product while it is in the cache. Sums are the same but for their order. Weights are laid out when they are
-first used, kept as long as the model lives, and laid out again where somebody changed them.
+part of the product while it is in the cache. Sums are the same but for their order.
+
+Weights are laid out once in each call, as soon as it has brought enough rows to make up for that, and are forgotten when
+the call ends: nothing tells for certain whether a weight was changed since (a write through ``.data`` or through a numpy
+view leaves no trace), so nothing made of it is kept.
 """
 
 from __future__ import annotations
@@ -11,8 +14,8 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakKeyDictionary
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -31,26 +34,11 @@ LARGEST = 2**30
 _ROWS = 2048
 """Rows that the layout is chosen for."""
 
+_WORTH = 512
+"""Rows from which on laying out the weights takes less time than it saves."""
+
 _NOTHING: tuple[str, list[float], str] = ("none", [], "")
 """What comes after a product that nothing comes after."""
-
-
-class _Packed(NamedTuple):
-    """Weights that are laid out for the processor.
-
-    Args:
-        weight: the weights as oneDNN wants them.
-        of: the address and the version counter of the plain weights that they were made of, which tell whether those
-            have changed since.
-    """
-
-    weight: Tensor
-    of: tuple[int, int]
-
-
-_packed: WeakKeyDictionary[nn.Module, _Packed] = WeakKeyDictionary()
-
-_transposed: WeakKeyDictionary[nn.Module, _Packed] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -67,9 +55,9 @@ def packed_products(anatomy: Anatomy) -> Iterator[None]:
     with ExitStack() as stack:
         activated = {} if not maps else _activations(anatomy, maps)
         forwards: list[tuple[nn.Module, Callable[..., Any]]] = [
-            (linear, _product(linear, is_activated=linear in activated)) for linear in maps
+            (linear, _Product(linear, activated.get(linear))) for linear in maps
         ]
-        forwards += [(gelu, _by_mode(gelu, lambda value: value)) for gelu in activated.values()]
+        forwards += [(gelu, partial(_unless_differentiable, gelu)) for gelu in activated.values()]
         stack.enter_context(overridden(forwards))
         yield
 
@@ -101,10 +89,11 @@ def _activations(anatomy: Anatomy, maps: list[nn.Linear]) -> dict[nn.Module, nn.
     found: dict[nn.Module, nn.Module] = {}
     paths = anatomy.architecture.mlp_in
     for layer in anatomy.layers if len(paths) == 1 else ():
-        into: Any = layer.get_submodule(paths[0])
+        into = dict(layer.named_modules()).get(paths[0])
         gelus = [module for module in layer.modules() if _is_gelu(module)]
         if (
-            into in maps
+            isinstance(into, nn.Linear)
+            and into in maps
             and len(gelus) == 1
             and not _is_watched(into, gelus[0])
             and into.weight.shape[0] == anatomy.n_neurons
@@ -124,60 +113,74 @@ def _is_gelu(module: nn.Module) -> bool:
     return isinstance(module, GELUActivation) and getattr(module, "act", None) is nn.functional.gelu
 
 
-_Forward = Callable[[Tensor], Tensor]
+def _unless_differentiable(gelu: nn.Module, value: Tensor) -> Tensor:
+    """The forward of a GELU that the product before it has applied where gradients are off."""
+    return type(gelu).forward(gelu, value) if torch.is_grad_enabled() else value  # type: ignore[no-any-return]
 
 
-def _by_mode(module: nn.Module, plain: _Forward, differentiable: _Forward | None = None) -> _Forward:
-    """One forward that chooses at each call, by whether gradients are on.
+class _Product:
+    """The forward of one linear map, for one call of the package.
 
     Args:
-        module: the module.
-        plain: what it computes by where gradients are off.
-        differentiable: what it computes by where they are on; None for the module's own forward.
+        linear: the map.
+        gelu: what comes after it, which it applies where gradients are off; None for nothing.
     """
-    own = type(module).forward
-    with_gradients = differentiable or (lambda value: own(module, value))
-    return lambda value: with_gradients(value) if torch.is_grad_enabled() else plain(value)
+
+    def __init__(self, linear: Any, gelu: nn.Module | None):
+        self.linear, self.gelu = linear, gelu
+        self.n_rows = 0
+        self.laid_out: dict[bool, Tensor] = {}
+
+    def __call__(self, value: Tensor) -> Tensor:
+        is_differentiable = torch.is_grad_enabled()
+        self.n_rows += value.numel() // value.shape[-1]
+        if self.n_rows < _WORTH or (is_differentiable and self.linear.weight.requires_grad):
+            product: Tensor = type(self.linear).forward(self.linear, value)
+            return product if is_differentiable or self.gelu is None else type(self.gelu).forward(self.gelu, product)  # type: ignore[no-any-return]
+        if is_differentiable:
+            return _Differentiable.apply(value, self)  # type: ignore[no-any-return, no-untyped-call]
+        if self.gelu is not None:
+            return self.multiply(value, self.weight(), self.bias, ("gelu", [], "none"))
+        return self.multiply(value, self.weight(), self.bias).float()
+
+    @property
+    def bias(self) -> Tensor | None:
+        bias = self.linear.bias
+        return None if bias is None else bias.detach().to(self.linear.weight.dtype)
+
+    def weight(self, transposed: bool = False) -> Tensor:
+        """The weights, laid out when they are first asked for."""
+        if transposed not in self.laid_out:
+            plain = self.linear.weight.detach()
+            given = plain.T.contiguous() if transposed else plain
+            self.laid_out[transposed] = _laid_out(given)
+        return self.laid_out[transposed]
+
+    def multiply(
+        self,
+        value: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        after: tuple[str, list[float], str] = _NOTHING,
+    ) -> Tensor:
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(value.to(weight.dtype), weight, bias, *after)
+        return product
 
 
-def _product(linear: Any, is_activated: bool) -> _Forward:
-    weight, multiply = _laid_out(linear), torch.ops.mkldnn._linear_pointwise
-    precision = weight.dtype
-    bias = None if linear.bias is None else linear.bias.detach().to(precision)
-    after: tuple[str, list[float], str] = ("gelu", [], "none") if is_activated else _NOTHING
-
-    def plain(value: Tensor) -> Tensor:
-        product = multiply(value.to(precision), weight, bias, *after)
-        return product if is_activated else product.float()
-
-    def differentiable(value: Tensor) -> Tensor:
-        if linear.weight.requires_grad:
-            return type(linear).forward(linear, value)
-        return _Product.apply(value, weight, bias, linear)
-
-    return _by_mode(linear, plain, differentiable)
+def _laid_out(weight: Tensor) -> Tensor:
+    laid_out: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+    return laid_out
 
 
-class _Product(torch.autograd.Function):
+class _Differentiable(torch.autograd.Function):
     """A linear map of packed weights that take no gradients."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, weight: Tensor, bias: Tensor | None, linear: nn.Module) -> Tensor:
-        ctx.linear = linear
-        return torch.ops.mkldnn._linear_pointwise(value.to(weight.dtype), weight, bias, *_NOTHING).float()
+    def forward(ctx: Any, value: Tensor, product: _Product) -> Tensor:
+        ctx.product = product
+        return product.multiply(value, product.weight(), product.bias).float()
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        weight = _laid_out(ctx.linear, transposed=True)
-        slope = slopes[0].to(weight.dtype)
-        return torch.ops.mkldnn._linear_pointwise(slope, weight, None, *_NOTHING).float(), None, None, None
-
-
-def _laid_out(linear: Any, transposed: bool = False) -> Tensor:
-    known = _transposed if transposed else _packed
-    weight = linear.weight.detach()
-    now = (weight.data_ptr(), linear.weight._version)
-    if linear not in known or known[linear].of != now:
-        given = weight.T.contiguous() if transposed else weight
-        known[linear] = _Packed(torch.ops.mkldnn._reorder_linear_weight(given, _ROWS), now)
-    return known[linear].weight
+        product: _Product = ctx.product
+        return product.multiply(slopes[0], product.weight(transposed=True)).float(), None

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -66,7 +66,7 @@ class Recording:
         return Recording(self.scores[index], {key: value[index] for key, value in self.activations.items()})
 
 
-def record(opened: Opened, batch: Batch, wanted: Iterable[Key]) -> Recording:
+def record(opened: Opened, batch: Batch, wanted: Collection[Key]) -> Recording:
     """Run a batch and keep the wanted activations.
 
     Args:
@@ -76,12 +76,21 @@ def record(opened: Opened, batch: Batch, wanted: Iterable[Key]) -> Recording:
 
     Returns:
         What the forward gives, and activations ``[B, S, D]``.
+
+    Raises:
+        RuntimeError: the forward ran other modules than those of the opened model.
     """
     kept: dict[Key, Tensor] = {}
     with ExitStack() as stack:
         for key in wanted:
             stack.enter_context(on_port(opened.anatomy.port(*key), keeping(kept, key)))
         scores = opened.forward(batch)
+    missed = next((key for key in wanted if key not in kept), None)
+    if missed is not None:
+        raise RuntimeError(
+            f"the model ran without {missed[1]} of layer {missed[0]}, so nothing can be patched there; an encode() of "
+            "your own should run ranker.twin, not ranker.model."
+        )
     return Recording(scores, kept)
 
 

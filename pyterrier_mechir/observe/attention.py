@@ -36,10 +36,11 @@ def read_patterns(ranker: Ranker, batch: Batch, layers: Iterable[int]) -> dict[i
         ValueError: the architecture does not let its attention weights be read.
     """
     patterns: dict[int, Tensor] = {}
+    opened = ranker.opened
     with ExitStack() as stack:
         for layer in layers:
-            stack.enter_context(on_pattern(ranker.anatomy.port(layer, "pattern").module, keeping(patterns, layer)))
-        ranker.encode(batch)
+            stack.enter_context(on_pattern(opened.anatomy.port(layer, "pattern").module, keeping(patterns, layer)))
+        opened.encode(batch)
     return patterns
 
 

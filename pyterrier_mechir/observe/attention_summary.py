@@ -135,6 +135,7 @@ def summarise_attention(
         np.empty((len(pairs), len(heads), len(TOKEN_CLASSES), len(TOKEN_CLASSES)), np.float32),
         np.empty((len(pairs), len(heads), len(features)), np.float32),
     )
+    opened = ranker.opened
     for index, batch in batches_of_sequences(ranker, distinct, batch_size):
         numbers = np.array([number for i in index for number in readers[i]])
         rows = np.array([row for row, i in enumerate(index) for _ in readers[i]])
@@ -144,8 +145,8 @@ def summarise_attention(
             for layer in dict.fromkeys(layer for layer, _ in heads):
                 columns = [column for column, (of_layer, _) in enumerate(heads) if of_layer == layer]
                 asked = reader.of_heads(columns, [heads[column][1] for column in columns])
-                stack.enter_context(on_pattern(ranker.anatomy.port(layer, "pattern").module, asked))
-            encoded = ranker.encode(batch)
+                stack.enter_context(on_pattern(opened.anatomy.port(layer, "pattern").module, asked))
+            encoded = opened.encode(batch)
             inputs = {name: value[rows] for name, value in batch.items()}
             inputs |= {name: value[[pairs[number].query for number in numbers]] for name, value in query_inputs.items()}
             summary.scores[numbers] = ranker.compare(encoded[rows], inputs).cpu().numpy()

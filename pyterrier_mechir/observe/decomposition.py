@@ -16,6 +16,7 @@ from pyterrier_mechir.models.sites import Site
 from pyterrier_mechir.rankers.bi_encoder import BiEncoder
 
 if TYPE_CHECKING:
+    from pyterrier_mechir.models.anatomy import Anatomy
     from pyterrier_mechir.rankers.base import Ranker
     from pyterrier_mechir.rankers.batches import SharedBatch
 
@@ -94,13 +95,14 @@ def score_terms(
     """
     scores = np.empty(len(texts), dtype=np.float32)
     terms = np.empty((len(texts), len(term_names(ranker, by))), dtype=np.float32)
-    path = ranker.anatomy.direct_path()
+    opened = ranker.opened
+    path = opened.anatomy.direct_path()
     wanted = [step for step in path if isinstance(step, tuple)]
     with torch.no_grad():
         for shared in ranker.parts(queries, texts, batch_size=batch_size, verbose=verbose):
-            run = record(ranker.opened.encoding, shared.batch, wanted)
+            run = record(opened.encoding, shared.batch, wanted)
             of_rows = ranker.compare(run.scores[shared.places], shared.inputs)
-            found = _terms(ranker, path, shared, run, by)
+            found = _terms(ranker, opened.anatomy, path, shared, run, by)
             _check_sum(ranker, found, of_rows)
             scores[shared.rows], terms[shared.rows] = of_rows.cpu().numpy(), found.cpu().numpy()
     return scores, terms
@@ -164,18 +166,24 @@ def _is_centred(norm: nn.Module) -> bool:
 
 
 def _terms(
-    ranker: BiEncoder, path: Sequence[tuple[int, str] | nn.Module], shared: SharedBatch, run: Recording, by: str
+    ranker: BiEncoder,
+    anatomy: Anatomy,
+    path: Sequence[tuple[int, str] | nn.Module],
+    shared: SharedBatch,
+    run: Recording,
+    by: str,
 ) -> Tensor:
     """The terms of the rows of a batch, ``[R, term]``; as many rows at a time as the batch has tokens for."""
     weights = ranker.pooling_weights(shared.batch["attention_mask"])
     places = torch.tensor(shared.places, device=weights.device)
     at_once = max(1, ranker.batch_tokens // weights.shape[1])
     chunks = zip(places.split(at_once), shared.inputs["query_vector"].split(at_once), strict=True)
-    return torch.cat([_terms_of_rows(ranker, path, run, weights, *chunk, by) for chunk in chunks])
+    return torch.cat([_terms_of_rows(ranker, anatomy, path, run, weights, *chunk, by) for chunk in chunks])
 
 
 def _terms_of_rows(
     ranker: BiEncoder,
+    anatomy: Anatomy,
     path: Sequence[tuple[int, str] | nn.Module],
     run: Recording,
     weights: Tensor,
@@ -196,7 +204,6 @@ def _terms_of_rows(
         places: the text of each row, ``[R]``.
         queries: the query vector of each row, ``[R, d]``.
     """
-    anatomy = ranker.anatomy
     row, position = weights[places].nonzero(as_tuple=True)
     text = places[row]
     weight = weights[text, position].unsqueeze(-1)

@@ -34,12 +34,13 @@ def both_sides(
         Of the pairs of a batch, which positions both sides attend to, bool ``[n, S]`` on the CPU, and the activations
         of the baselines and of the perturbed sides, ``[n, S, D]``.
     """
+    encoding = ranker.opened.encoding
     for batch in batches_of_pairs(ranker, pairs):
         is_open = torch.zeros((len(batch.pairs), batch.batch["input_ids"].shape[1]), dtype=torch.bool)
         for row, pair in enumerate(batch.pairs):
             is_open[row, : len(pair.classes)] = torch.from_numpy(pair.is_open)
         with torch.no_grad():
-            run = record(ranker.opened.encoding, batch.batch, keys)
+            run = record(encoding, batch.batch, keys)
         sides = (run[key].chunk(2) for key in keys)
         yield is_open, {key: (baseline, perturbed) for key, (baseline, perturbed) in zip(keys, sides, strict=True)}
 

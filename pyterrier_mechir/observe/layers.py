@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pyterrier_mechir.models.opened import Batch
+from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.recording import record
 from pyterrier_mechir.models.replay import Edit, replay
 
@@ -37,20 +37,20 @@ def layer_scores(
         float32 ``[N, layer + 1]``: of the stream that enters the first layer, then of what leaves each.
     """
     scores = np.empty((len(texts), ranker.n_layers + 1), dtype=np.float32)
+    encoding = ranker.opened.encoding
     with torch.no_grad():
         for shared in ranker.parts(queries, texts, batch_size=batch_size, verbose=verbose):
             of_layers = [
-                ranker.compare(encoded[shared.places], shared.inputs) for encoded in _encoded(ranker, shared.batch)
+                ranker.compare(encoded[shared.places], shared.inputs) for encoded in _encoded(encoding, shared.batch)
             ]
             scores[shared.rows] = torch.stack(of_layers, dim=1).cpu().numpy()
     return scores
 
 
-def _encoded(ranker: Ranker, batch: Batch) -> list[torch.Tensor]:
+def _encoded(encoding: Opened, batch: Batch) -> list[torch.Tensor]:
     """What the scoring end makes of the stream that enters the first layer, then of what leaves each."""
-    last = (ranker.n_layers - 1, "resid_post")
-    streams = [(layer, "resid_pre") for layer in range(ranker.n_layers)]
-    encoding = ranker.opened.encoding
+    last = (encoding.anatomy.n_layers - 1, "resid_post")
+    streams = [(layer, "resid_pre") for layer in range(encoding.anatomy.n_layers)]
     run = record(encoding, batch, [*streams, last])
     everywhere = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=run[last].device)
     taps = [replay(encoding, batch, run, [Edit(*last, run[stream], everywhere)])[0] for stream in streams]

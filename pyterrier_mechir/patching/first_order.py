@@ -54,11 +54,11 @@ def estimate_at_once(
     model, places = opened or ranker.opened, places_of(plan.sites, ranker.n_layers)
 
     def score(runs: Runs) -> tuple[Tensor, Tensor]:
-        with differentiable(ranker.model):
+        with differentiable(model):
             return estimate(model, runs, places)
 
     budget = ranker.batch_tokens // (SHARE * len(plan.ways))
-    return in_batches(ranker, pairs, query_inputs, plan, score, budget, progress)
+    return in_batches(ranker, model, pairs, query_inputs, plan, score, budget, progress)
 
 
 def places_of(sites: Sequence[Site | SiteSet], n_layers: int) -> PlacesOfSites:

@@ -89,8 +89,9 @@ def integrate(
         steps: points at which gradients are taken.
     """
     run, at_once = partial(_integral, steps=steps), max(1, ranker.batch_tokens // SHARE)
-    with differentiable(ranker.model):
-        return sweep(ranker, pairs, query_inputs, plan, opened=opened, progress=progress, run=run, batch_tokens=at_once)
+    model = opened or ranker.opened
+    with differentiable(model):
+        return sweep(ranker, pairs, query_inputs, plan, opened=model, progress=progress, run=run, batch_tokens=at_once)
 
 
 def _integral(opened: Opened, batch: Batch, base: Recording, edits: Sequence[Edit], steps: int) -> Tensor:

@@ -89,11 +89,12 @@ def sweep(
         recorded = record(model, runs.batch, sorted(wanted))
         return recorded.scores, _sweep_steps(model.anatomy, runs, recorded, steps, patch, at_once)
 
-    return in_batches(ranker, pairs, query_inputs, plan, score, at_once // copies, progress)
+    return in_batches(ranker, model, pairs, query_inputs, plan, score, at_once // copies, progress)
 
 
 def in_batches(
     ranker: Ranker,
+    opened: Opened,
     pairs: Sequence[AlignedPair],
     query_inputs: Batch,
     plan: Plan,
@@ -104,7 +105,8 @@ def in_batches(
     """Patch pairs batch by batch.
 
     Args:
-        ranker: the model.
+        ranker: makes batches of sequences.
+        opened: the model that ``score`` runs.
         pairs: the aligned pairs.
         query_inputs: as in :func:`sweep`.
         plan: what is patched.
@@ -114,7 +116,7 @@ def in_batches(
     """
     baseline, perturbed = np.empty(len(pairs), np.float32), np.empty(len(pairs), np.float32)
     patched: dict[str, list[np.ndarray]] = {way: [np.empty(0)] * len(pairs) for way in plan.ways}
-    with torch.no_grad(), packed_products(ranker.anatomy):
+    with torch.no_grad(), packed_products(opened.anatomy):
         for index, group, batch in batches_of_pairs(ranker, pairs, query_inputs, budget, plan.batch_size):
             scores, values = score(_runs(group, batch, plan))
             baseline[index], perturbed[index] = scores.cpu().numpy().reshape(2, -1)

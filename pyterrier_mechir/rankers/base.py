@@ -58,7 +58,8 @@ class Ranker(Identified, ABC):
         name: how figures and reports call it: the id, the directory, or the model's class; may be set.
         n_layers: layers of the model.
         n_heads: attention heads of a layer.
-        model: the transformers model.
+        model: the transformers model. What runs is its :attr:`twin`.
+        anatomy: its parts.
         tokenizer: its tokenizer.
 
     Raises:
@@ -89,25 +90,28 @@ class Ranker(Identified, ABC):
 
         from pyterrier_mechir.models.checkpoints import infer_device, load_checkpoint
         from pyterrier_mechir.models.precision import reduce_products
+        from pyterrier_mechir.models.twins import Twins, unwrapped
 
         precision = getattr(torch, one_of("dtype", dtype, DTYPES))
         if isinstance(model, tuple):
-            self.model, self.tokenizer = model if dtype not in REDUCED else (deepcopy(model[0]), model[1])
+            own, self.tokenizer = unwrapped(model[0]), model[1]
+            self.model = own if dtype not in REDUCED else deepcopy(own)
             self.name = type(self.model).__name__
             self._checkpoint = id(self.model)
-            self.device = self.model.device if device is None else torch.device(device)
+            to_device = self.model.device if device is None else torch.device(device)
         else:
             self.name = self._checkpoint = str(model)
             auto = getattr(transformers, auto_class)
             loaded = "auto" if dtype in REDUCED else precision
             self.model, self.tokenizer = load_checkpoint(self.name, auto, subfolder, loaded)
-            self.device = infer_device(device)
+            to_device = infer_device(device)
         if dtype in REDUCED:
             reduce_products(self.model, precision)
         if not self.tokenizer.is_fast:
             raise ValueError(f"{type(self.tokenizer).__name__} is not a fast tokenizer; load it with use_fast=True.")
-        self.anatomy = Anatomy(self.model)
-        self.model.to(self.device).eval()  # type: ignore[arg-type]
+        self._twins = Twins(self.model)
+        self.anatomy = Anatomy(self.twin)
+        self.model.to(to_device).eval()  # type: ignore[arg-type]
         self.dtype = dtype
         self.max_length = max_length or self._longest()
         self.batch_tokens = tokens_at_once(self.device)
@@ -117,9 +121,27 @@ class Ranker(Identified, ABC):
         self._fillers: dict[Any, Fillers] = {}
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def twin(self) -> Any:
+        """What runs in place of :attr:`model`: modules of the running thread's own, over the model's very weights.
+
+        See :mod:`~pyterrier_mechir.models.twins`. Whatever computes scores runs this, and never the model itself.
+        """
+        return self._twins.current()
+
+    @property
     def opened(self) -> Opened:
-        """The model opened up, as recording, replaying and gradients take it: this ranker's parts and its forward."""
-        return Opened(self.anatomy, self.forward, self.encode, self.reads_first_token)
+        """The model opened up, as recording, replaying and gradients take it: its parts, and this ranker's forward.
+
+        It belongs to the running thread, and to the model as it is now: take one for each call, and keep none.
+        """
+        held = copy(self)
+        held._twins = self._twins.held()
+        return Opened(self.anatomy.of(held.twin), held.forward, held.encode, self.reads_first_token)
 
     @property
     def sequences(self) -> Sequences:
@@ -181,8 +203,8 @@ class Ranker(Identified, ABC):
 
     @property
     def models(self) -> list[PreTrainedModel]:
-        """The transformers models that scores are computed by."""
-        return [self.model]
+        """The transformers models that scores are computed by: their twins."""
+        return [self.twin]
 
     def sites(self) -> pd.DataFrame:
         """What can be patched.
@@ -241,11 +263,11 @@ class Ranker(Identified, ABC):
             return self.facing("document").score(queries, texts, batch_size=batch_size, verbose=verbose, opened=opened)
         from pyterrier_mechir.models.products import packed_products
 
-        encode = self.encode if opened is None else opened.encode
+        opened = opened or self.opened
         scores = np.empty(len(texts), dtype=np.float32)
-        with torch.no_grad(), packed_products(self.anatomy):
+        with torch.no_grad(), packed_products(opened.anatomy):
             for shared in self.parts(queries, texts, batch_size=batch_size, verbose=verbose):
-                encoded = encode(shared.batch)
+                encoded = opened.encode(shared.batch)
                 scores[shared.rows] = self.compare(encoded[shared.places], shared.inputs).cpu().numpy()
         return scores
 

@@ -107,7 +107,7 @@ class BiEncoder(DualEncoder):
 
     def encode(self, batch: Batch) -> torch.Tensor:
         """Vectors ``[B, d]``, in float32."""
-        states = self.model(**inputs_of_model(batch), **self._switches).last_hidden_state.float()
+        states = self.twin(**inputs_of_model(batch), **self._switches).last_hidden_state.float()
         weights = self.pooling_weights(batch["attention_mask"])
         if self.pooling == "mean":
             vectors = (states * weights.unsqueeze(-1)).sum(1)

@@ -163,7 +163,7 @@ class ColBERT(DualEncoder):
         """The vectors of all tokens, of length 1, ``[B, S, dim]``, in float32."""
         import torch
 
-        states = self.model(**inputs_of_model(batch), **self._switches).last_hidden_state
+        states = self.twin(**inputs_of_model(batch), **self._switches).last_hidden_state
         vectors = torch.nn.functional.linear(states, self.projection).float()
         return torch.nn.functional.normalize(vectors, dim=-1)
 

@@ -71,7 +71,7 @@ class CrossEncoder(Interactive):
         return {"score": self.score_type, "relevant_label": self.relevant_label}
 
     def encode(self, batch: Batch) -> torch.Tensor:
-        logits = self.model(**batch, **self._switches).logits.float()
+        logits = self.twin(**batch, **self._switches).logits.float()
         if logits.shape[-1] == 1:
             return logits[:, 0]
         relevant = logits[:, self.relevant_label]

@@ -133,7 +133,7 @@ class GenerativeReranker(Interactive):
         from pyterrier_mechir.models.ports import overridden
 
         rows, last = range(len(batch["input_ids"])), last_attended(batch["attention_mask"])
-        model: Any = self.model
+        model = self.twin
         if self._classifies:
             states = model.base_model(**batch, **self._switches).last_hidden_state
             return model.score(states[rows, last]).float()[:, 0]

@@ -6,8 +6,8 @@ within functions.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_mechir.rankers.base import Ranker
@@ -24,17 +24,29 @@ if TYPE_CHECKING:
 class Interactive(Ranker):
     """A ranker as users have it; every family derives from this."""
 
-    @cached_property
+    @property
     def lens(self) -> Lens:
         """A TransformerLens bridge on the ranker's weights, for interactive work; made when it is first asked for.
 
         It returns what the model does (logits, or the last hidden states), and attends eagerly. Its hook points have
         the names that :meth:`sites` lists. The ranker does not notice it: its modules are its own, only the weights are
-        the same.
+        the same. Each thread has its own, and another one where parts of the model were replaced since.
         """
         from pyterrier_mechir.lens.bridge import Lens
 
-        return Lens(self)
+        kept = getattr(self._of_thread, "lens", None)
+        if kept is None or kept[0] is not self.twin:
+            self.keep_lens(Lens(self))
+        lens: Lens = self._of_thread.lens[1]
+        return lens
+
+    def keep_lens(self, lens: Lens) -> None:
+        """Have a bridge as the running thread's :attr:`lens`."""
+        self._of_thread.lens = (self.twin, lens)
+
+    @property
+    def _of_thread(self) -> Any:
+        return vars(self).setdefault("_lenses", threading.local())
 
     @property
     def hook_dict(self) -> dict[str, HookPoint]:
@@ -109,4 +121,4 @@ class Interactive(Ranker):
         return ranker_html(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "lens"}
+        return {name: value for name, value in vars(self).items() if name != "_lenses"}

@@ -132,7 +132,7 @@ class MonoT5(Interactive):
         batch = super().collate(sequences, query_inputs, queries)
         if self.stack == "decoder":
             with torch.no_grad():
-                encoder: Any = self.model.get_encoder()
+                encoder: Any = self.twin.get_encoder()
                 encoded = encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
             batch["context"] = encoded.last_hidden_state
         return batch
@@ -144,7 +144,7 @@ class MonoT5(Interactive):
         else:
             inputs["input_ids"] = batch["input_ids"]
         start = batch["input_ids"].new_full((len(batch["input_ids"]), 1), self.model.config.decoder_start_token_id)
-        logits = self.model(**inputs, decoder_input_ids=start, use_cache=False).logits[:, 0].float()
+        logits = self.twin(**inputs, decoder_input_ids=start, use_cache=False).logits[:, 0].float()
         true, false = self._answers
         return logits[:, true] - logits[:, false]
 

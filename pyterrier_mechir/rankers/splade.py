@@ -91,7 +91,7 @@ class Splade(DualEncoder):
             auto_class="AutoModelForMaskedLM",
         )
         self.reads_first_token = False
-        self._decoder = self._found_decoder()
+        self._projects = self._is_projected()
         self._query_encoder: Splade | None = None
         if query_model is not None:
             of_queries = Splade(
@@ -123,7 +123,7 @@ class Splade(DualEncoder):
 
     @property
     def models(self) -> list[PreTrainedModel]:
-        return [self.model] if self._query_encoder is None else [self.model, self._query_encoder.model]
+        return [self.twin] if self._query_encoder is None else [self.twin, self._query_encoder.twin]
 
     def _weights(self) -> dict[str, torch.Tensor]:
         if self._query_encoder is None:
@@ -144,7 +144,7 @@ class Splade(DualEncoder):
         Models of which it is not certain that this projection gives their logits have the logits themselves here.
         """
         with overridden([] if self._decoder is None else [(self._decoder, lambda states: states)]):
-            return self.model(**inputs_of_model(batch)).logits.float()
+            return self.twin(**inputs_of_model(batch)).logits.float()
 
     def compare(self, encoded: torch.Tensor, batch: Batch) -> torch.Tensor:
         terms, places = batch["query_terms"].unique(return_inverse=True)
@@ -218,9 +218,9 @@ class Splade(DualEncoder):
     def _logits(self, encoded: torch.Tensor, terms: torch.Tensor | None) -> torch.Tensor:
         import torch
 
-        if self._decoder is None:
-            return encoded if terms is None else encoded[..., terms]
         whole, at = self._decoder, slice(None) if terms is None else terms
+        if whole is None:
+            return encoded[..., at]
         bias = None if whole.bias is None else whole.bias[at]
         return torch.nn.functional.linear(encoded.to(whole.weight.dtype), whole.weight[at], bias).float()
 
@@ -234,8 +234,13 @@ class Splade(DualEncoder):
         weights = logits.relu().log1p()
         return weights if self.activation == "relu" else weights.log1p()
 
-    def _found_decoder(self) -> torch.nn.Linear | None:
-        """The linear map whose output is the logits; None where they are something else.
+    @property
+    def _decoder(self) -> torch.nn.Linear | None:
+        """The linear map whose output is the logits; None where they are something else."""
+        return self.twin.get_output_embeddings() if self._projects else None
+
+    def _is_projected(self) -> bool:
+        """Whether the logits are the output of a linear map.
 
         Raises:
             ValueError: the model gives no logits over the vocabulary.
@@ -243,17 +248,18 @@ class Splade(DualEncoder):
         import torch
 
         probe = {"input_ids": torch.tensor([[0, 1]], device=self.device)}
-        decoder = self.model.get_output_embeddings()
+        model = self.twin
+        decoder = model.get_output_embeddings()
         with torch.no_grad():
-            logits = getattr(self.model(**probe), "logits", None)
+            logits = getattr(model(**probe), "logits", None)
             if logits is None or logits.ndim != 3 or logits.shape[-1] < len(self.tokenizer):
                 raise ValueError(
                     f"{type(self.model).__name__} gives no logits over the vocabulary; load it as a masked language "
                     "model, with AutoModelForMaskedLM."
                 )
             if not isinstance(decoder, torch.nn.Linear):
-                return None
+                return False
             with overridden([(decoder, lambda states: states)]):
-                states = self.model(**probe).logits
+                states = model(**probe).logits
             is_whole = states.shape[-1] == decoder.in_features and torch.allclose(decoder(states), logits)
-        return decoder if is_whole else None
+        return bool(is_whole)

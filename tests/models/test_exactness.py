@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from types import MethodType
 from typing import NamedTuple
 
 import numpy as np
@@ -223,16 +224,16 @@ def test_an_error_in_the_middle_of_a_sweep_leaves_the_model_as_it_was(architectu
     case = make(architecture, kind)
     before, states = snapshot(case.ranker.model), outputs(case.ranker)
     last = case.ranker.anatomy.layers[-1]
-    forward, calls = last.forward, []
+    calls = []
 
-    def fail(*args, **kwargs):
+    def fail(layer, *args, **kwargs):
         calls.append(args)
         if len(calls) == failing_call:
             raise RuntimeError("out of memory")
-        return forward(*args, **kwargs)
+        return type(layer).forward(layer, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setitem(last.__dict__, "forward", fail)
+        patch.setitem(last.__dict__, "forward", MethodType(fail, last))
         with pytest.raises(RuntimeError, match="out of memory"):
             run(case, batch_size=len(PAIRS))
     assert snapshot(case.ranker.model) == before

@@ -159,7 +159,8 @@ def layouts(monkeypatch):
     """The weights that are laid out during a test."""
     made = []
     reorder = products._laid_out
-    monkeypatch.setattr(products, "_laid_out", lambda linear: made.append(linear) or reorder(linear))
+    monkeypatch.setattr(products, "_WORTH", 0)
+    monkeypatch.setattr(products, "_laid_out", lambda weight: made.append(weight) or reorder(weight))
     return made
 
 
@@ -172,8 +173,9 @@ def test_packed_products_are_those_of_the_model(architecture, dtype, layouts):
     (batch,) = (part.batch for part in ranker.parts(QUERIES, TEXTS, batch_size=len(TEXTS)))
     with torch.no_grad():
         wanted = ranker.encode(batch)
-        with packed_products(ranker.anatomy):
-            found = ranker.encode(batch)
+        opened = ranker.opened
+        with packed_products(opened.anatomy):
+            found = opened.encode(batch)
         again = ranker.encode(batch)
     n_maps = sum(isinstance(m, nn.Linear) for layer in ranker.anatomy.layers for m in layer.modules())
     assert len(layouts) == (n_maps if products._is_supported(getattr(torch, dtype)) else 0)
@@ -182,16 +184,76 @@ def test_packed_products_are_those_of_the_model(architecture, dtype, layouts):
     assert torch.equal(again, wanted)
 
 
-def test_weights_that_somebody_changed_are_laid_out_again():
-    ranker = CrossEncoder(build("bert", classifier=True))
-    before = ranker.score(QUERIES, TEXTS)
+def doubled_under_no_grad(linear, factor):
     with torch.no_grad():
-        ranker.anatomy.out_proj(1).weight.mul_(2)
+        linear.weight.mul_(factor)
+
+
+def doubled_through_data(linear, factor):
+    linear.weight.data.mul_(factor)
+
+
+def doubled_through_numpy(linear, factor):
+    view = linear.weight.detach().numpy()
+    view *= factor
+
+
+def doubled_by_loading(linear, factor):
+    linear.load_state_dict(
+        {name: value * (factor if name == "weight" else 1) for name, value in linear.state_dict().items()}
+    )
+
+
+def doubled_by_assigning(linear, factor):
+    linear.load_state_dict({"weight": linear.weight * factor, "bias": linear.bias}, assign=True)
+
+
+def doubled_by_another_parameter(linear, factor):
+    linear.weight = nn.Parameter(linear.weight.detach() * factor)
+
+
+EDITS = (
+    doubled_under_no_grad,
+    doubled_through_data,
+    doubled_through_numpy,
+    doubled_by_loading,
+    doubled_by_assigning,
+    doubled_by_another_parameter,
+)
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_weights_that_somebody_changed_are_the_ones_that_score(edit, layouts):
+    model, tokenizer = build("bert", classifier=True)
+    ranker = CrossEncoder((model, tokenizer))
+    before, linear = ranker.score(QUERIES, TEXTS), model.bert.encoder.layer[1].attention.output.dense
+    edit(linear, 2)
     changed = ranker.score(QUERIES, TEXTS)
-    with torch.no_grad():
-        ranker.anatomy.out_proj(1).weight.div_(2)
+    np.testing.assert_allclose(
+        changed, CrossEncoder((deepcopy(model), tokenizer)).score(QUERIES, TEXTS), rtol=widened(1e-5)
+    )
     assert np.abs(changed - before).max() > 1e-3
+    edit(linear, 0.5)
     np.testing.assert_allclose(ranker.score(QUERIES, TEXTS), before, rtol=widened(1e-5), atol=widened(1e-5))
+
+
+def test_gradients_are_those_of_the_weights_as_they_are_now(frame, layouts):
+    model, tokenizer = build("bert", classifier=False)
+    scorer = PatchScorer(BiEncoder((model, tokenizer)), method="attribution")
+    scorer.transform(frame)
+    for edit in EDITS[1:3]:
+        edit(model.encoder.layer[1].output.dense, 3)
+    wanted = PatchScorer(BiEncoder((deepcopy(model), tokenizer)), method="attribution").transform(frame)
+    found = scorer.transform(frame)
+    for column in ("score_baseline", "patch_scores"):
+        np.testing.assert_allclose(*(np.stack(out[column].to_list()) for out in (found, wanted)), rtol=widened(1e-5))
+
+
+def test_few_rows_are_not_worth_laying_weights_out(bi_encoder, monkeypatch):
+    made = []
+    monkeypatch.setattr(products, "_laid_out", made.append)
+    bi_encoder.score(QUERIES[:1], TEXTS[:1])
+    assert made == []
 
 
 def test_gradients_pass_through_the_plain_maps(bi_encoder):
@@ -200,8 +262,9 @@ def test_gradients_pass_through_the_plain_maps(bi_encoder):
     keep = bi_encoder.anatomy.out_proj(0).register_forward_pre_hook(
         lambda module, args: (seen.setdefault("z", args[0].detach().requires_grad_()),)
     )
-    with packed_products(bi_encoder.anatomy):
-        bi_encoder.encode(batch).sum().backward()
+    opened = bi_encoder.opened
+    with packed_products(opened.anatomy):
+        opened.encode(batch).sum().backward()
     keep.remove()
     assert seen["z"].grad.abs().sum() > 0
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
+from types import MethodType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -456,15 +457,15 @@ def test_a_sweep_leaves_the_model_as_it_was(stack):
     before, score = snapshot(model), case.ranker.score(QUERIES, TEXTS)
     run(case)
     assert snapshot(model) == before
-    last, forward, calls = case.ranker.anatomy.layers[-1], case.ranker.anatomy.layers[-1].forward, []
+    last, calls = case.ranker.anatomy.layers[-1], []
 
-    def fail(*args, **kwargs):
+    def fail(layer, *args, **kwargs):
         calls.append(args)
         if len(calls) == 3:
             raise RuntimeError("out of memory")
-        return forward(*args, **kwargs)
+        return type(layer).forward(layer, *args, **kwargs)
 
-    last.__dict__["forward"] = fail
+    last.__dict__["forward"] = MethodType(fail, last)
     try:
         with pytest.raises(RuntimeError, match="out of memory"):
             run(case)
