@@ -4,9 +4,9 @@ PyTorch multiplies matrices on a CPU through MKL, from weights in their usual or
 and its compiler uses, multiplies faster from weights that it has laid out once, and applies a GELU that follows to each
 part of the product while it is in the cache. Sums are the same but for their order.
 
-Weights are laid out once in each call, as soon as it has brought enough rows to make up for that, and are forgotten when
-the call ends: nothing tells for certain whether a weight was changed since (a write through ``.data`` or through a numpy
-view leaves no trace), so nothing made of it is kept.
+Weights are laid out once in each call, as soon as it has brought enough rows to make up for that, and are forgotten
+when the call ends: nothing tells for certain whether a weight was changed since (a write through ``.data`` or through a
+numpy view leaves no trace), so nothing made of it is kept.
 """
 
 from __future__ import annotations
@@ -135,8 +135,9 @@ class _Product:
         is_differentiable = torch.is_grad_enabled()
         self.n_rows += value.numel() // value.shape[-1]
         if self.n_rows < _WORTH or (is_differentiable and self.linear.weight.requires_grad):
-            product: Tensor = type(self.linear).forward(self.linear, value)
-            return product if is_differentiable or self.gelu is None else type(self.gelu).forward(self.gelu, product)  # type: ignore[no-any-return]
+            product = type(self.linear).forward(self.linear, value)
+            is_last = is_differentiable or self.gelu is None
+            return product if is_last else type(self.gelu).forward(self.gelu, product)  # type: ignore[no-any-return]
         if is_differentiable:
             return _Differentiable.apply(value, self)  # type: ignore[no-any-return, no-untyped-call]
         if self.gelu is not None:

@@ -119,7 +119,7 @@ def unwrapped(model: Any) -> Any:
     config = getattr(model, "active_peft_config", None)
     if config is not None and (config.peft_type not in _IN_LAYERS or getattr(config, "alora_invocation_tokens", None)):
         raise ValueError(
-            f"{type(model).__name__} changes more than the layers of its model (its adapter is a {config.peft_type!s}), "
+            f"{type(model).__name__} changes more than the layers of its model (its adapter is {config.peft_type!s}), "
             "which is not followed; give a model that it was merged into (model.merge_and_unload()), or one without it."
         )
     return unwrapped(attrgetter(_WRAPPERS[wrapper])(model))

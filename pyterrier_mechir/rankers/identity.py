@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,18 +58,16 @@ class Identified:
             **self._settings(),
             **self._attached(),
         }
-        return about | {"weights": self._fingerprint} if fingerprint else about
+        if not fingerprint:
+            return about
+        from pyterrier_mechir.models.checkpoints import fingerprint as digest
+
+        return about | {"weights": digest(self._weights(), self.tokenizer)}
 
     def _attached(self) -> dict[str, Any]:
         of_site = self.anatomy.autoencoders.items()
         attached = {f"L{layer}.{name}": repr(autoencoder) for (layer, name), (autoencoder, _) in of_site}
         return {"autoencoders": attached} if attached else {}
-
-    @cached_property
-    def _fingerprint(self) -> str:
-        from pyterrier_mechir.models.checkpoints import fingerprint
-
-        return fingerprint(self._weights(), self.tokenizer)
 
     @property
     def short_name(self) -> str:

@@ -49,11 +49,11 @@ def bi_encoder() -> BiEncoder:
 
 def state(model: nn.Module) -> list[tuple]:
     """What a run could leave in any module of the caller's."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return [
-        (name, type(module), *vars(module), *module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        + (module.training, *(weight.requires_grad for weight in module._parameters.values() if weight is not None))
+        (name, type(module), module.training, list(vars(module)), [list(getattr(module, each)) for each in hooks])
         for name, module in model.named_modules()
-    ]
+    ] + [(name, weight.requires_grad, weight.data_ptr()) for name, weight in model.named_parameters()]
 
 
 def effects(made: pd.DataFrame) -> np.ndarray:
