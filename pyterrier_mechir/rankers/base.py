@@ -15,9 +15,11 @@ from pyterrier_mechir._options import one_of
 from pyterrier_mechir.models.anatomy import Anatomy
 from pyterrier_mechir.models.batching import tokens_at_once
 from pyterrier_mechir.models.components import CODED_COMPONENTS, COMPONENTS
+from pyterrier_mechir.models.modes import as_alone, outside_inference
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.sites import Site, parse_site
 from pyterrier_mechir.rankers.batches import SharedBatch, batches_of_sequences, padded, rows_of
+from pyterrier_mechir.rankers.given import constructor
 from pyterrier_mechir.rankers.identity import Identified
 from pyterrier_mechir.text.encoding import AlignedPair, Encoded, Template
 from pyterrier_mechir.text.fillers import Filler, Fillers
@@ -65,6 +67,9 @@ class Ranker(Identified, ABC):
         ValueError: the checkpoint cannot be loaded, its architecture is not supported, or its tokenizer is not fast.
     """
 
+    library: ClassVar[str] = ""
+    """The package whose models the class takes too, by its first name."""
+
     reads_query: ClassVar[bool]
     """Whether the query is part of the sequences that are patched."""
 
@@ -73,6 +78,13 @@ class Ranker(Identified, ABC):
 
     reads_first_token: bool
     """Whether the score reads the last layer at the first position only."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Whatever a family computes, it computes as if no mode of torch were set around it."""
+        super().__init_subclass__(**kwargs)
+        for name in {"__init__", "encode", "compare", "query_inputs"}.intersection(vars(cls)):
+            wrap = constructor if name == "__init__" else as_alone()
+            setattr(cls, name, wrap(vars(cls)[name]))
 
     def __init__(
         self,
@@ -88,11 +100,12 @@ class Ranker(Identified, ABC):
         import transformers
 
         from pyterrier_mechir.models.checkpoints import infer_device, load_checkpoint
-        from pyterrier_mechir.models.precision import reduce_products
+        from pyterrier_mechir.models.precision import check_precision, precision_of, reduce_products
 
         precision = getattr(torch, one_of("dtype", dtype, DTYPES))
         if isinstance(model, tuple):
-            self.model, self.tokenizer = model if dtype not in REDUCED else (deepcopy(model[0]), model[1])
+            own: PreTrainedModel = outside_inference(model[0])
+            self.model, self.tokenizer = (deepcopy(own) if dtype in REDUCED else own), model[1]
             self.name = type(self.model).__name__
             self._checkpoint = id(self.model)
             self.device = self.model.device if device is None else torch.device(device)
@@ -104,6 +117,7 @@ class Ranker(Identified, ABC):
             self.device = infer_device(device)
         if dtype in REDUCED:
             reduce_products(self.model, precision)
+        check_precision(precision_of(self.model), self.device)
         if not self.tokenizer.is_fast:
             raise ValueError(f"{type(self.tokenizer).__name__} is not a fast tokenizer; load it with use_fast=True.")
         self.anatomy = Anatomy(self.model)
@@ -212,6 +226,7 @@ class Ranker(Identified, ABC):
         weight: Any = self.model.get_input_embeddings().weight
         return np.asarray(weight.detach().float().cpu().numpy())
 
+    @as_alone()
     def score(
         self,
         queries: Sequence[str],
@@ -239,6 +254,7 @@ class Ranker(Identified, ABC):
 
         if self.varies == "query":
             return self.facing("document").score(queries, texts, batch_size=batch_size, verbose=verbose, opened=opened)
+        from pyterrier_mechir.models.precision import check_finite, precision_of
         from pyterrier_mechir.models.products import packed_products
 
         encode = self.encode if opened is None else opened.encode
@@ -247,6 +263,7 @@ class Ranker(Identified, ABC):
             for shared in self.parts(queries, texts, batch_size=batch_size, verbose=verbose):
                 encoded = encode(shared.batch)
                 scores[shared.rows] = self.compare(encoded[shared.places], shared.inputs).cpu().numpy()
+        check_finite(scores, str(precision_of(self.model)).removeprefix("torch."))
         return scores
 
     def parts(
@@ -292,6 +309,7 @@ class Ranker(Identified, ABC):
         other.varies = side
         return other
 
+    @as_alone()
     def attach(self: Self, autoencoder: Autoencoder, site: str) -> Self:
         """This ranker with an autoencoder that tells features of an activation, so that these can be patched.
 
