@@ -16,6 +16,7 @@ from transformer_lens.model_bridge.sources import build_bridge_config_from_hf, d
 
 from pyterrier_mechir.lens.adapter import RankerAdapter, register
 from pyterrier_mechir.models.anatomy import Anatomy
+from pyterrier_mechir.models.modes import as_alone
 
 if TYPE_CHECKING:
     from pyterrier_mechir.models.opened import Batch
@@ -43,6 +44,7 @@ class Lens(TransformerBridge):
 
     ranker: Interactive
 
+    @as_alone()
     def __init__(self, ranker: Interactive):
         register()
         twin = _twin(ranker)
@@ -79,6 +81,7 @@ def _twin(ranker: Interactive) -> Interactive:
     return twin
 
 
+@as_alone()
 def run_with_hooks(
     ranker: Interactive, queries: str | Sequence[str], texts: str | Sequence[str], fwd_hooks: Sequence[Hook]
 ) -> Tensor:
@@ -92,6 +95,7 @@ def run_with_hooks(
         return ranker.lens.ranker.forward(batch)
 
 
+@as_alone()
 def run_with_cache(
     ranker: Interactive,
     queries: str | Sequence[str],
