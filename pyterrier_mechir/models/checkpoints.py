@@ -72,8 +72,8 @@ def load_checkpoint(
 _ADAPTER = "adapter_config.json"
 
 _ADAPTER_ALONE = (
-    "it has an adapter of PEFT and no model; load the model that it was trained on, and the adapter on it with "
-    "peft.PeftModel.from_pretrained, and give (merge_and_unload(), tokenizer), or save these two."
+    "it has an adapter of PEFT and no model; load the model that it was trained on, put the adapter on it with "
+    "peft.PeftModel.from_pretrained, and give what merge_and_unload() makes of both as (model, tokenizer), or save it."
 )
 
 
