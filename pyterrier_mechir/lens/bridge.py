@@ -15,6 +15,7 @@ from transformer_lens.model_bridge.sources import build_bridge_config_from_hf, d
 from transformers import PreTrainedConfig
 
 from pyterrier_mechir.lens.adapter import RankerAdapter, register
+from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.twins import Twins, twin_of
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Lens(TransformerBridge):
 
     ranker: Interactive
 
+    @as_alone()
     def __init__(self, ranker: Interactive):
         register()
         twin = _twin(ranker)
@@ -80,6 +82,7 @@ def _twin(ranker: Interactive) -> Interactive:
     return twin
 
 
+@as_alone()
 def run_with_hooks(
     ranker: Interactive, queries: str | Sequence[str], texts: str | Sequence[str], fwd_hooks: Sequence[Hook]
 ) -> Tensor:
@@ -93,6 +96,7 @@ def run_with_hooks(
         return ranker.lens.ranker.forward(batch)
 
 
+@as_alone()
 def run_with_cache(
     ranker: Interactive,
     queries: str | Sequence[str],

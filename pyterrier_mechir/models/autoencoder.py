@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from pyterrier_mechir.models.modes import as_alone, over_same_memory
+
 _KINDS = ("standard", "topk", "jumprelu")
+
+_ACTIVATIONS = ("relu", "tanh-relu")
 
 
 class Autoencoder(Protocol):
@@ -28,7 +31,7 @@ class Autoencoder(Protocol):
 
 
 class SparseAutoencoder:
-    """A sparse autoencoder as SAELens 6 saves it, for inference.
+    """A sparse autoencoder as SAELens saves it, for inference.
 
     With x the activation less ``b_dec`` (where ``apply_b_dec_to_input`` says so), the features are ReLU(x W_enc +
     b_enc) (``standard``), of these only where x W_enc + b_enc is above a threshold (``jumprelu``, as which batch top-k
@@ -41,13 +44,15 @@ class SparseAutoencoder:
         kind: ``standard``, ``topk`` or ``jumprelu``.
         k: how many features a top-k autoencoder keeps.
         centres_input: whether ``b_dec`` is taken off the input.
+        activation: ``relu``, or ``tanh-relu``: the hyperbolic tangent of what is written ReLU above.
         rescales: whether a top-k autoencoder multiplies each feature by the norm of its row of ``W_dec`` before the k
             largest are taken, and divides by that norm again in ``decode``.
 
     Raises:
-        ValueError: an unknown kind, or weights that are missing.
+        ValueError: an unknown kind or activation, or weights that are missing or not known.
     """
 
+    @as_alone()
     def __init__(
         self,
         weights: Mapping[str, Tensor],
@@ -55,24 +60,32 @@ class SparseAutoencoder:
         *,
         k: int | None = None,
         centres_input: bool = True,
+        activation: str = "relu",
         rescales: bool = False,
     ):
         if kind not in _KINDS:
             raise ValueError(f"an autoencoder of architecture {kind!r} is not known here; {', '.join(_KINDS)} are.")
+        if activation not in _ACTIVATIONS:
+            raise ValueError(
+                f"an autoencoder of activation {activation!r} is not known here; {', '.join(_ACTIVATIONS)} are."
+            )
         needed = ["W_enc", "b_enc", "W_dec", "b_dec", *(["threshold"] if kind == "jumprelu" else [])]
         if missing := [name for name in needed if name not in weights]:
             raise ValueError(f"the autoencoder has no weights {', '.join(missing)}.")
+        if unknown := sorted(set(weights).difference(needed, ["threshold"])):
+            raise ValueError(f"the autoencoder has weights {', '.join(unknown)}, which are not known here.")
         if kind == "topk" and not k:
             raise ValueError("a top-k autoencoder needs k, the number of features that it keeps.")
-        self.weights = {name: weights[name].detach() for name in needed}
+        self.weights = {name: over_same_memory(weights[name].detach()) for name in needed}
         self.kind = kind
         self.k = k
         self.centres_input = centres_input
+        self.activation = activation
         self.rescales = rescales and kind == "topk"
 
     @classmethod
     def load(cls, directory: str | Path, dtype: torch.dtype = torch.float32) -> SparseAutoencoder:
-        """Read ``cfg.json`` and ``sae_weights.safetensors``.
+        """Read ``cfg.json`` and ``sae_weights.safetensors``, as any version of SAELens writes them.
 
         Args:
             directory: where they are.
@@ -81,28 +94,10 @@ class SparseAutoencoder:
         Raises:
             ValueError: the files are not there, or say something that is not supported; the message names it.
         """
-        from safetensors.torch import load_file
+        from pyterrier_mechir.models.autoencoder_files import read_autoencoder
 
-        paths = [Path(directory) / name for name in ("cfg.json", "sae_weights.safetensors")]
-        if missing := [path.name for path in paths if not path.is_file()]:
-            raise ValueError(
-                f"{str(directory)!r} has no {' and no '.join(missing)}; give a directory saved by SAELens."
-            )
-        settings = json.loads(paths[0].read_text(encoding="utf-8"))
-        for name, supported in (("normalize_activations", "none"), ("reshape_activations", "none")):
-            if settings.get(name, supported) != supported:
-                raise ValueError(
-                    f"the autoencoder in {str(directory)!r} has {name} {settings[name]!r}, which is not supported; "
-                    "fold it into the weights with SAELens, or give an object with encode and decode."
-                )
-        weights = {name: value.to(dtype) for name, value in load_file(paths[1]).items()}
-        return cls(
-            weights,
-            settings.get("architecture", "standard"),
-            k=settings.get("k"),
-            centres_input=settings.get("apply_b_dec_to_input", True),
-            rescales=settings.get("rescale_acts_by_decoder_norm", False),
-        )
+        weights, options = read_autoencoder(directory)
+        return cls({name: value.to(dtype) for name, value in weights.items()}, **options)
 
     @property
     def n_features(self) -> int:
@@ -115,12 +110,12 @@ class SparseAutoencoder:
         x = x - weights["b_dec"] if self.centres_input else x
         before = x @ weights["W_enc"] + weights["b_enc"]
         if self.kind == "jumprelu":
-            return before.relu() * (before > weights["threshold"])
+            return self._activated(before) * (before > weights["threshold"])
         if self.kind == "topk":
             before = before * weights["W_dec"].norm(dim=-1) if self.rescales else before
             top = before.topk(min(self.k or 0, before.shape[-1]), dim=-1)
-            return torch.zeros_like(before).scatter(-1, top.indices, top.values.relu())
-        return before.relu()
+            return torch.zeros_like(before).scatter(-1, top.indices, self._activated(top.values))
+        return self._activated(before)
 
     def decode(self, feature_acts: Tensor) -> Tensor:
         """The activations that features make: ``[..., n_features]`` to ``[..., d]``."""
@@ -128,6 +123,10 @@ class SparseAutoencoder:
         if self.rescales:
             feature_acts = feature_acts / weights["W_dec"].norm(dim=-1)
         return feature_acts @ weights["W_dec"] + weights["b_dec"]
+
+    def _activated(self, before: Tensor) -> Tensor:
+        positive = before.relu()
+        return positive.tanh() if self.activation == "tanh-relu" else positive
 
     def _on(self, like: Tensor) -> dict[str, Tensor]:
         """The weights on the device of a tensor, where they stay."""

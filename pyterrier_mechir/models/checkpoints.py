@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.utils import HFValidationError, validate_repo_id  # type: ignore[attr-defined]
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
@@ -34,27 +35,100 @@ def load_checkpoint(
     """Load a model and its tokenizer.
 
     Raises:
-        ValueError: neither the hub nor the disk has such a checkpoint, or it cannot be read.
+        ValueError: neither the hub nor the disk has such a checkpoint, it is quantised, or it cannot be read.
     """
+    check_directory(name, subfolder)
     try:
         config = AutoConfig.from_pretrained(name, subfolder=subfolder)
         tokenizer = AutoTokenizer.from_pretrained(name, subfolder=subfolder)
         if auto_class is AutoModel and config.model_type in _ENCODERS:
             auto_class = getattr(transformers, _ENCODERS[config.model_type])
-        model, loaded = auto_class.from_pretrained(
-            name, subfolder=subfolder, config=config, dtype=dtype, output_loading_info=True
-        )
+        quantised = getattr(config, "quantization_config", None) is not None
+        if not quantised:
+            model, loaded = auto_class.from_pretrained(
+                name, subfolder=subfolder, config=config, dtype=dtype, output_loading_info=True
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
+        check_model(name, subfolder)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"cannot load {name!r}: give the id of a Hugging Face checkpoint, a directory that holds one, or a loaded "
-            f"(model, tokenizer). The reason was: {reason}"
+        raise _no_model(
+            name,
+            "give the id of a Hugging Face checkpoint, a directory that holds one, or a loaded (model, tokenizer). The "
+            f"reason was: {_cut(reason, 200)}",
         ) from error
+    if quantised:
+        raise _no_model(
+            name,
+            "its weights are quantised, so that they cannot be read and patched; take the checkpoint that it was made "
+            "from, with dtype='bfloat16' to save memory.",
+        )
     absent = [weight for weight in loaded["missing_keys"] if not _is_unused(weight, auto_class)]
     if absent:
         listed = ", ".join(sorted(absent)[:3])
         raise ValueError(f"cannot load {name!r} by {auto_class.__name__}: the checkpoint has no weights for {listed}.")
     return model, tokenizer
+
+
+_ADAPTER = "adapter_config.json"
+
+_ADAPTER_ALONE = (
+    "it has an adapter of PEFT and no model; load the model that it was trained on, put the adapter on it with "
+    "peft.PeftModel.from_pretrained, and give what merge_and_unload() makes of both as (model, tokenizer), or save it."
+)
+
+
+def check_directory(name: str, folder: str = "") -> None:
+    """Check that there is a checkpoint in a directory; of a name on the hub, nothing is checked.
+
+    Args:
+        name: the directory, or what may be the name of a checkpoint on the hub.
+        folder: the folder in it that has the model; empty for the directory itself, where sentence-transformers and
+            ColBERT may have a list of folders in its place.
+
+    Raises:
+        ValueError: there is no such directory, or it has no model.
+    """
+    path = Path(name)
+    if not path.is_dir():
+        if path.is_file():
+            raise _no_model(name, "it is a file; give the directory that it is in.")
+        if not _may_be_on_hub(name):
+            raise _no_model(name, "there is no such directory, and no Hugging Face id is written so.")
+        return
+    path = path / folder
+    described = ("config.json", *(() if folder else ("modules.json", "artifact.metadata")))
+    weights = [file for kind in ("model*.safetensors", "pytorch_model*.bin") for file in path.glob(kind)]
+    if (path / _ADAPTER).is_file() and not weights:
+        raise _no_model(name, _ADAPTER_ALONE)
+    if not any((path / file).is_file() for file in described):
+        raise _no_model(name, f"there is no config.json in {str(path)!r}; give the directory of a saved model.")
+
+
+def check_model(name: str, folder: str = "") -> None:
+    """Check that a checkpoint is no adapter without a model, on the hub or in a directory.
+
+    Raises:
+        ValueError: it is.
+    """
+    files = [find_file(name, f"{folder}/{file}".lstrip("/")) for file in (_ADAPTER, "config.json")]
+    if files[0] is not None and files[1] is None:
+        raise _no_model(name, _ADAPTER_ALONE)
+
+
+def _may_be_on_hub(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _no_model(name: str, reason: str) -> ValueError:
+    return ValueError(f"cannot load {_cut(name, 120)!r}: {reason}")
+
+
+def _cut(text: str, n: int) -> str:
+    return text if len(text) <= n else f"{text[:n]}..."
 
 
 def _is_unused(weight: str, auto_class: Any) -> bool:

@@ -11,7 +11,6 @@ numpy view leaves no trace), so nothing made of it is kept.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
 from pyterrier_mechir.models.ports import overridden
-from pyterrier_mechir.models.precision import Reduced
+from pyterrier_mechir.models.precision import Reduced, is_x86, packs
 
 if TYPE_CHECKING:
     from pyterrier_mechir.models.anatomy import Anatomy
@@ -74,14 +73,7 @@ def _can_be_packed(module: nn.Linear) -> bool:
 
 
 def _is_supported(precision: torch.dtype) -> bool:
-    return (
-        platform.machine().lower() in ("x86_64", "amd64")
-        and torch.backends.mkldnn.is_available()
-        and bool(torch.backends.mkldnn.enabled)
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-        and (precision == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
-    )
+    return is_x86() and bool(torch.backends.mkldnn.enabled) and packs(precision)
 
 
 def _activations(anatomy: Anatomy, maps: list[nn.Linear]) -> dict[nn.Module, nn.Module]:

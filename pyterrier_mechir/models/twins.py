@@ -5,7 +5,8 @@ and runs in several threads must not meet. So what runs is a twin of the model:
 
 1. Each module of the model is copied shallowly: the copy has the same class and the same attributes, and shares the
    very dictionaries of parameters and buffers, so that no weight is copied, and a weight that is replaced is replaced
-   for both. Modules, and bound methods of modules, that an attribute holds become those of the copies.
+   for both (weights made in ``torch.inference_mode`` have ordinary tensors over the same memory). Modules, and bound
+   methods of modules, that an attribute holds become those of the copies.
 2. A twin never trains: dropout is off, whatever mode the model is in. Forward hooks that the caller put into a module
    are its copy's too, as they are a part of what the model computes.
 3. Each thread has a twin of its own (:class:`Twins`).
@@ -25,6 +26,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from pyterrier_mechir.models.modes import over_same_memory
 
 _HOOKS = (
     "_forward_pre_hooks",
@@ -135,6 +138,10 @@ def _made(module: Any, twins: dict[int, nn.Module]) -> nn.Module:
     state |= {name: state[name].copy() for name in _HOOKS}
     state |= {name: type(state[name])() for name in _BACKWARD_HOOKS}
     state |= {"training": False, "_compiled_call_impl": None}
+    for name in ("_parameters", "_buffers"):
+        if any(tensor is not None and tensor.is_inference() for tensor in state[name].values()):
+            tensors = state[name].items()
+            state[name] = {key: None if tensor is None else over_same_memory(tensor) for key, tensor in tensors}
     state["_modules"] = {
         name: child if child is None else _made(child, twins) for name, child in module._modules.items()
     }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyterrier_mechir.models.attention import on_pattern
+from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.recording import keeping
 from pyterrier_mechir.models.sites import Site, name_of_head, select_sites
 from pyterrier_mechir.text.encoding import TOKEN_CLASSES
@@ -58,6 +59,7 @@ class TextAttention(NamedTuple):
     weights: np.ndarray
 
 
+@as_alone()
 def attention_of(ranker: Ranker, query: str, text: str, heads: Sequence[Any]) -> TextAttention:
     """Where attention heads look in one text, token by token.
 

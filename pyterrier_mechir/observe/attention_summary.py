@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pyterrier_mechir.models.attention import OnPattern, on_pattern
+from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.rankers.batches import batches_of_sequences
 from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 from pyterrier_mechir.text.words import lowercase_words
@@ -99,6 +100,7 @@ class AttentionSummary:
     features: np.ndarray
 
 
+@as_alone()
 def summarise_attention(
     ranker: Ranker,
     pairs: Sequence[AlignedPair],

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.precision import precision_of
 from pyterrier_mechir.models.recording import Recording, record
 from pyterrier_mechir.models.sites import Site
@@ -67,6 +68,7 @@ def term_names(ranker: Ranker, by: str) -> list[str]:
     return [*names, "bias"]
 
 
+@as_alone()
 def score_terms(
     ranker: BiEncoder,
     queries: Sequence[str],

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.recording import Key, record
 from pyterrier_mechir.rankers.batches import batches_of_pairs
 
@@ -45,6 +46,7 @@ def both_sides(
         yield is_open, {key: (baseline, perturbed) for key, (baseline, perturbed) in zip(keys, sides, strict=True)}
 
 
+@as_alone()
 def mean_differences(
     ranker: Ranker, pairs: Sequence[AlignedPair], places: Mapping[str, Place]
 ) -> dict[str, np.ndarray]:
@@ -68,6 +70,7 @@ def mean_differences(
     return {name: (total / n_positions).float().numpy() for name, total in sums.items()}
 
 
+@as_alone()
 def feature_changes(ranker: Ranker, pairs: Sequence[AlignedPair], key: Key) -> np.ndarray:
     """How far each feature of an autoencoder differs between the sides of pairs.
 

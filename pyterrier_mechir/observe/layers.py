@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.recording import record
 from pyterrier_mechir.models.replay import Edit, replay
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
 
 
+@as_alone()
 def layer_scores(
     ranker: Ranker,
     queries: Sequence[str],

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pyterrier_mechir.models.anatomy import Anatomy
+from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.products import packed_products
 from pyterrier_mechir.models.recording import Key, Recording, record
@@ -92,6 +93,7 @@ def sweep(
     return in_batches(ranker, model, pairs, query_inputs, plan, score, at_once // copies, progress)
 
 
+@as_alone()
 def in_batches(
     ranker: Ranker,
     opened: Opened,

@@ -15,9 +15,11 @@ from pyterrier_mechir._options import one_of
 from pyterrier_mechir.models.anatomy import Anatomy
 from pyterrier_mechir.models.batching import tokens_at_once
 from pyterrier_mechir.models.components import CODED_COMPONENTS, COMPONENTS
+from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.sites import Site, parse_site
 from pyterrier_mechir.rankers.batches import SharedBatch, batches_of_sequences, padded, rows_of
+from pyterrier_mechir.rankers.given import constructor
 from pyterrier_mechir.rankers.identity import Identified
 from pyterrier_mechir.text.encoding import AlignedPair, Encoded, Template
 from pyterrier_mechir.text.fillers import Filler, Fillers
@@ -66,6 +68,9 @@ class Ranker(Identified, ABC):
         ValueError: the checkpoint cannot be loaded, its architecture is not supported, or its tokenizer is not fast.
     """
 
+    library: ClassVar[str] = ""
+    """The package whose models the class takes too, by its first name."""
+
     reads_query: ClassVar[bool]
     """Whether the query is part of the sequences that are patched."""
 
@@ -74,6 +79,13 @@ class Ranker(Identified, ABC):
 
     reads_first_token: bool
     """Whether the score reads the last layer at the first position only."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Whatever a family computes, it computes as if no mode of torch were set around it."""
+        super().__init_subclass__(**kwargs)
+        for name in {"__init__", "encode", "compare", "query_inputs"}.intersection(vars(cls)):
+            wrap = constructor if name == "__init__" else as_alone()
+            setattr(cls, name, wrap(vars(cls)[name]))
 
     def __init__(
         self,
@@ -89,7 +101,7 @@ class Ranker(Identified, ABC):
         import transformers
 
         from pyterrier_mechir.models.checkpoints import infer_device, load_checkpoint
-        from pyterrier_mechir.models.precision import reduce_products
+        from pyterrier_mechir.models.precision import check_precision, precision_of, reduce_products
         from pyterrier_mechir.models.twins import Twins, unwrapped
 
         precision = getattr(torch, one_of("dtype", dtype, DTYPES))
@@ -107,6 +119,7 @@ class Ranker(Identified, ABC):
             to_device = infer_device(device)
         if dtype in REDUCED:
             reduce_products(self.model, precision)
+        check_precision(precision_of(self.model), to_device)
         if not self.tokenizer.is_fast:
             raise ValueError(f"{type(self.tokenizer).__name__} is not a fast tokenizer; load it with use_fast=True.")
         self._twins = Twins(self.model)
@@ -234,6 +247,7 @@ class Ranker(Identified, ABC):
         weight: Any = self.model.get_input_embeddings().weight
         return np.asarray(weight.detach().float().cpu().numpy())
 
+    @as_alone()
     def score(
         self,
         queries: Sequence[str],
@@ -261,6 +275,7 @@ class Ranker(Identified, ABC):
 
         if self.varies == "query":
             return self.facing("document").score(queries, texts, batch_size=batch_size, verbose=verbose, opened=opened)
+        from pyterrier_mechir.models.precision import check_finite, precision_of
         from pyterrier_mechir.models.products import packed_products
 
         opened = opened or self.opened
@@ -269,6 +284,7 @@ class Ranker(Identified, ABC):
             for shared in self.parts(queries, texts, batch_size=batch_size, verbose=verbose):
                 encoded = opened.encode(shared.batch)
                 scores[shared.rows] = self.compare(encoded[shared.places], shared.inputs).cpu().numpy()
+        check_finite(scores, str(precision_of(self.model)).removeprefix("torch."))
         return scores
 
     def parts(
@@ -314,6 +330,7 @@ class Ranker(Identified, ABC):
         other.varies = side
         return other
 
+    @as_alone()
     def attach(self: Self, autoencoder: Autoencoder, site: str) -> Self:
         """This ranker with an autoencoder that tells features of an activation, so that these can be patched.
 

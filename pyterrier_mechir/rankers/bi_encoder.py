@@ -40,6 +40,8 @@ class BiEncoder(DualEncoder):
             architecture.
     """
 
+    library = "sentence_transformers"
+
     def __init__(
         self,
         model: str | Path | tuple[Any, Any] | Any,

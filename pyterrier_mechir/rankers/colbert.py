@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyterrier_mechir.models.modes import as_alone, over_same_memory
 from pyterrier_mechir.rankers.dual_encoder import DualEncoder, in_one, inputs_of_model
 from pyterrier_mechir.text.alignment import words_of
 from pyterrier_mechir.text.encoding import AlignedPair, Padding, Template
@@ -113,7 +114,7 @@ class ColBERT(DualEncoder):
                 f"give a loaded model its projection=weight, of shape [dim, {hidden}]; this is "
                 f"{None if projection is None else list(projection.shape)}."
             )
-        return projection.detach().to(self.device, self.model.dtype)
+        return over_same_memory(projection.detach()).to(self.device, self.model.dtype)
 
     def _split(self, prefix: str) -> tuple[str, str]:
         """A marker, a token that was added to the vocabulary, and the rest of a text that comes before texts."""
@@ -201,6 +202,7 @@ class ColBERT(DualEncoder):
             return attended
         return attended | ((ids == masks.token) & (torch.arange(ids.shape[1], device=ids.device) < masks.length))
 
+    @as_alone()
     def of_query_token(
         self, token: str | int, pairs: Sequence[AlignedPair], contexts: Sequence[str]
     ) -> tuple[list[AlignedPair], Batch]:

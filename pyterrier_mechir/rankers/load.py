@@ -43,8 +43,17 @@ def load_ranker(name: str | Path, *, verbose: bool = True, **options: Any) -> In
         :class:`~pyterrier_mechir.Splade` or :class:`~pyterrier_mechir.ColBERT`.
 
     Raises:
+        TypeError: what is given is no name.
         ValueError: the checkpoint cannot be found or read, or its files do not tell.
     """
+    from pyterrier_mechir.models.checkpoints import check_directory
+
+    if not isinstance(name, (str, Path)):
+        raise TypeError(
+            f"load_ranker reads the files of a checkpoint, and is given a {type(name).__name__}; give an id or a "
+            "directory, or make a ranker of the class that a loaded (model, tokenizer) needs, such as BiEncoder."
+        )
+    check_directory(str(name))
     choice = choose(str(name))
     made = choice.of_class(name, **options)
     if verbose:
@@ -59,7 +68,7 @@ def choose(name: str) -> Choice:
     Raises:
         ValueError: it cannot be found or read, or its files do not tell.
     """
-    from pyterrier_mechir.models.checkpoints import find_file, read_json
+    from pyterrier_mechir.models.checkpoints import check_model, find_file, read_json
 
     modules = read_json(name, "modules.json") or []
     kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
@@ -74,6 +83,7 @@ def choose(name: str) -> Choice:
     folder = next((module["path"] for module in modules), "")
     config = read_json(name, f"{folder}/config.json".lstrip("/"))
     if config is None:
+        check_model(name, folder)
         raise ValueError(
             f"cannot load {name!r}: give the id of a Hugging Face checkpoint, or a directory that holds one; there is "
             "no config.json."

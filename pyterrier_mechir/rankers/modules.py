@@ -11,6 +11,7 @@ from torch import nn
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.models.checkpoints import read_json, read_tensor
+from pyterrier_mechir.models.modes import over_same_memory
 from pyterrier_mechir.rankers.settings import SIMILARITIES, Modules
 
 _COMPUTED = {
@@ -173,7 +174,7 @@ def _with_dense(
     if weight is None:
         raise ValueError(f"cannot load {name!r}: its Dense module has no weights.")
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight.detach().float(), requires_grad=False)
+    linear.weight = nn.Parameter(over_same_memory(weight.detach()).float(), requires_grad=False)
     if bias is not None:
-        linear.bias = nn.Parameter(bias.detach().float(), requires_grad=False)
+        linear.bias = nn.Parameter(over_same_memory(bias.detach()).float(), requires_grad=False)
     return nn.Sequential(*found.get("projection", ()), linear, _ACTIVATIONS[kind]())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from pyterrier_mechir._options import one_of
+from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.ports import overridden
 from pyterrier_mechir.rankers.dual_encoder import DualEncoder, in_one, inputs_of_model
 
@@ -156,6 +157,7 @@ class Splade(DualEncoder):
         terms, weights = ([sparse[i][which] for i in range(len(queries))] for which in (0, 1))
         return {"query_terms": in_one(terms), "query_weights": in_one(weights)}
 
+    @as_alone()
     def term_inputs(self, term: str) -> Batch:
         """The query inputs with which :meth:`compare` gives the weight of one term.
 
@@ -180,6 +182,7 @@ class Splade(DualEncoder):
             raise ValueError(f"{term!r} is not a single token of the vocabulary of {self!r}, but {tokens or 'none'}.")
         return int(known[term])
 
+    @as_alone()
     def expand(self, texts: Sequence[str], k: int | None = None) -> pd.DataFrame:
         """What documents are expanded to, or queries, with ``ranker.facing("query").expand(queries)``.
 

@@ -11,6 +11,7 @@ import pyterrier as pt
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.checks import check_batch_size
+from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.sites import Site
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.unwrap import check_ranker
@@ -119,6 +120,7 @@ class AttentionPatterns(Keyed, pt.Transformer):
 
         return head_sites(self.ranker.anatomy, self.heads)
 
+    @as_alone()
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Read the attention and rank the documents.
 

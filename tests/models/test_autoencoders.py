@@ -91,7 +91,7 @@ def test_the_files_of_saelens_are_read(kind, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"architecture": "gated"}, "architecture 'gated' is not known"),
+        ({"architecture": "gated"}, "has architecture 'gated', which is not supported"),
         ({"normalize_activations": "layer_norm"}, "normalize_activations 'layer_norm', which is not supported"),
         ({"architecture": "topk"}, "needs k"),
         ({"architecture": "jumprelu"}, "no weights threshold"),
@@ -102,6 +102,77 @@ def test_what_is_not_computed_is_refused(settings, message, tmp_path):
     (tmp_path / "cfg.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=message):
         SparseAutoencoder.load(tmp_path)
+
+
+def written(tmp_path, settings, **more):
+    save_file(weights() | more, tmp_path / "sae_weights.safetensors")
+    (tmp_path / "cfg.json").write_text(
+        json.dumps({"d_in": WIDTH, "d_sae": N_FEATURES, "dtype": "torch.float32", **settings})
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["activation_fn", "activation_fn_str"])
+@pytest.mark.parametrize(
+    ("said", "kind", "options"),
+    [
+        (("topk", {"k": 6}), "topk", {"k": 6}),
+        (("tanh-relu", {}), "standard", {"activation": "tanh-relu"}),
+        (("relu", None), "standard", {}),
+    ],
+)
+def test_files_of_earlier_versions_say_what_is_computed_by_their_activation(name, said, kind, options, tmp_path):
+    settings = {"hook_point": "blocks.1.hook_resid_post", "hook_point_layer": 1, "normalize_activations": False}
+    settings |= {"noise_scale": 0.1, "mse_loss_normalization": "dense_batch", "use_ghost_grads": True}
+    directory = written(tmp_path, settings | {name: said[0], "activation_fn_kwargs": said[1]})
+    read, made = SparseAutoencoder.load(directory), SparseAutoencoder(weights(), kind, **options)
+    x = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(1))
+    assert_near(read.encode(x), made.encode(x))
+    before = (x - made.weights["b_dec"]) @ made.weights["W_enc"] + made.weights["b_enc"]
+    if "activation" in options:
+        assert_near(read.encode(x), before.relu().tanh())
+    if kind == "topk":
+        assert (read.encode(x) > 0).sum(-1).tolist() == [6] * 5
+
+
+@pytest.mark.parametrize("name", ["finetuning_scaling_factor", "scaling_factor"])
+def test_a_factor_of_each_feature_is_part_of_the_decoder(name, tmp_path):
+    factor = torch.rand(N_FEATURES, generator=torch.Generator().manual_seed(2)) + 0.5
+    read = SparseAutoencoder.load(written(tmp_path, {"finetuning_scaling_factor": True}, **{name: factor}))
+    features = autoencoder().encode(torch.ones(3, WIDTH))
+    made = weights()
+    assert_near(read.decode(features), (features * factor) @ made["W_dec"] + made["b_dec"])
+    assert_near(read.encode(torch.ones(3, WIDTH)), features)
+
+
+ONES, TWOS = torch.ones(N_FEATURES), 2 * torch.ones(N_FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("settings", "more", "message"),
+    [
+        ({"activation_fn_str": "gelu"}, {}, "with activation_fn 'gelu', which is not supported"),
+        ({"architecture": "jumprelu", "activation_fn_str": "topk"}, {}, "'jumprelu' with activation_fn 'topk'"),
+        ({"activation_fn_str": "relu", "activation_fn_kwargs": {"slope": 2}}, {}, r"activation_fn_kwargs {'slope': 2}"),
+        ({"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3, "postact_fn": "tanh"}}, {}, "'postact_fn'"),
+        ({"activation_fn_str": "topk", "activation_fn_kwargs": {}}, {}, "needs k"),
+        ({"normalize_activations": True}, {}, "normalize_activations True"),
+        ({"normalize_activations": "constant_norm_rescale"}, {}, "normalize_activations 'constant_norm_rescale'"),
+        ({"hook_name": "blocks.1.attn.hook_z"}, {}, "reshape_activations 'hook_z'"),
+        ({"encoder_gain": 3.0}, {}, r"the setting encoder_gain 3\.0, which is not supported"),
+        ({"finetuning_scaling_factor": True}, {}, "finetuning_scaling_factor True and no weights of that name"),
+        ({"finetuning_scaling_factor": False}, {"scaling_factor": TWOS}, "finetuning_scaling_factor False and weights"),
+        ({}, {"r_mag": ONES}, "weights r_mag, which are not known"),
+    ],
+)
+def test_a_setting_that_is_not_followed_is_refused_by_name(settings, more, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        SparseAutoencoder.load(written(tmp_path, settings, **more))
+
+
+def test_factors_of_one_change_nothing(tmp_path):
+    read = SparseAutoencoder.load(written(tmp_path, {"finetuning_scaling_factor": False}, scaling_factor=ONES))
+    assert torch.equal(read.weights["W_dec"], weights()["W_dec"])
 
 
 def test_missing_files_are_named(tmp_path):

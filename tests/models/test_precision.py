@@ -15,7 +15,7 @@ from tolerance import widened
 from torch import nn
 
 from pyterrier_mechir import BiEncoder, CrossEncoder, MonoT5, PairScorer, PatchScorer
-from pyterrier_mechir.models import products
+from pyterrier_mechir.models import precision, products
 from pyterrier_mechir.models.precision import Reduced, in_full, precision_of
 from pyterrier_mechir.models.products import packed_products
 
@@ -149,6 +149,109 @@ def test_scores_without_patches_come_with_their_distance_too(frame):
 
 def test_float32_has_nothing_to_tell(frame):
     assert "calibration" not in PatchScorer(BiEncoder(build("bert", classifier=False))).transform(frame).attrs["mechir"]
+
+
+# What a class keeps in float32
+
+
+def overflowing(kind):
+    """A T5 within whose MLPs are numbers that float16 does not hold, though its scores are ordinary."""
+    model, tokenizer = build_t5(kind)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "DenseReluDense" in name:
+                weight *= 4000.0 if name.endswith("wo.weight") else 40.0
+    return model, tokenizer
+
+
+@pytest.mark.parametrize("kind", ["t5", "flan", "mt5"])
+def test_float16_leaves_in_float32_what_the_class_of_t5_does(kind, tmp_path):
+    made = overflowing(kind)
+    for part in made:
+        part.save_pretrained(tmp_path)
+    full = MonoT5(made).score(QUERIES[:3], TEXTS[:3])
+    for given in (made, tmp_path):
+        ranker = MonoT5(given, dtype="float16")
+        np.testing.assert_allclose(ranker.score(QUERIES[:3], TEXTS[:3]), full, rtol=0.05, atol=0.05)
+        dtypes = {name.split(".")[-2]: weight.dtype for name, weight in ranker.model.named_parameters()}
+        assert (dtypes["wo"], dtypes["o"]) == (torch.float32, torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "declared", "kept"),
+    [
+        ("float16", "_keep_in_fp32_modules", True),
+        ("bfloat16", "_keep_in_fp32_modules", False),
+        ("float16", "_keep_in_fp32_modules_strict", True),
+        ("bfloat16", "_keep_in_fp32_modules_strict", True),
+    ],
+)
+def test_any_class_may_declare_what_is_kept_in_float32(dtype, declared, kept):
+    model, tokenizer = build("bert", classifier=False)
+    setattr(model, declared, ["layer.*.intermediate", "quer"])
+    layer = BiEncoder((model, tokenizer), dtype=dtype).anatomy.layers[1]
+    assert isinstance(layer.intermediate.dense, Reduced) != kept
+    assert isinstance(layer.attention.self.query, Reduced), "parts of a name are none"
+    assert layer.intermediate.dense.weight.dtype == (torch.float32 if kept else getattr(torch, dtype))
+
+
+def test_scores_that_float16_cannot_hold_are_refused():
+    model, tokenizer = build("bert", classifier=True)
+    with torch.no_grad():
+        model.bert.encoder.layer[0].intermediate.dense.weight *= 1e6
+    ranker = CrossEncoder((model, tokenizer), dtype="float16")
+    with pytest.raises(
+        ValueError, match="2 of 2 scores are no finite numbers: float16 holds nothing beyond 65504; use"
+    ):
+        ranker.score(QUERIES[:2], TEXTS[:2])
+
+
+# Kernels
+
+
+@pytest.fixture
+def no_answers():
+    """What was found out about kernels is forgotten, before and after."""
+    found_out = (precision.packs, precision._fails, precision._warn_of_slowness)
+    for known in found_out:
+        known.cache_clear()
+    yield
+    for known in found_out:
+        known.cache_clear()
+
+
+def refuses(*args, **kwargs):
+    raise RuntimeError("no such kernel\non this processor")
+
+
+@pytest.mark.usefixtures("no_answers")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("broken", [refuses, lambda value, *_: torch.zeros_like(value)])
+def test_layers_multiply_plainly_where_packed_kernels_fail_whatever_the_processor_says(dtype, broken, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", lambda weight, *_: weight)
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", broken)
+    monkeypatch.setattr(precision.platform, "machine", lambda: "AMD64")
+    full = reduced(dtype="float32").score(QUERIES[:3], TEXTS[:3])
+    with pytest.warns(
+        UserWarning, match=f"no kernels for {dtype}: scores are those of that precision, but take longer"
+    ):
+        ranker = reduced(dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reduced(dtype=dtype)
+    np.testing.assert_allclose(ranker.score(QUERIES[:3], TEXTS[:3]), full, rtol=0.05)
+
+
+@pytest.mark.usefixtures("no_answers")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("broken", [refuses, lambda value, *_: 3 * value])
+def test_a_device_that_does_not_multiply_in_a_precision_is_refused(dtype, broken, monkeypatch):
+    model, tokenizer = build("bert", classifier=False)
+    monkeypatch.setattr(precision.nn.functional, "linear", broken)
+    reason = "no such kernel" if broken is refuses else "the products are wrong"
+    with pytest.raises(ValueError, match=rf"^dtype='{dtype}' cannot be computed on 'cpu' \({reason}\); use 'float32'"):
+        BiEncoder((model.double() if dtype == "float64" else model, tokenizer), dtype=dtype)
 
 
 # Packed weights

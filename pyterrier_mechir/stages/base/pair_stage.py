@@ -13,6 +13,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_mechir.checks import check_batch_size, warn
+from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.perturb.axioms.frequency import TFC1
 from pyterrier_mechir.perturb.base import Perturbation, as_perturbation
 from pyterrier_mechir.rankers.base import REDUCED, Ranker
@@ -74,6 +75,7 @@ class PairStage(Keyed, pt.Transformer):
         """None: a ranker is interpreted, not run as a stage."""
         return {}
 
+    @as_alone()
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Score the pairs and rank the documents.
 

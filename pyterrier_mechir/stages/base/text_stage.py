@@ -9,6 +9,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_mechir.checks import check_batch_size
+from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.unwrap import check_ranker
 from pyterrier_mechir.stages.base.checks import check_results, check_rows
@@ -38,6 +39,7 @@ class TextStage(Keyed, pt.Transformer):
         self.batch_size = check_batch_size(batch_size)
         self.verbose = verbose
 
+    @as_alone()
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Score and rank.
 
