@@ -100,6 +100,23 @@ def choose(name: str) -> Choice:
     return _by_architecture(name, config)
 
 
+_OTHER_ANSWERS = ("mt5-3b-mmarco", "mt5-13b-mmarco")
+"""Rankers whose answer for what is not relevant is no word."""
+
+
+def _t5_answers(name: str, kind: str) -> dict[str, str]:
+    """The words with which the family of a T5 answers, where they are not monoT5's.
+
+    Raises:
+        ValueError: they are not known.
+    """
+    if any(other in name.lower() for other in _OTHER_ANSWERS):
+        raise ValueError(f"{name!r} answers by another word than its kin do; pass true= and false=, as in MonoT5.")
+    if "ptt5" in name.lower():
+        return {"true": "sim", "false": "não"}
+    return {"true": "yes", "false": "no"} if kind == "mt5" else {}
+
+
 def _is_multi_vector(kinds: list[str]) -> bool:
     return "Dense" in kinds and "Pooling" not in kinds
 
@@ -116,7 +133,7 @@ def _by_architecture(name: str, config: dict[str, Any]) -> Choice:
         is_decoder = kind in ARCHITECTURES and ARCHITECTURES[kind].is_decoder
         return Choice(GenerativeReranker if is_decoder else CrossEncoder, reason)
     if architecture.endswith("ForConditionalGeneration"):
-        return Choice(MonoT5, reason, {"true": "yes", "false": "no"} if kind == "mt5" else {})
+        return Choice(MonoT5, reason, _t5_answers(name, kind))
     if architecture.endswith("ForCausalLM"):
         return Choice(GenerativeReranker, reason)
     if architecture.endswith("ForMaskedLM"):

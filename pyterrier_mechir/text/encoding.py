@@ -133,7 +133,8 @@ def unique(items: Sequence[Any]) -> tuple[list[Any], list[int]]:
 def encodings(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = False) -> Sequence[Any]:
     """What a fast tokenizer makes of texts: ids, offsets, word numbers of each.
 
-    Lone surrogates, which are no characters and which no tokenizer takes, are read as U+FFFD, the replacement character.
+    Lone surrogates, which are no characters and which no tokenizer takes, are read as U+FFFD, the replacement
+    character.
 
     Args:
         tokenizer: the tokenizer.
