@@ -147,7 +147,7 @@ class Ranker(Identified, ABC):
 
     def _longest(self) -> int:
         config = self.model.config
-        positions = n_positions(self.model) or getattr(config, "max_position_embeddings", UNLIMITED)
+        positions: int = n_positions(self.model) or getattr(config, "max_position_embeddings", UNLIMITED)
         return int(min(positions, self.tokenizer.model_max_length))
 
     @property

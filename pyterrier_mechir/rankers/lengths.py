@@ -38,15 +38,16 @@ def check_length(name: str, value: Any, template: Template, model: nn.Module, re
     """
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
         raise TypeError(f"{name} is {value!r}; give a whole number of tokens, or None for the checkpoint's own.")
+    length = int(value)
     least, most = template.n_special + len(template.order), n_positions(model)
-    if value < least:
+    if length < least:
         raise ValueError(
             f"{name} is {value}, but {reader} puts {template.n_special} tokens of its own around texts; give at least "
             f"{least}."
         )
-    if most is not None and value > most:
+    if most is not None and length > most:
         raise ValueError(f"{name} is {value}, but {reader} has {most} positions; give at most {most}.")
-    return int(value)
+    return length
 
 
 def within(model: nn.Module, length: int | None) -> int | None:

@@ -126,7 +126,8 @@ class Prompt(Template):
         at = [number for number, owner in enumerate(encoding.sequence_ids) if owner is not None]
         first, last = (at[0], at[-1] + 1) if at else (len(ids), len(ids))
         starts, ends = np.array(encoding.offsets[first:last], dtype=np.int64).reshape(-1, 2).T
-        bounds, joined, places = [0], [], []
+        bounds, places = [0], list[int]()
+        joined: list[bool] = []
         for literal, (begin, end) in zip(self.literals[:2], self._spans(query, document), strict=True):
             begin -= len(literal) - len(literal.rstrip(" "))
             low = first + int((ends <= begin).sum())
@@ -141,7 +142,11 @@ class Prompt(Template):
         bounds.append(len(ids))
         around = tuple(ids[bounds[n] : bounds[n + 1]] for n in (0, 2, 4))
         of_places = [Tokens(ids[bounds[n] : bounds[n + 1]], words[bounds[n] : bounds[n + 1]]) for n in (1, 3)]
-        return Parts(around, *(tuple(of[place] for place in self.order) for of in (of_places, joined)))
+        return Parts(
+            around,
+            tuple(of_places[place] for place in self.order),
+            tuple(joined[place] for place in self.order),
+        )
 
     def _counted(self, tokenizer: PreTrainedTokenizerBase, ids: np.ndarray, whole: str, ends: list[int]) -> list[int]:
         """How many tokens there are up to some places of a prompt, of which the tokenizer leaves characters out.

@@ -85,8 +85,8 @@ def test_lengths_of_queries_are_checked_too(name, value):
 
 
 def test_a_prompt_that_is_longer_than_the_model_takes_is_refused():
-    with pytest.raises(ValueError, match="max_length is 12, but GenerativeReranker puts .* tokens of its own around"):
-        made(GenerativeReranker, max_length=12)
+    with pytest.raises(ValueError, match=r"max_length is 8, but GenerativeReranker puts \d+ tokens of its own"):
+        made(GenerativeReranker, max_length=8)
 
 
 # Vocabularies
@@ -185,6 +185,7 @@ ODD = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:1 of 1 documents are longer")
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_text_is_scored_as_query_and_as_document(family, text):
@@ -197,5 +198,6 @@ def test_any_text_is_scored_as_query_and_as_document(family, text):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_lone_surrogate_is_read_as_the_replacement_character(family):
     ranker = made(family)
-    one, two = ranker.score(["tides \ud800"] * 2, ["moon \udfff.", "moon \ufffd."])
-    assert one == two == ranker.score(["tides \ufffd"], ["moon \ufffd."])[0]
+    found = ranker.score(["tides \ud800"] * 2, ["moon \udfff.", "moon \ufffd."])
+    wanted = ranker.score(["tides \ufffd"], ["moon \ufffd."])
+    np.testing.assert_allclose(found, np.repeat(wanted, 2), rtol=1e-4, atol=1e-5)

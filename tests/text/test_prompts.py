@@ -30,6 +30,11 @@ def filled(text, query, document):
 @pytest.mark.parametrize("style", ["qwen3", "llama", "gemma", "t5"])
 def test_the_parts_of_any_prompt_are_the_tokens_of_the_whole(style, text):
     tokenizer = t5_tokenizer() if style == "t5" else decoder_tokenizer(style)
+    if style == "llama" and text in PROMPTS[2:]:
+        # this tokenizer has no token of some of these marks, so that offsets do not tell where texts are
+        with pytest.raises(ValueError, match="cannot be told apart in this prompt"):
+            Prompt.parse(tokenizer, text)
+        return
     template = Prompt.parse(tokenizer, text)
     texts = [f"{begin}high tides{end}" for begin, end in itertools.product(BEGINS, ENDS)]
     columns = [texts, texts[::-1]]
