@@ -146,8 +146,9 @@ class Ranker(Identified, ABC):
         return check_length(name, length, self._template, self.model, type(self).__name__)
 
     def _longest(self) -> int:
-        config = self.model.config
-        positions: int = n_positions(self.model) or getattr(config, "max_position_embeddings", UNLIMITED)
+        positions = n_positions(self.model)
+        if positions is None:
+            positions = int(getattr(self.model.config, "max_position_embeddings", UNLIMITED))
         return int(min(positions, self.tokenizer.model_max_length))
 
     @property
