@@ -21,9 +21,10 @@ from pyterrier_mechir.models.sites import Site, parse_site
 from pyterrier_mechir.rankers.batches import SharedBatch, batches_of_sequences, padded, rows_of
 from pyterrier_mechir.rankers.given import constructor
 from pyterrier_mechir.rankers.identity import Identified
-from pyterrier_mechir.text.encoding import AlignedPair, Encoded, Template
+from pyterrier_mechir.rankers.lengths import check_length, check_vocabulary, n_positions
+from pyterrier_mechir.text.encoding import AlignedPair, Encoded, Template, unique
 from pyterrier_mechir.text.fillers import Filler, Fillers
-from pyterrier_mechir.text.sequences import Sequences, unique
+from pyterrier_mechir.text.sequences import Sequences
 from pyterrier_mechir.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -126,11 +127,12 @@ class Ranker(Identified, ABC):
         self.anatomy = Anatomy(self.twin)
         self.model.to(to_device).eval()  # type: ignore[arg-type]
         self.dtype = dtype
-        self.max_length = max_length or self._longest()
         self.batch_tokens = tokens_at_once(self.device)
         self._cuts_left = self.tokenizer.truncation_side == "left"
         self._template = self._made_template()
+        self.max_length = self._checked("max_length", self._longest() if max_length is None else max_length)
         self.vocabulary = Vocabulary(self.tokenizer)
+        check_vocabulary(len(self.vocabulary.spellings), self.model)
         self._fillers: dict[Any, Fillers] = {}
 
     @property
@@ -175,11 +177,13 @@ class Ranker(Identified, ABC):
         """What surrounds the texts in every sequence."""
         return Template.of(self.tokenizer, pair=self.reads_query)
 
+    def _checked(self, name: str, length: int) -> int:
+        return check_length(name, length, self._template, self.model, type(self).__name__)
+
     def _longest(self) -> int:
-        config = self.model.config
-        positions = getattr(config, "max_position_embeddings", UNLIMITED)
-        if config.model_type in ("roberta", "xlm-roberta", "mpnet"):
-            positions -= 2
+        positions = n_positions(self.model)
+        if positions is None:
+            positions = int(getattr(self.model.config, "max_position_embeddings", UNLIMITED))
         return int(min(positions, self.tokenizer.model_max_length))
 
     @property

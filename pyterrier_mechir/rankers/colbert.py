@@ -11,6 +11,7 @@ import numpy as np
 
 from pyterrier_mechir.models.modes import as_alone, over_same_memory
 from pyterrier_mechir.rankers.dual_encoder import DualEncoder, in_one, inputs_of_model
+from pyterrier_mechir.rankers.lengths import check_length
 from pyterrier_mechir.text.alignment import words_of
 from pyterrier_mechir.text.encoding import AlignedPair, Padding, Template
 
@@ -103,6 +104,11 @@ class ColBERT(DualEncoder):
         known = self.tokenizer.get_vocab()
         self._skipped_ids = torch.tensor([known[token] for token in self.skipped if token in known], device=self.device)
         self._template, self._query_template = map(self._marked, (self.doc_marker, self.query_marker))
+        for name, length, template in (
+            ("max_length", self.max_length, self._template),
+            ("query_length", self.max_query_length, self._query_template),
+        ):
+            check_length(name, length, template, self.model, type(self).__name__)
         if self.expand_queries:
             length = query_length or files.query_length or self.max_query_length
             self._query_template = self._query_template.padded(self._masks(length))
@@ -126,7 +132,7 @@ class ColBERT(DualEncoder):
         known, template = self.tokenizer.get_vocab(), self._made_template()
         if not marker:
             return template
-        if template.pieces[0].segment is not None:
+        if not len(template.around[0]):
             raise ValueError(
                 f"markers come after the first special token, which the tokenizer of {self!r} does not put."
             )

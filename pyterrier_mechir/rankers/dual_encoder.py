@@ -13,6 +13,7 @@ import numpy as np
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.rankers.batches import batches_of_sequences
 from pyterrier_mechir.rankers.interactive import Interactive
+from pyterrier_mechir.rankers.lengths import within
 from pyterrier_mechir.text.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -66,17 +67,23 @@ class DualEncoder(Interactive):
     ):
         self.query_prefix = (modules.query_prefix or "") if query_prefix is None else query_prefix
         self.doc_prefix = (modules.doc_prefix or "") if doc_prefix is None else doc_prefix
+        self._declared_length = modules.max_length
         super().__init__(
             model,
-            max_length=max_length or modules.max_length,
+            max_length=max_length,
             device=device,
             dtype=dtype,
             auto_class=auto_class,
             subfolder=modules.subfolder,
         )
-        self.max_query_length = max_query_length or modules.max_query_length or self.max_length
+        if max_query_length is None:
+            max_query_length = within(self.model, modules.max_query_length) or self.max_length
+        self.max_query_length = self._checked("max_query_length", max_query_length)
         self._lowercase = modules.lowercase
         self._query_template = self._template
+
+    def _longest(self) -> int:
+        return within(self.model, self._declared_length) or super()._longest()
 
     def facing(self: Self, side: str) -> Self:
         return self if one_of("side", side, ("document", "query")) == self.varies else self._other_side()

@@ -6,25 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_mechir.rankers.batches import last_attended
+from pyterrier_mechir.rankers.declared import QWEN3_RERANKER, RANKLLAMA, read_declared
 from pyterrier_mechir.rankers.interactive import Interactive
 from pyterrier_mechir.text.encoding import Template
+from pyterrier_mechir.text.prompts import Prompt
 from pyterrier_mechir.text.vocabulary import single_token, token_ids
 
 if TYPE_CHECKING:
     import torch
 
     from pyterrier_mechir.models.opened import Batch
-
-QWEN3_RERANKER = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
-    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
-    "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}<|im_end|>\n"
-    "<|im_start|>assistant\n<think>\n\n</think>\n\n"
-)
-"""The prompt of Qwen3-Reranker."""
-
-RANKLLAMA = "query: {query} document: {document}"
-"""The input of RankLLaMA (Ma et al., 2024), which an end token follows."""
 
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
@@ -43,12 +34,15 @@ class GenerativeReranker(Interactive):
         model: a Hugging Face id, a directory, or a loaded ``(model, tokenizer)``.
         template: the prompt, with ``{query}`` and ``{document}`` in it once each, and ``{instruction}`` if it takes
             one; the tokenizer adds its special tokens. A text that is too long is cut within query and document, the
-            longer first, so that the rest stays. None takes :data:`QWEN3_RERANKER` for a language model, and
-            :data:`RANKLLAMA` with an end token for a classification head.
-        instruction: what the query asks for; None takes that of Qwen3-Reranker for web search.
+            longer first, so that the rest stays. None takes the chat template of a sentence-transformers
+            ``CrossEncoder`` with its answers, prompt and length; else the prompt of Qwen3-Reranker for a language
+            model, and RankLLaMA's with an end token for a classification head.
+        instruction: what the query asks for; None takes that of Qwen3-Reranker for web search, or the checkpoint's own.
         yes: the answer that means relevant, one token. It is taken as it follows the prompt: with a space before it,
             unless the prompt ends in white space or a special token. A number is the id of a token.
         no: the answer that means not relevant, likewise. None takes the logit of ``yes`` alone.
+        add_special_tokens: whether the tokenizer puts its special tokens around the template; False where the template
+            has them all, as chat templates do. None takes what the checkpoint declares, else True.
         max_length: longest prompt, in tokens with special ones; None takes the checkpoint's own.
         device: None takes CUDA, then MPS, then the CPU.
         dtype: ``"float32"`` by default; ``"bfloat16"`` and ``"float16"`` are those of the layers' products.
@@ -70,12 +64,20 @@ class GenerativeReranker(Interactive):
         instruction: str | None = None,
         yes: str | int = "yes",
         no: str | int | None = "no",
+        add_special_tokens: bool | None = None,
         max_length: int | None = None,
         device: str | None = None,
         dtype: str = "float32",
     ):
         self._classifies = _architecture(model).endswith(_HEAD)
+        declared = read_declared(str(model)) if template is None and not isinstance(model, tuple) else None
+        if declared is not None:
+            template = declared.template
+            yes, no = (declared.yes, declared.no) if (yes, no) == ("yes", "no") else (yes, no)
+            instruction = declared.instruction if instruction is None else instruction
+            max_length = declared.max_length if max_length is None else max_length
         self.template, self.instruction = template or "", instruction
+        self.add_special_tokens = declared is None if add_special_tokens is None else add_special_tokens
         auto_class = f"AutoModel{_HEAD}" if self._classifies else "AutoModelForCausalLM"
         super().__init__(model, max_length=max_length, device=device, dtype=dtype, auto_class=auto_class)
         self._check()
@@ -101,11 +103,11 @@ class GenerativeReranker(Interactive):
             raise ValueError("the template has no {instruction} in it; put it where the instruction goes.")
         self.instruction = self.instruction or (INSTRUCTION if takes else "")
         self._prompt = self.template.replace("{instruction}", self.instruction)
-        return Template.parse(self.tokenizer, self._prompt)
+        return Prompt.parse(self.tokenizer, self._prompt, self.add_special_tokens)
 
     def _with_end(self, text: str) -> str:
         """A prompt that ends in the end token, which some tokenizers add themselves."""
-        end, last = self.tokenizer.eos_token_id, Template.of(self.tokenizer, pair=False).pieces[-1].ids[-1:]
+        end, last = self.tokenizer.eos_token_id, Template.of(self.tokenizer, pair=False).around[-1][-1:]
         return text if end is None or end in last else f"{text}{self.tokenizer.eos_token}"
 
     def _answer(self, option: str, answer: str | int) -> int:
@@ -125,7 +127,7 @@ class GenerativeReranker(Interactive):
         )
 
     def _settings(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("template", "instruction", "yes", "no")}
+        return {name: getattr(self, name) for name in ("template", "instruction", "yes", "no", "add_special_tokens")}
 
     def encode(self, batch: Batch) -> torch.Tensor:
         import torch

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyterrier_mechir.rankers.bi_encoder import BiEncoder
 from pyterrier_mechir.rankers.colbert import ColBERT
 from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
+from pyterrier_mechir.rankers.declared import is_known, read_declared
 from pyterrier_mechir.rankers.generative import GenerativeReranker
 from pyterrier_mechir.rankers.interactive import Interactive
 from pyterrier_mechir.rankers.mono_t5 import MonoT5
@@ -18,10 +20,11 @@ _FAMILIES = (BiEncoder, ColBERT, CrossEncoder, GenerativeReranker, MonoT5, Splad
 
 
 class Choice(NamedTuple):
-    """Which class a checkpoint needs, and what tells so."""
+    """Which class a checkpoint needs, what tells so, and the options that its family has."""
 
     of_class: type[Interactive]
     reason: str
+    options: Mapping[str, Any] = {}
 
     @property
     def ranker(self) -> str:
@@ -44,7 +47,8 @@ def load_ranker(name: str | Path, *, verbose: bool = True, **options: Any) -> In
 
     Raises:
         TypeError: what is given is no name.
-        ValueError: the checkpoint cannot be found or read, or its files do not tell.
+        ValueError: the checkpoint cannot be found or read, its files do not tell, or they do not tell the prompt of a
+            generative reranker and its name is of no family whose prompt is known (Qwen3-Reranker, RankLLaMA).
     """
     from pyterrier_mechir.models.checkpoints import check_directory
 
@@ -55,11 +59,26 @@ def load_ranker(name: str | Path, *, verbose: bool = True, **options: Any) -> In
         )
     check_directory(str(name))
     choice = choose(str(name))
-    made = choice.of_class(name, **options)
+    if choice.of_class is GenerativeReranker and options.get("template") is None:
+        _check_prompt(str(name))
+    made = choice.of_class(name, **{**choice.options, **options})
     if verbose:
         settings = ", ".join(f"{key}={value!r}" for key, value in made._settings().items() if value not in (None, ""))
         print(f"{made.short_name}: {choice.ranker}({settings}), because {choice.reason}.", file=sys.stderr)
     return made
+
+
+def _check_prompt(name: str) -> None:
+    """Check that the prompt of a generative reranker is known.
+
+    Raises:
+        ValueError: the files declare none, and it is by its name of no family whose prompt is known.
+    """
+    if not is_known(name) and read_declared(name) is None:
+        raise ValueError(
+            f"the files of {name!r} do not say with which prompt it ranks; pass template=, the prompt that it was "
+            "trained with, with {query} and {document} in it (and yes= and no= of a language model)."
+        )
 
 
 def choose(name: str) -> Choice:
@@ -91,6 +110,23 @@ def choose(name: str) -> Choice:
     return _by_architecture(name, config)
 
 
+_OTHER_ANSWERS = ("mt5-3b-mmarco", "mt5-13b-mmarco")
+"""Rankers whose answer for what is not relevant is no word."""
+
+
+def _t5_answers(name: str, kind: str) -> dict[str, str]:
+    """The words with which the family of a T5 answers, where they are not monoT5's.
+
+    Raises:
+        ValueError: they are not known.
+    """
+    if any(other in name.lower() for other in _OTHER_ANSWERS):
+        raise ValueError(f"{name!r} answers by another word than its kin do; pass true= and false=, as in MonoT5.")
+    if "ptt5" in name.lower():
+        return {"true": "sim", "false": "não"}
+    return {"true": "yes", "false": "no"} if kind == "mt5" else {}
+
+
 def _is_multi_vector(kinds: list[str]) -> bool:
     return "Dense" in kinds and "Pooling" not in kinds
 
@@ -107,7 +143,7 @@ def _by_architecture(name: str, config: dict[str, Any]) -> Choice:
         is_decoder = kind in ARCHITECTURES and ARCHITECTURES[kind].is_decoder
         return Choice(GenerativeReranker if is_decoder else CrossEncoder, reason)
     if architecture.endswith("ForConditionalGeneration"):
-        return Choice(MonoT5, reason)
+        return Choice(MonoT5, reason, _t5_answers(name, kind))
     if architecture.endswith("ForCausalLM"):
         return Choice(GenerativeReranker, reason)
     if architecture.endswith("ForMaskedLM"):

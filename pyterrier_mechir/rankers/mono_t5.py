@@ -12,6 +12,7 @@ from pyterrier_mechir.models.anatomy import Anatomy
 from pyterrier_mechir.rankers.base import UNLIMITED
 from pyterrier_mechir.rankers.interactive import Interactive
 from pyterrier_mechir.text.encoding import Encoded, Template
+from pyterrier_mechir.text.prompts import Prompt
 from pyterrier_mechir.text.vocabulary import single_token
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class MonoT5(Interactive):
         return Anatomy(self.model, decoder=self.stack == "decoder")
 
     def _made_template(self) -> Template:
-        return Template.parse(self.tokenizer, self.template)
+        return Prompt.parse(self.tokenizer, self.template)
 
     def _longest(self) -> int:
         longest = super()._longest()

@@ -192,15 +192,19 @@ class Splade(DualEncoder):
 
         Returns:
             A row per text and term, by falling weight: ``text`` (its place in ``texts``), ``term`` (a token of the
-            vocabulary) and ``weight``.
+            vocabulary, or ``[30530]`` where the model has a weight for an id that no token has) and ``weight``.
         """
         rows = []
         for number, (terms, weights) in sorted(self._sparse(texts), key=lambda of_text: of_text[0]):
             order = weights.argsort(descending=True, stable=True)[:k]
-            tokens = self.tokenizer.convert_ids_to_tokens(terms[order].tolist())
+            tokens = self._named_terms(terms[order].tolist())
             rows += [(number, *row) for row in zip(tokens, weights[order].tolist(), strict=True)]
         frame = pd.DataFrame(rows, columns=["text", "term", "weight"])
         return frame.astype({"text": "int64", "term": "str", "weight": "float32"})
+
+    def _named_terms(self, ids: Sequence[int]) -> list[str]:
+        tokens: Any = self.tokenizer.convert_ids_to_tokens(list(ids))
+        return [f"[{number}]" if token is None else token for number, token in zip(ids, tokens, strict=True)]
 
     def _sparse(self, texts: Sequence[str]) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]:
         """The number of each text of the side that varies, and the terms of its vector with their weights."""
@@ -255,7 +259,7 @@ class Splade(DualEncoder):
         decoder = model.get_output_embeddings()
         with torch.no_grad():
             logits = getattr(model(**probe), "logits", None)
-            if logits is None or logits.ndim != 3 or logits.shape[-1] < len(self.tokenizer):
+            if logits is None or logits.ndim != 3 or logits.shape[-1] < len(self.vocabulary.spellings):
                 raise ValueError(
                     f"{type(self.model).__name__} gives no logits over the vocabulary; load it as a masked language "
                     "model, with AutoModelForMaskedLM."

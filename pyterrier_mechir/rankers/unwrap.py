@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.rankers.lengths import within
 
 
 def as_ranker(thing: Any) -> Ranker:
@@ -54,16 +55,24 @@ def _sparse_encoder(model: Any) -> Ranker:
         (model[0].auto_model, model.tokenizer),
         pooling=pooling.get("pooling_strategy"),
         activation=pooling.get("activation_function"),
-        max_length=model.max_seq_length,
-        max_query_length=model.max_seq_length,
+        max_length=within(model[0].auto_model, model.max_seq_length),
+        max_query_length=within(model[0].auto_model, model.max_seq_length),
     )
     return _named(made, model[0].auto_model.config.name_or_path)
 
 
 def _cross_encoder(model: Any) -> Ranker:
     from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
+    from pyterrier_mechir.rankers.declared import loaded_declared
+    from pyterrier_mechir.rankers.generative import GenerativeReranker
 
-    made = CrossEncoder((model.model, model.tokenizer), max_length=model.max_length)
+    declared = loaded_declared(model)
+    if declared is not None:
+        options = {name: getattr(declared, name) for name in ("template", "instruction", "yes", "no", "max_length")}
+        loaded = (model[0].auto_model, model.tokenizer)
+        reranker = GenerativeReranker(loaded, add_special_tokens=False, **options)
+        return _named(reranker, loaded[0].config.name_or_path)
+    made = CrossEncoder((model.model, model.tokenizer), max_length=within(model.model, model.max_length))
     return _named(made, model.model.config.name_or_path)
 
 

@@ -98,8 +98,8 @@ def align(
         alignment: the perturbation's declared alignment, one of :data:`ALIGNMENTS` but ``free``. The tokens of a
             ``permute`` correspond one to one, and so do the words of a ``swap`` of as many words; anything else is
             found by comparing the sides.
-        n_last: how many tokens at the end of both sides, those of line breaks that a prompt has there, correspond to
-            each other whatever they are.
+        n_last: how many tokens at the end of both sides, those of what a prompt has there, correspond to each other
+            whatever they are.
 
     Returns:
         The alignment; None for a ``permute`` whose sides are not the same words in another order. A word that both
@@ -238,19 +238,15 @@ def _leading(same: np.ndarray) -> int:
     return int(np.argmin(same)) if not same.all() else len(same)
 
 
-def keep_edit(
-    aligned: Alignment, budget: int, from_left: bool = False, ending: np.ndarray = NOTHING
-) -> Alignment | None:
+def keep_edit(aligned: Alignment, budget: int, from_left: bool = False) -> Alignment | None:
     """Cut an alignment to a number of positions without losing its edit.
 
-    Unedited positions are dropped from the end, or from the left where asked; those of the edit never. What a prompt
-    has after the text, the ``ending``, stays after what is kept of it.
+    Unedited positions are dropped from the end, or from the left where asked; those of the edit never.
 
     Args:
         aligned: the alignment.
         budget: how many positions there is room for.
         from_left: whether unedited positions are dropped from the left, as the tokenizer cuts texts.
-        ending: the token ids of the line breaks that a prompt has after the text.
 
     Returns:
         The alignment, or None where the edit alone is longer than the budget, or is at least as long as the rest, so
@@ -258,19 +254,12 @@ def keep_edit(
     """
     if len(aligned) <= budget:
         return aligned
-    kept = aligned.edit.copy()
-    n_last = 0 if from_left else len(ending)
-    kept[len(kept) - n_last :] = True
-    if kept.sum() > budget or aligned.edit.sum() > (len(aligned) - 1) // 2:
+    if aligned.edit.sum() > min(budget, (len(aligned) - 1) // 2):
         return None
-    unedited = np.flatnonzero(~kept)
+    kept, unedited = aligned.edit.copy(), np.flatnonzero(~aligned.edit)
     dropped = len(aligned) - budget
     kept[unedited[dropped:] if from_left else unedited[: len(unedited) - dropped]] = True
-    cut = aligned.at(np.flatnonzero(kept))
-    if not n_last or cut.edit[-n_last:].any():
-        return cut
-    last = Tokens(ending, np.full(n_last, -1))
-    return cut.at(np.arange(len(cut) - n_last)).followed_by(last, last)
+    return aligned.at(np.flatnonzero(kept))
 
 
 def with_fillers(aligned: Alignment, fillers: np.ndarray) -> Alignment:

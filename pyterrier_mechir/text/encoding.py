@@ -1,18 +1,18 @@
 """From text to token ids: how a query and a document become the one sequence that a model reads.
 
-A sequence is made of *segments*: the query, the document, or both. Each is tokenised by itself (:func:`tokenise`), so
-that it is known of every token which segment and which word it belongs to. A :class:`Template` then puts the segments
-in their places, among the special tokens of the tokenizer or within the text of a prompt. A minimal pair of two such
-sequences, position by position, is an :class:`AlignedPair`.
+A sequence is made of *segments*, the query, the document, or both, and of the special tokens around them, so that it is
+known of every token which segment and which word it belongs to: its :class:`Parts`. A :class:`Template` tokenises each
+segment by itself, as the tokenizer does, and puts it in its place; a :class:`~pyterrier_mechir.text.prompts.Prompt` is
+a template that tokenises the whole text of a prompt. A minimal pair of two such sequences, position by position, is an
+:class:`AlignedPair`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from copy import copy
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -34,13 +34,9 @@ UNATTENDED = -2
 """The segment of special tokens to which no other position attends, though the score reads their own states: the
 [MASK] tokens that fill up ColBERT's queries."""
 
-_FIELD = re.compile(r"(\{query\}|\{document\})")
+Self = TypeVar("Self", bound="Template")
 
-_WORD = "a"
-"""Stands for a query or a document while what follows it in a prompt is tokenised."""
-
-_PROBES = [("what is a tide?", "Why two tides a day: 2 moons."), ("moon (of Earth)", '"Rome" it is')]
-"""Queries and documents with which it is tried whether a prompt tokenised by segments has the tokens of the whole."""
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -127,40 +123,82 @@ class AlignedPair:
         return (self.baseline.mask & self.perturbed.mask).astype(bool) | (self.segments == UNATTENDED)
 
 
-def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ending: int = 0) -> list[Tokens]:
-    """Token ids and word numbers of texts, without special tokens.
+def unique(items: Sequence[Any]) -> tuple[list[Any], list[int]]:
+    """Distinct items in order of appearance, and the place of each item among them."""
+    places: dict[Any, int] = {}
+    which = [places.setdefault(item, len(places)) for item in items]
+    return list(places), which
+
+
+def encodings(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = False) -> Sequence[Any]:
+    """What a fast tokenizer makes of texts: ids, offsets, word numbers of each.
+
+    Lone surrogates, which are no characters and which no tokenizer takes, are read as U+FFFD, the replacement
+    character.
 
     Args:
-        tokenizer: a fast tokenizer.
+        tokenizer: the tokenizer.
         texts: the texts.
-        ending: how many characters at the end of each text are of no word: a prompt's line breaks after it.
+        special: whether it adds its special tokens.
     """
     if not texts:
         return []
-    encodings: Any = tokenizer(list(texts), add_special_tokens=False, verbose=False).encodings
-    made = []
-    for text, e in zip(texts, encodings, strict=True):
-        of_words = (-1 if w is None else w for w in e.word_ids)
-        if ending:
-            ends = len(text) - ending
-            of_words = (-1 if at[0] >= ends else w for w, at in zip(of_words, e.offsets, strict=True))
-        made.append(Tokens(np.array(e.ids, dtype=np.int64), np.fromiter(of_words, dtype=np.int64, count=len(e.ids))))
-    return made
+    try:
+        made: Any = tokenizer(list(texts), add_special_tokens=special, verbose=False)
+    except TypeError:
+        read = [_SURROGATES.sub("\ufffd", text) for text in texts]
+        if read == list(texts):
+            raise
+        made = tokenizer(read, add_special_tokens=special, verbose=False)
+    return list(made.encodings)
+
+
+def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tokens]:
+    """Token ids and word numbers of texts, without special tokens, by a fast tokenizer."""
+    return [Tokens(np.array(e.ids, dtype=np.int64), word_numbers(e)) for e in encodings(tokenizer, texts)]
+
+
+def word_numbers(encoding: Any) -> np.ndarray:
+    """For each token of an encoding, the number of the word it is a piece of; -1 for a token of no word."""
+    numbers = encoding.word_ids
+    return np.fromiter((-1 if w is None else w for w in numbers), dtype=np.int64, count=len(numbers))
+
+
+class Parts(NamedTuple):
+    """A sequence in parts.
+
+    Args:
+        around: the tokens around the segments, before, between and after them.
+        segments: the tokens of each segment: of the one text, or of the query and of the document.
+        joined: of each segment, whether its last token is also of what follows it.
+    """
+
+    around: tuple[np.ndarray, ...]
+    segments: tuple[Tokens, ...]
+    joined: tuple[bool, ...] = (False, False)
+
+    @property
+    def n_around(self) -> int:
+        return sum(map(len, self.around))
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """A stretch of a template: tokens that are in every sequence, or the place of a segment.
+class Sides:
+    """The two sides of a minimal pair, each as tokens of the segment that varies.
 
     Args:
-        segment: None for tokens that are in every sequence, else the segment that goes here, 0 or 1.
-        ids: these tokens; none where a segment goes.
-        type: the token type of the positions.
+        around: the tokens around the segments, the same on both sides.
+        fixed: the tokens of the segment that is the same on both sides; None where there is one segment.
+        baseline: the tokens of the baseline's segment.
+        perturbed: the tokens of the perturbed side's segment.
+        n_last: how many tokens at the end of both correspond to each other whatever they are.
     """
 
-    segment: int | None
-    ids: np.ndarray
-    type: int
+    around: tuple[np.ndarray, ...]
+    fixed: Tokens | None
+    baseline: Tokens
+    perturbed: Tokens
+    n_last: int = 0
 
 
 @dataclass(frozen=True)
@@ -178,55 +216,30 @@ class Padding:
     attended: bool
 
 
-def _tokens_after(tokenizer: PreTrainedTokenizerBase, anchor: str, text: str) -> np.ndarray:
-    """The ids of a text where it follows another."""
-    before, whole = (tokenise(tokenizer, [one])[0].ids for one in (anchor, anchor + text))
-    return whole[len(before) :]
-
-
 @dataclass(frozen=True)
-class _Affix:
-    """What a query or a document is put between before it is tokenised.
-
-    Args:
-        anchor: what is before it, whose tokens are not its own.
-        n_anchor: how many tokens these are.
-        before: spaces, which go with its first token.
-        after: line breaks, which some tokenizers join to its last token.
-        ending: the tokens of these where they are not joined.
-    """
-
-    anchor: str = ""
-    n_anchor: int = 0
-    before: str = ""
-    after: str = ""
-    ending: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-
-
 class Template:
     """What a sequence is made of: the segments, and the tokens around them that are in every sequence.
 
     BERT's for two segments is ``[CLS]``, query, ``[SEP]``, document, ``[SEP]``.
 
     Args:
-        pieces: what comes after one another.
-        affixes: for each segment, what it is put between before it is tokenised.
+        around: the tokens before, between and after the segments.
+        around_types: their token types; nothing where all types are 0.
+        order: which segment comes at each place between these.
+        types: the token type of each segment.
         padding: what short sequences are filled up with at their end; None for nothing.
-
-    Attributes:
-        n_special: how many tokens are in every sequence.
     """
 
-    def __init__(
-        self,
-        pieces: Sequence[_Piece],
-        affixes: Sequence[_Affix] = (_Affix(), _Affix()),
-        padding: Padding | None = None,
-    ):
-        self.pieces = list(pieces)
-        self.affixes = list(affixes)
-        self.padding = padding
-        self.n_special = sum(len(piece.ids) for piece in self.pieces)
+    around: tuple[np.ndarray, ...]
+    around_types: tuple[np.ndarray, ...]
+    order: tuple[int, ...]
+    types: tuple[int, ...]
+    padding: Padding | None = None
+
+    @property
+    def n_special(self) -> int:
+        """How many tokens are in every sequence."""
+        return sum(map(len, self.around))
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, pair: bool) -> Template:
@@ -238,160 +251,114 @@ class Template:
         """
         probe: Any = tokenizer("a", "a") if pair else tokenizer("a")
         encoding = probe.encodings[0]
-        pieces: list[_Piece] = []
+        stretches: list[list[tuple[int, int]]] = [[]]
+        of_segments: dict[int, int] = {}
         for token, segment, kind in zip(encoding.ids, encoding.sequence_ids, encoding.type_ids, strict=True):
-            if segment is not None and pieces and pieces[-1].segment == segment:
-                continue
-            pieces.append(_Piece(segment, np.array([token] if segment is None else [], dtype=np.int64), kind))
-        return cls(pieces)
-
-    @classmethod
-    def parse(cls, tokenizer: PreTrainedTokenizerBase, text: str) -> Template:
-        """The template of a prompt, a text with ``{query}`` and ``{document}`` in it.
-
-        Query and document are tokenised apart from the rest, so that each token belongs to one of them, and yet have
-        the tokens that they have in the whole prompt. For that, a space before a segment is tokenised with it, or is
-        left out where the tokenizer puts its own there; line breaks after a segment are tokenised with it, as some
-        tokenizers join them to its last mark; and a segment that has other tokens alone is tokenised after what stands
-        before it. (Only an empty segment, or one that begins with a line break, may have other tokens beside line
-        breaks than in the whole.)
-
-        Args:
-            tokenizer: a fast tokenizer.
-            text: the prompt, without the tokenizer's special tokens, which are put around it.
-
-        Raises:
-            ValueError: ``{query}`` or ``{document}`` is not there exactly once, or no way of tokenising segments apart
-                gives the tokens of the whole.
-        """
-        split = _FIELD.split(text)
-        if sorted(split[1::2]) != ["{document}", "{query}"]:
-            raise ValueError(f"the template {text!r} should have {{query}} and {{document}} once each.")
-        for keeps_spaces, is_anchored in ((True, False), (False, False), (True, True)):
-            made = cls._of_prompt(tokenizer, split, keeps_spaces, is_anchored)
-            if made._is_whole(tokenizer, text):
-                return made
-        raise ValueError(
-            f"the template {text!r} has other tokens when query and document are tokenised apart from it; put spaces, "
-            "line breaks or special tokens around {query} and {document}."
+            if segment is None:
+                stretches[-1].append((token, kind))
+            elif segment not in of_segments:
+                of_segments[segment] = kind
+                stretches.append([])
+        around, types = (
+            tuple(np.array([one[which] for one in stretch], dtype=np.int64) for stretch in stretches)
+            for which in (0, 1)
         )
-
-    @classmethod
-    def _of_prompt(
-        cls, tokenizer: PreTrainedTokenizerBase, split: Sequence[str], keeps_spaces: bool, is_anchored: bool
-    ) -> Template:
-        """The template of a prompt, given as a text, a field, a text, the other field and a text."""
-        around = cls.of(tokenizer, pair=False).pieces
-        at = next(number for number, piece in enumerate(around) if piece.segment is not None)
-        made, affixes = around[:at], {}
-        anchor, literal = "", split[0]
-        for name, following in zip(split[1::2], split[2::2], strict=True):
-            stripped = literal.rstrip(" ")
-            made.append(_Piece(None, _tokens_after(tokenizer, anchor, stripped), 0))
-            made.append(_Piece(int(name == "{document}"), np.empty(0, dtype=np.int64), 0))
-            before = literal[len(stripped) :] if keeps_spaces else ""
-            after = following[: len(following) - len(following.lstrip("\n"))]
-            anchor = f"{anchor}{stripped}" if is_anchored else ""
-            n_anchor = len(_tokens_after(tokenizer, "", anchor))
-            affixes[name] = _Affix(anchor, n_anchor, before, after, _tokens_after(tokenizer, _WORD, after))
-            anchor, literal = _WORD + after, following[len(after) :]
-        made.append(_Piece(None, _tokens_after(tokenizer, anchor, literal), 0))
-        return cls([*made, *around[at + 1 :]], [affixes["{query}"], affixes["{document}"]])
-
-    def _is_whole(self, tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
-        """Whether probes, tokenised by segments, have the tokens of the whole text."""
-        for probe in _PROBES:
-            segments = [self.tokens(tokenizer, segment, [one])[0] for segment, one in enumerate(probe)]
-            query, document = probe
-            whole: Any = tokenizer(text.replace("{query}", query).replace("{document}", document))
-            if self.build(*(segment.ids for segment in segments))[0].tolist() != whole["input_ids"]:
-                return False
-        return True
+        return cls(around, types, tuple(of_segments), tuple(of_segments[segment] for segment in sorted(of_segments)))
 
     def with_marker(self, token: int) -> Template:
         """This template with one more special token, of some id, after the first."""
-        made = copy(self)
-        marker = _Piece(None, np.array([token], dtype=np.int64), self.pieces[0].type)
-        made.pieces = [self.pieces[0], marker, *self.pieces[1:]]
-        made.n_special += 1
-        return made
+        first, kinds = self.around[0], self.around_types[0]
+        around = (np.insert(first, 1, token), *self.around[1:])
+        return replace(self, around=around, around_types=(np.insert(kinds, 1, kinds[0]), *self.around_types[1:]))
 
     def padded(self, padding: Padding) -> Template:
         """This template, with short sequences filled up."""
-        made = copy(self)
-        made.padding = padding
-        return made
+        return replace(self, padding=padding)
 
-    def tokens(self, tokenizer: PreTrainedTokenizerBase, segment: int, texts: Sequence[str]) -> list[Tokens]:
-        """The tokens of texts as a segment, with the spaces and line breaks that the template has right beside them.
+    def parts(self, tokenizer: PreTrainedTokenizerBase, columns: Sequence[Sequence[str]]) -> list[Parts]:
+        """Sequences in parts.
 
         Args:
             tokenizer: the tokenizer that the template is of.
-            segment: which one the texts are, 0 for queries and 1 for documents.
-            texts: the texts.
+            columns: the texts of each segment: of the one, or of queries and of documents.
         """
-        affix = self.affixes[segment]
-        whole = [f"{affix.anchor}{affix.before}{text}{affix.after}" for text in texts]
-        return [tokens[affix.n_anchor :] for tokens in tokenise(tokenizer, whole, ending=len(affix.after))]
+        of_columns = []
+        for texts in columns:
+            distinct, which = unique(texts)
+            tokens = tokenise(tokenizer, distinct)
+            of_columns.append([tokens[number] for number in which])
+        return [Parts(self.around, segments) for segments in zip(*of_columns, strict=True)]
 
-    def tokens_apart(self, tokenizer: PreTrainedTokenizerBase, segment: int, texts: Sequence[str]) -> list[Tokens]:
-        """As :meth:`tokens`, but with line breaks after a text as tokens of their own (see :func:`ended_alike`)."""
-        affix = self.affixes[segment]
-        breaks = Tokens(affix.ending, np.full(len(affix.ending), -1))
-        whole = tokenise(tokenizer, [f"{affix.anchor}{affix.before}{text}" for text in texts])
-        return [tokens[affix.n_anchor :] + breaks for tokens in whole]
-
-    def build(self, *segments: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Put segments in their places.
+    def plain(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        columns: Sequence[Sequence[str]],
+        max_length: int,
+        cut: Callable[[Parts], Parts],
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Sequences as :meth:`build` makes them.
 
         Args:
-            *segments: the token ids of each: of one text, or of a query and of a document.
+            tokenizer: the tokenizer that the template is of.
+            columns: as for :meth:`parts`.
+            max_length: how long a sequence may be.
+            cut: makes a sequence that short.
+        """
+        for parts in self.parts(tokenizer, columns):
+            yield self.build(cut(parts))
+
+    def sides(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        columns: Sequence[Sequence[str]],
+        perturbed: Sequence[str],
+        varied: int,
+    ) -> Iterator[Sides]:
+        """The two sides of minimal pairs.
+
+        Args:
+            tokenizer: the tokenizer that the template is of.
+            columns: the texts of each segment of the baselines, as for :meth:`parts`.
+            perturbed: the texts of the segment that varies, of the perturbed sides.
+            varied: which segment that is.
+        """
+        both = [[*texts, *(perturbed if n == varied else texts)] for n, texts in enumerate(columns)]
+        made = self.parts(tokenizer, both)
+        for baseline, other in zip(made[: len(perturbed)], made[len(perturbed) :], strict=True):
+            fixed = baseline.segments[1 - varied] if len(columns) == 2 else None
+            yield Sides(self.around, fixed, baseline.segments[varied], other.segments[varied])
+
+    def cut_around(self, around: tuple[np.ndarray, ...], cut: Sequence[bool], left: bool) -> tuple[np.ndarray, ...]:
+        """The tokens around segments of which some are cut: beside the end of a text that is lost, the template's own.
+
+        Args:
+            around: the tokens around the whole segments.
+            cut: of each segment, whether it is cut.
+            left: whether the beginning is lost.
+        """
+        places = {place + (not left) for place, segment in enumerate(self.order) if cut[segment]}
+        return tuple(self.around[n] if n in places else ids for n, ids in enumerate(around))
+
+    def build(self, parts: Parts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Put parts together.
 
         Returns:
             The token ids, the token types, and the segment that each position belongs to (:data:`SPECIAL`,
             :data:`UNATTENDED`, or the number of the segment), each ``[n]``.
         """
-        stretches = [piece.ids if piece.segment is None else segments[piece.segment] for piece in self.pieces]
-        lengths = [len(stretch) for stretch in stretches]
-        types = np.repeat([piece.type for piece in self.pieces], lengths)
-        owners = np.repeat([SPECIAL if piece.segment is None else piece.segment for piece in self.pieces], lengths)
-        ids = np.concatenate(stretches)
+        stretches, owners = [parts.around[0]], [SPECIAL]
+        for place, segment in enumerate(self.order, 1):
+            stretches += [parts.segments[segment].ids, parts.around[place]]
+            owners += [segment, SPECIAL]
+        ids, of_positions = np.concatenate(stretches), np.repeat(owners, [len(one) for one in stretches])
+        types = np.zeros(len(ids), dtype=np.int64)
+        if self.around_types:
+            types[of_positions < 0] = np.concatenate(self.around_types)
+            for segment, kind in enumerate(self.types):
+                types[of_positions == segment] = kind
         if self.padding is not None:
             room = (0, max(0, self.padding.length - len(ids)))
             ids, types = np.pad(ids, room, constant_values=self.padding.token), np.pad(types, room)
-            owners = np.pad(owners, room, constant_values=SPECIAL if self.padding.attended else UNATTENDED)
-        return ids, types, owners
-
-
-def ended_alike(sides: Sequence[Tokens], apart: Sequence[Tokens], n_last: int) -> tuple[Tokens, Tokens]:
-    """The two sides of a pair, so tokenised that what follows them in a prompt does not make them differ.
-
-    Some tokenizers make one token of a mark and the line breaks after it. In a prompt with two line breaks after the
-    document, the baseline "Tides rise." and the perturbed text "Tides rise. Tides fall" then have the tokens::
-
-        Tides | rise | .⏎⏎
-        Tides | rise | . | Tides | fall | ⏎⏎
-
-    Although both have the same first sentence, the token of its full stop is another on each side: the baseline's has
-    the line breaks joined to it. So the baseline takes its tokens with the line breaks apart, and the sides differ by
-    the added sentence alone::
-
-        Tides | rise | . | ⏎⏎
-        Tides | rise | . | Tides | fall | ⏎⏎
-
-    This is done where the line breaks are joined on the shorter side alone. Otherwise both sides keep the tokens that
-    they have in the prompt.
-
-    Args:
-        sides: the tokens of both sides, as they are in the prompt.
-        apart: the tokens of both sides with the line breaks apart.
-        n_last: how many tokens the line breaks are when they are apart.
-
-    Returns:
-        The tokens of both sides, in the order given.
-    """
-    joined = [not np.array_equal(side.ids[-n_last:], of.ids[-n_last:]) for side, of in zip(sides, apart, strict=True)]
-    shorter = int(len(sides[1]) < len(sides[0]))
-    if joined[shorter] and not joined[1 - shorter]:
-        return (sides[0], apart[1]) if shorter else (apart[0], sides[1])
-    return sides[0], sides[1]
+            owner = SPECIAL if self.padding.attended else UNATTENDED
+            of_positions = np.pad(of_positions, room, constant_values=owner)
+        return ids, types, of_positions

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -18,9 +18,11 @@ from pyterrier_mechir.text.encoding import (
     UNATTENDED,
     AlignedPair,
     Encoded,
+    Parts,
     Template,
     Tokens,
-    ended_alike,
+    tokenise,
+    unique,
 )
 from pyterrier_mechir.text.fillers import Filler, Fillers, RandomFiller
 from pyterrier_mechir.text.vocabulary import Vocabulary
@@ -28,14 +30,7 @@ from pyterrier_mechir.text.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_NOTHING = Tokens(*np.empty((2, 0), dtype=np.int64))
-
-
-def unique(items: Sequence[Any]) -> tuple[list[Any], list[int]]:
-    """Distinct items in order of appearance, and the place of each item among them."""
-    places: dict[Any, int] = {}
-    which = [places.setdefault(item, len(places)) for item in items]
-    return list(places), which
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -76,12 +71,9 @@ class Sequences:
             queries: of each text; not read where a sequence has no query in it.
             texts: the texts.
         """
-        documents = self.tokens("document" if self.reads_query else self.varies, texts)
-        if not self.reads_query:
-            return [self._plain(_NOTHING, document) for document in documents]
-        distinct, which = unique(queries)
-        of_queries = self.tokens("query", distinct)
-        return [self._plain(of_queries[query], document) for query, document in zip(which, documents, strict=True)]
+        columns = self._columns(queries, texts)
+        made = self.template.plain(self.tokenizer, columns, self.max_length, self._cut)
+        return [self._encoded(*one, (one[2] != UNATTENDED).astype(np.int64)) for one in made]
 
     def aligned(
         self,
@@ -107,35 +99,33 @@ class Sequences:
                 "a perturbation of alignment 'free' has sides that do not correspond, so no activation of one can be "
                 "put into the other; declare another alignment, or compare the scores of both sides with PairScorer."
             )
-        distinct, which_context = unique(contexts)
         split, spellings = self.vocabulary.split_marks, self.vocabulary.spellings
-        fixed_tokens = [split(tokens) for tokens in self.tokens(self.fixed_side, distinct)]
-        fillers, ending = self._fillers(filler), self._ending(self.varies)
+        distinct, which_context = unique(contexts)
+        fillers = self._fillers(filler)
+        apart = [] if self.reads_query else [split(tokens) for tokens in tokenise(self.tokenizer, distinct)]
         pairs: list[list[AlignedPair | None]] = [[] for _ in range(len(fillers))]
         counts: Counter[str] = Counter()
-        sides = zip(which_context, alignments, self._sides(baselines, perturbed), strict=True)
-        for i, (context, alignment, of_pair) in enumerate(sides):
-            aligned = align(of_pair[0], of_pair[1], spellings, alignment, len(ending))
-            kept = None
-            if aligned is None:
-                counts["other"] += 1
-            else:
-                fixed_room, room = self._rooms(len(fixed_tokens[context]), len(aligned))
-                kept = keep_edit(aligned, room, self.cuts_left, ending)
-                counts["cut" if kept else "lost"] += len(aligned) > room and bool(aligned.edit.any())
-            if kept is None:
+        columns, others = self._columns(contexts, baselines), self._columns(contexts, perturbed)
+        made = self.template.sides(self.tokenizer, columns, others[self._varied], self._varied)
+        for i, (alignment, sides) in enumerate(zip(alignments, made, strict=True)):
+            fixed = apart[which_context[i]] if sides.fixed is None else split(sides.fixed)
+            aligned = align(split(sides.baseline), split(sides.perturbed), spellings, alignment, sides.n_last)
+            cut = None if aligned is None else self._cut_pair(sides.around, fixed, aligned)
+            if aligned is None or cut is None:
+                counts["other" if aligned is None else "lost"] += aligned is None or bool(aligned.edit.any())
                 for of_filler in pairs:
                     of_filler.append(None)
                 continue
+            around, fixed, kept = cut
+            counts["cut"] += len(kept) < len(aligned) and bool(aligned.edit.any())
             query = baselines[i] if self.varies == "query" else contexts[i]
-            fixed = self._cut(fixed_tokens[context], fixed_room, self.fixed_side)
             classes = token_classes(kept, fixed, spellings, self.varies)
             masked = alignment == "mask"
             of_position = (
                 [self.masked_ids(len(kept))] * len(fillers) if masked else fillers.ids(kept, query, baselines[i])
             )
             for ids, of_filler in zip(of_position, pairs, strict=True):
-                of_filler.append(self._pair(fixed, context, kept, classes, ids, masked))
+                of_filler.append(self._pair(around, fixed, which_context[i], kept, classes, ids, masked))
         self._warn_of(counts, len(contexts))
         return [pair for of_filler in pairs for pair in of_filler]
 
@@ -146,17 +136,22 @@ class Sequences:
             contexts: the query of each text, or its document where queries vary.
             texts: the texts.
         """
-        fixed = self.tokens(self.fixed_side, contexts) if self.reads_query else [_NOTHING] * len(texts)
-        varied = self.tokens(self.varies, texts)
-        rooms = (self._rooms(len(one), len(other))[1] for one, other in zip(fixed, varied, strict=True))
-        return np.array([len(tokens) > room for tokens, room in zip(varied, rooms, strict=True)], dtype=bool)
+        made = self.template.parts(self.tokenizer, self._columns(contexts, texts))
+        varied = self._varied
+        return np.array([len(self._cut(one).segments[varied]) < len(one.segments[varied]) for one in made], dtype=bool)
 
-    def tokens(self, side: str, texts: Sequence[str]) -> list[Tokens]:
-        """The tokens of queries or documents, with what the template puts right beside them."""
-        prefix = self.prefix if side == self.varies else ""
-        if prefix or self.lowercase:
-            texts = [(prefix + text).lower() if self.lowercase else prefix + text for text in texts]
-        return self.template.tokens(self.tokenizer, int(side == "document"), texts)
+    def _columns(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Sequence[str]]:
+        """The texts of each segment, with what is put before those of the side that varies."""
+        if self.prefix or self.lowercase:
+            texts = [(self.prefix + text).lower() if self.lowercase else self.prefix + text for text in texts]
+        if not self.reads_query:
+            return [texts]
+        return [contexts, texts] if self.varies == "document" else [texts, contexts]
+
+    @property
+    def _varied(self) -> int:
+        """The segment that varies."""
+        return int(self.reads_query and self.varies == "document")
 
     @property
     def fixed_side(self) -> str:
@@ -173,14 +168,22 @@ class Sequences:
             self.known_fillers[key] = Fillers(filler, self.vocabulary)
         return self.known_fillers[key]
 
-    def _plain(self, query: Tokens, document: Tokens) -> Encoded:
-        query_room, room = self._room(len(query), len(document))
-        segments = self._segments(self._cut(query, query_room, "query").ids, self._cut(document, room, "document").ids)
-        ids, types, owners = self.template.build(*segments)
-        return Encoded(ids, types, (owners != UNATTENDED).astype(np.int64))
+    def _encoded(self, ids: np.ndarray, types: np.ndarray, owners: np.ndarray, mask: np.ndarray) -> Encoded:
+        """A sequence that a model can read.
+
+        Raises:
+            ValueError: there is no token in it.
+        """
+        if not mask.any():
+            raise ValueError(
+                f"a text is empty, and the tokenizer of {self.reader} adds no token of its own, so that there is "
+                "nothing to read; leave out empty queries and documents, or put a word there."
+            )
+        return Encoded(ids, types, mask)
 
     def _pair(
         self,
+        around: tuple[np.ndarray, ...],
         fixed: Tokens,
         number: int,
         aligned: Alignment,
@@ -190,76 +193,80 @@ class Sequences:
     ) -> AlignedPair:
         """The sequences of an aligned pair, whose fillers are attention-masked where ``masked``."""
         filled = with_fillers(aligned, fillers)
-        varied = int(self.reads_query and self.varies == "document")
         sides = []
         for ids, before in ((filled.baseline, aligned.baseline), (filled.perturbed, aligned.perturbed)):
-            ids, types, owners = self.template.build(*self._segments(fixed.ids, ids))
+            tokens = Tokens(ids, aligned.perturbed_words)
+            ids, types, owners = self.template.build(Parts(around, self._segments(fixed, tokens)))
             mask = (owners != UNATTENDED).astype(np.int64)
             if masked:
-                mask[owners == varied] = before != FILL
-            sides.append(Encoded(ids, types, mask))
+                mask[owners == self._varied] = before != FILL
+            sides.append(self._encoded(ids, types, owners, mask))
         of_positions, words = np.full(len(owners), SEP), np.full(len(owners), SPECIAL)
         of_positions[:1] = CLS
         of_segments = zip(self._segments(*classes), self._segments(fixed.words, aligned.perturbed_words), strict=True)
         for segment, (classes_of_segment, words_of_segment) in enumerate(of_segments):
             of_positions[owners == segment], words[owners == segment] = classes_of_segment, words_of_segment
-            ending = self.template.affixes[segment].ending
-            last = np.flatnonzero(owners == segment)[len(words_of_segment) - len(ending) :]
-            if all(np.array_equal(side.ids[last], ending) for side in sides):
-                of_positions[last] = SEP
         return AlignedPair(sides[0], sides[1], of_positions, number, owners, words)
 
-    def _sides(self, baselines: Sequence[str], perturbed: Sequence[str]) -> Iterator[tuple[Tokens, Tokens]]:
-        """The tokens of both sides of pairs, as they correspond (see :func:`~.encoding.ended_alike`)."""
-        texts, which = unique([*baselines, *perturbed])
-        tokens = [self.vocabulary.split_marks(tokens) for tokens in self.tokens(self.varies, texts)]
-        n_last, apart = len(self._ending(self.varies)), tokens
-        if n_last:
-            ended = self.template.tokens_apart(self.tokenizer, int(self.varies == "document"), texts)
-            apart = [self.vocabulary.split_marks(tokens) for tokens in ended]
-        for pair in zip(which[: len(baselines)], which[len(baselines) :], strict=True):
-            one, other = (tokens[text] for text in pair)
-            yield ended_alike((one, other), [apart[text] for text in pair], n_last) if n_last else (one, other)
-
-    def _segments(self, fixed: np.ndarray, varied: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _segments(self, fixed: _T, varied: _T) -> tuple[_T, ...]:
         """The segments of a sequence, query and document or one text, in their order."""
         if not self.reads_query:
             return (varied,)
         return (fixed, varied) if self.varies == "document" else (varied, fixed)
 
-    def _ending(self, side: str) -> np.ndarray:
-        """The tokens of line breaks that the template has after queries or documents."""
-        return self.template.affixes[int(side == "document")].ending
+    def _cut(self, parts: Parts) -> Parts:
+        """A sequence that fits: the first tokens of each segment, or the last where the tokenizer cuts on the left."""
+        around, lengths = self._fitted(parts.around, [len(tokens) for tokens in parts.segments])
+        kept = tuple(self._shortened(tokens, n) for tokens, n in zip(parts.segments, lengths, strict=True))
+        return Parts(around, kept)
 
-    def _cut(self, tokens: Tokens, room: int, side: str) -> Tokens:
-        """The first tokens and what the template has after them, or the last where the tokenizer cuts on the left."""
-        if self.cuts_left:
-            return tokens[max(0, len(tokens) - room) :]
-        if len(tokens) <= room:
-            return tokens
-        ending = self._ending(side)
-        return tokens[: max(0, room - len(ending))] + Tokens(ending, np.full(len(ending), -1))
+    def _cut_pair(
+        self, around: tuple[np.ndarray, ...], fixed: Tokens, aligned: Alignment
+    ) -> tuple[tuple[np.ndarray, ...], Tokens, Alignment] | None:
+        """A pair that fits, cut so that its edit stays; None where it cannot."""
+        stays = len(aligned) > 0 and bool(aligned.edit[0 if self.cuts_left else -1])
+        lengths = self._segments(len(fixed), len(aligned))
+        around, rooms = self._fitted(around, lengths, self._varied if stays else None)
+        kept = keep_edit(aligned, rooms[self._varied], self.cuts_left)
+        if kept is None:
+            return None
+        return around, self._shortened(fixed, rooms[1 - self._varied]) if self.reads_query else fixed, kept
 
-    def _rooms(self, n_fixed: int, n_varied: int) -> tuple[int, int]:
-        """How many tokens of the fixed and of the varied segment fit."""
-        if self.varies == "document" or not self.reads_query:
-            return self._room(n_fixed, n_varied)
-        n_varied, n_fixed = self._room(n_varied, n_fixed)
-        return n_fixed, n_varied
+    def _shortened(self, tokens: Tokens, n: int) -> Tokens:
+        """The first tokens of a text, or the last where the tokenizer cuts on the left."""
+        return tokens[max(0, len(tokens) - n) :] if self.cuts_left else tokens[:n]
 
-    def _room(self, n_query: int, n_document: int) -> tuple[int, int]:
-        """How many tokens of a query and of a document fit; the longer is cut first, as transformers does."""
-        room = self.max_length - self.template.n_special
-        if not self.reads_query:
-            return n_query, room
-        if n_query + n_document <= room:
-            return n_query, n_document
-        shorter = min(n_query, n_document)
+    def _fitted(
+        self, around: tuple[np.ndarray, ...], lengths: Sequence[int], stays: int | None = None
+    ) -> tuple[tuple[np.ndarray, ...], tuple[int, ...]]:
+        """What is around segments that are cut to fit, and how many tokens of each fit.
+
+        Args:
+            around: what is around the whole segments.
+            lengths: how many tokens each segment has.
+            stays: a segment that keeps its end although it is cut.
+        """
+        while True:
+            n_around = sum(map(len, around))
+            rooms = self._rooms(lengths, n_around)
+            cut = [n > room and segment != stays for segment, (n, room) in enumerate(zip(lengths, rooms, strict=True))]
+            around = self.template.cut_around(around, cut, self.cuts_left)
+            if sum(map(len, around)) == n_around:
+                return around, rooms
+
+    def _rooms(self, lengths: Sequence[int], n_around: int) -> tuple[int, ...]:
+        """How many tokens of each segment fit; of two, the longer is cut first, as transformers does."""
+        room = max(0, self.max_length - n_around)
+        if len(lengths) == 1:
+            return (room,)
+        if sum(lengths) <= room:
+            return tuple(lengths)
+        shorter = min(lengths)
         if shorter > room // 2:
             shorter, longer = room // 2, room - room // 2
         else:
             longer = room - shorter
-        return (longer, shorter) if n_query > n_document else (shorter, longer)
+        return (longer, shorter) if lengths[0] > lengths[1] else (shorter, longer)
 
     def _warn_of(self, counts: Mapping[str, int], n: int) -> None:
         what = "queries" if self.varies == "query" else "documents"

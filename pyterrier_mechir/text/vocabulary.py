@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyterrier_mechir.text.encoding import Tokens
+from pyterrier_mechir.text.encoding import Tokens, encodings
 from pyterrier_mechir.text.idf import Idf, Lexicon
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ BREAKS = ("<0x0A>", "<0x0D>")
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """The token ids of a text as it stands, without special tokens."""
-    ids: Any = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return list(ids)
+    (encoding,) = encodings(tokenizer, [text])
+    return list(encoding.ids)
 
 
 def single_token(tokenizer: PreTrainedTokenizerBase, text: str, after: str = "") -> int | None:
@@ -65,7 +65,8 @@ class Vocabulary:
     Attributes:
         tokenizer: the tokenizer.
         spellings: the text of each token id, without the marks of a preceding space and of a continued word, an object
-            array ``[vocabulary]``. Joined, those of the pieces of a word spell the word.
+            array ``[vocabulary]``. Joined, those of the pieces of a word spell the word. Ids that no token has, as
+            where tokens were taken out, have none.
         words: ids of the tokens that are whole alphabetic words of three letters or more, ascending.
         is_mark: for each token id, whether it has no letter and no digit, or is special or a line break, bool
             ``[vocabulary]``.
@@ -73,7 +74,9 @@ class Vocabulary:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
-        tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
+        tokens = [""] * (1 + max(tokenizer.get_vocab().values(), default=-1))
+        for token, number in tokenizer.get_vocab().items():
+            tokens[number] = token
         spellings = [token.removeprefix(CONTINUED).lstrip(SPACES) for token in tokens]
         self.spellings = np.array(spellings, dtype=object)
         marked = [token.startswith(tuple(SPACES)) for token in tokens]
@@ -147,7 +150,4 @@ class Vocabulary:
 
     def pieces(self, words: Sequence[str]) -> list[list[int]]:
         """The token ids of each of some words, as they are in the middle of a text, after a space."""
-        if not words:
-            return []
-        encoded: Any = self.tokenizer([f" {word}" for word in words], add_special_tokens=False)
-        return list(encoded["input_ids"])
+        return [list(encoding.ids) for encoding in encodings(self.tokenizer, [f" {word}" for word in words])]

@@ -368,7 +368,7 @@ def test_rerankers_of_the_same_settings_are_equal():
     ranker = GenerativeReranker(loaded)
     assert ranker == GenerativeReranker(loaded, template=QWEN3_RERANKER, instruction=INSTRUCTION)
     assert repr(ranker) == "GenerativeReranker('Qwen3ForCausalLM')"
-    for options in ({"template": INLINE}, {"instruction": "Find"}, {"yes": "no"}, {"no": None}, {"max_length": 90}):
+    for options in ({"template": INLINE}, {"instruction": "Find"}, {"yes": "no"}, {"no": None}, {"max_length": 390}):
         assert ranker != GenerativeReranker(loaded, **options)
     about = ranker.about()
     assert (about["ranker"], about["architecture"]) == ("GenerativeReranker", "Qwen3ForCausalLM")

@@ -1,5 +1,6 @@
 """Any checkpoint: the class and the options are told by its own files."""
 
+import copy
 import json
 
 import numpy as np
@@ -10,10 +11,12 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 from sentence_transformers.base.modules import Transformer as Encoder
 from sentence_transformers.sentence_transformer.modules import Pooling
-from small_models import ARCHITECTURES, QUERIES, TEXTS, build, build_t5, config, tokenizer
+from small_models import ARCHITECTURES, QUERIES, TEXTS, build, build_decoder, build_t5, config, tokenizer
 
 from pyterrier_mechir import BiEncoder, ColBERT, CrossEncoder, GenerativeReranker, MonoT5, Splade, load_ranker
+from pyterrier_mechir.rankers.generative import QWEN3_RERANKER
 from pyterrier_mechir.rankers.load import choose
+from pyterrier_mechir.rankers.unwrap import as_ranker
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -120,3 +123,66 @@ def test_what_is_no_checkpoint_is_one_sentence(tmp_path):
     )
     with pytest.raises(ValueError, match="do not tell what kind of ranker"):
         load_ranker(tmp_path)
+
+
+# Prompts
+
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def chatting(directory, chat=CHAT, prompts=None, options=None):
+    """A CrossEncoder of sentence-transformers with a LogitScore."""
+    from sentence_transformers import CrossEncoder as Reranker
+    from sentence_transformers.cross_encoder.modules import LogitScore
+
+    model, made = build_decoder("qwen2", "AutoModelForCausalLM")
+    made = copy.deepcopy(made)
+    made.chat_template = chat
+    encoder = Encoder(
+        str(saved(directory / "lm", (model, made))), transformer_task="text-generation", processing_kwargs=options or {}
+    )
+    name = {"default_prompt_name": "web"} if prompts else {}
+    return Reranker(modules=[encoder, LogitScore(5, 9)], device="cpu", prompts=prompts, **name)
+
+
+@pytest.mark.parametrize("prompts", [None, {"web": "Find day, night"}])
+@pytest.mark.parametrize("options", [None, {"chat_template": {"add_generation_prompt": True}}])
+def test_a_cross_encoder_of_a_language_model_is_scored_by_its_chat_template_and_answers(prompts, options, tmp_path):
+    whole = chatting(tmp_path, prompts=prompts, options=options)
+    wanted = whole.predict(list(zip(QUERIES, TEXTS, strict=True)), activation_fn=torch.nn.Identity())
+    whole.save_pretrained(str(tmp_path / "whole"))
+    for ranker in (as_ranker(whole), load_ranker(tmp_path / "whole"), GenerativeReranker(tmp_path / "whole")):
+        np.testing.assert_allclose(ranker.score(QUERIES, TEXTS), wanted, rtol=1e-4, atol=1e-4)
+        assert (ranker.yes, ranker.no, ranker.instruction) == (5, 9, (prompts or {}).get("web", ""))
+
+
+def test_a_chat_template_that_changes_texts_is_refused(tmp_path):
+    whole = chatting(tmp_path, CHAT.replace("m.content", "m.content | upper"))
+    with pytest.raises(ValueError, match="no chat template in which a query and a document stand once each"):
+        as_ranker(whole)
+
+
+@pytest.mark.parametrize("head", ["AutoModelForCausalLM", "AutoModelForSequenceClassification"])
+@pytest.mark.parametrize("architecture", ["qwen3", "llama", "gemma"])
+def test_a_decoder_of_no_known_family_is_given_no_familys_prompt(architecture, head, tmp_path):
+    path = saved(tmp_path / "some-decoder", build_decoder(architecture, head))
+    with pytest.raises(ValueError, match="do not say with which prompt it ranks; pass template="):
+        load_ranker(path)
+    assert load_ranker(path, template="{query} day {document} night", yes=5, no=7).template.startswith("{query}")
+
+
+def test_a_family_is_known_by_its_name(tmp_path):
+    path = saved(tmp_path / "Qwen3-Reranker-0.6B", build_decoder("qwen3", "AutoModelForCausalLM"))
+    assert load_ranker(path).template == QWEN3_RERANKER
+    path = saved(tmp_path / "rankllama-v1", build_decoder("llama", "AutoModelForSequenceClassification"))
+    assert load_ranker(path).template.startswith("query: {query} document: {document}")
+
+
+def test_mt5_answers_yes_or_no_and_what_is_not_known_is_asked_for(tmp_path):
+    ranker = load_ranker(saved(tmp_path / "mt5-base-mmarco-v2", build_t5("mt5")))
+    assert (ranker.true, ranker.false) == ("yes", "no")
+    with pytest.raises(ValueError, match="pass true= and false="):
+        choose(str(saved(tmp_path / "mt5-13b-mmarco-100k", build_t5("mt5"))))

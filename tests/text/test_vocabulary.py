@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from small_models import decoder_tokenizer, tokenizer
 
-from pyterrier_mechir.text.encoding import Template, ended_alike
+from pyterrier_mechir.text.prompts import Prompt
 from pyterrier_mechir.text.vocabulary import single_token, token_ids
 
 
@@ -40,14 +40,16 @@ def test_it_is_taken_after_what_stands_before_it():
 
 def test_sides_end_alike_where_a_mark_is_joined_to_line_breaks():
     made = decoder_tokenizer("qwen3")
-    template = Template.parse(made, "Query: {query}\nDocument: {document}\n\nyes or no:")
+    text = "Query: {query}\nDocument: {document}\n\nyes or no:"
+    template = Prompt.parse(made, text)
     texts = ["Tides rise.", "Tides rise. Tides fall"]
-    sides, apart = (of(made, 1, texts) for of in (template.tokens, template.tokens_apart))
-    n_last = len(template.affixes[1].ending)
-    shorter, longer = sides[0].ids.tolist(), sides[1].ids.tolist()
-    n = len(shorter) - n_last - 1
-    assert shorter[:n] == longer[:n] and shorter[n] != longer[n]
-    one, other = ended_alike(sides, apart, n_last)
-    assert other is sides[1] and one is apart[0]
-    assert one.ids.tolist() == [*longer[: n + 1], *longer[-n_last:]]
-    assert tuple(ended_alike(sides[::-1], apart[::-1], n_last)) == (other, one)
+    shorter, longer = (made(text.format(query="why", document=one))["input_ids"] for one in texts)
+    n = next(at for at, (one, other) in enumerate(zip(shorter, longer, strict=False)) if one != other)
+    for columns in (texts, texts[::-1]):
+        (sides,) = template.sides(made, [["why"], columns[:1]], columns[1:], 1)
+        one, other = (sides.baseline, sides.perturbed)[:: 1 if columns == texts else -1]
+        whole = [*sides.around[0], *sides.fixed.ids, *sides.around[1], *other.ids, *sides.around[2]]
+        assert whole == longer
+        assert one.ids.tolist() == other.ids[: len(one)].tolist()
+        assert len(whole) - len(other) - len(sides.around[2]) + len(one) == n + 1
+        assert sides.n_last == 0

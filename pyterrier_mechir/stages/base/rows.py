@@ -11,7 +11,7 @@ import pandas as pd
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.stages.base.checks import check_rows
 from pyterrier_mechir.text.alignment import ALIGNMENTS
-from pyterrier_mechir.text.sequences import unique
+from pyterrier_mechir.text.encoding import unique
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
