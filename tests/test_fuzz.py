@@ -54,12 +54,12 @@ family = cache(lambda name: FAMILIES[name]())
 
 @pytest.mark.parametrize("name", FAMILIES)
 @given(made=st.lists(rows(), min_size=1, max_size=3))
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_rows_of_any_characters_are_scored_and_patched_each_by_itself(name, made):
     ranker: Ranker = family(name)
     frame = pd.DataFrame(made, columns=["text", "query"], dtype=object).assign(qid=[str(i) for i in range(len(made))])
     frame["docno"] = frame["qid"]
-    out = PatchScorer(ranker, perturbation=PERTURBATION, heads=[(0, 1), (2, 0)])(frame).sort_values("docno")
+    out = PatchScorer(ranker, perturbation=PERTURBATION, heads=[(0, 1), (1, 0)])(frame).sort_values("docno")
     assert list(out["text"]) == list(frame["text"])
     alone = [float(ranker.score([query], [text])[0]) for text, query in made]
     assert np.isfinite(alone).all()
@@ -74,8 +74,8 @@ def test_rows_of_any_characters_are_scored_and_patched_each_by_itself(name, made
         )
         sides = np.array([row["score_baseline"], row["score_perturbed"]], dtype=float)
         assert np.isfinite(sides).all() == (aligned is not None)
-        patched = np.asarray(row["patch_scores"])[[0, 2], [1, 0]]
+        patched = np.asarray(row["patch_scores"])[[0, 1], [1, 0]]
         assert np.isfinite(patched).all() == (aligned is not None)
         if pair is not None and aligned is not None:
-            single = PatchScorer(ranker, perturbation=PERTURBATION, heads=[(0, 1), (2, 0)])(frame.iloc[[number]])
-            assert_near(patched, np.asarray(single["patch_scores"].iloc[0])[[0, 2], [1, 0]])
+            single = PatchScorer(ranker, perturbation=PERTURBATION, heads=[(0, 1), (1, 0)])(frame.iloc[[number]])
+            assert_near(patched, np.asarray(single["patch_scores"].iloc[0])[[0, 1], [1, 0]])
