@@ -16,9 +16,10 @@ from small_models import build
 from pyterrier_mechir import BiEncoder
 from pyterrier_mechir.perturb import AND, REG, STMC2, TFC1, AddTerm, Negate, SwapEntities, Typos
 from pyterrier_mechir.perturb.catalogue import CATALOGUE
+from pyterrier_mechir.perturb.probes.order import sentences
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.text.encoding import EDIT
-from pyterrier_mechir.text.words import Words, marks, words, words_and_marks
+from pyterrier_mechir.text.words import Words, lowercase_words, marks, words, words_and_marks
 
 some = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
@@ -121,3 +122,29 @@ def test_no_perturbation_takes_long_on_a_long_text(kind):
             taken[perturbation, query] = time.process_time() - begin
     slow = {key: seconds for key, seconds in taken.items() if seconds > 0.4}
     assert not slow
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u24b6 TIDE",  # a circled letter is a mark, which has a lower case all the same
+        "\u039f\u0394\u039f\u03a3.\u0391 TIDE",  # the last sigma of a word, before a mark with a letter after it
+        "Tides rise.\x1cMoons turn.\x1dBats fly.",  # separators that only some notions of space have
+        "\u0130STANBUL\u200b \u0301TIDE",  # a letter of two in lower case, a mark of no width
+    ],
+)
+def test_case_and_marks_mean_one_thing_for_all(text):
+    for entry in CATALOGUE:
+        made = entry.perturbation.pair(text, "\u03bf\u03b4\u03bf\u03c2 tide")
+        assert made is None or entry.perturbation.holds(made.baseline, made.perturbed, "\u03bf\u03b4\u03bf\u03c2 tide")
+    assert lowercase_words(text) == Words(text).keys
+    assert marks("a\x1cb\x1fc\x85d\u2028e") == []
+    assert words_and_marks("a\x1cb") == ["a", "b"]
+
+
+def test_a_lone_surrogate_is_a_mark_of_its_sentence():
+    text = "Tides rise\ud800. Tides fall. Moons \udfff turn."
+    for entry in CATALOGUE:
+        made = entry.perturbation.pair(text, "tides")
+        assert made is None or entry.perturbation.holds(made.baseline, made.perturbed, "tides")
+    assert sentences(text) == ("Tides rise\ud800.", "Tides fall.", "Moons \udfff turn.")
