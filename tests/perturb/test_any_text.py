@@ -28,7 +28,7 @@ each_entry = pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry
 
 @cache
 def ranker(architecture: str = "bert") -> Ranker:
-    return BiEncoder(build(architecture, False), max_length=4096)
+    return BiEncoder(build(architecture, False, max_position_embeddings=4200), max_length=4096)
 
 
 @given(rows())
