@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection
-from difflib import SequenceMatcher
 from typing import Any
 
 from pyterrier_mechir.perturb.base import Chain, OfPairs, Pair, Perturbation, as_perturbation
 from pyterrier_mechir.perturb.correspond import corresponds
+from pyterrier_mechir.text.differences import differences
 from pyterrier_mechir.text.idf import Idf, Lexicon, same_band
 from pyterrier_mechir.text.similar import Embedder
 from pyterrier_mechir.text.words import STOPWORDS, Words, lowercase_words
@@ -140,10 +140,10 @@ class RandomTerm(OfPairs):
             and word not in STOPWORDS
             and count >= n
             and (count == n) == (counts[term] == n)
-            and self._size(word) == size
             and rarity is not None
             and (found := self.idf(word)) is not None
             and same_band(found, rarity)
+            and self._size(word) == size
         )
 
     def _size(self, word: str) -> int:
@@ -201,12 +201,7 @@ def _first(perturbation: Perturbation) -> Perturbation:
 
 def _put_in(before: Words, after: Words) -> list[int]:
     """The places of the words, function words left aside, that one text has and another lacks."""
-    shorter = min(len(before), len(after))
-    head = next((i for i in range(shorter) if before.keys[i] != after.keys[i]), shorter)
-    left = shorter - head
-    tail = next((i for i in range(left) if before.keys[-1 - i] != after.keys[-1 - i]), left)
-    one, other = before.keys[head : len(before) - tail], after.keys[head : len(after) - tail]
-    opcodes = SequenceMatcher(None, one, other, autojunk=False).get_opcodes()
-    places = (head + i for tag, _, _, begin, end in opcodes if tag in ("insert", "replace") for i in range(begin, end))
+    runs = differences(before.keys, after.keys)
+    places = (place for same, _, span in runs if not same for place in range(*span))
     more = after.counts() - before.counts()
     return [place for place in places if after.keys[place] in more and after.keys[place] not in STOPWORDS]

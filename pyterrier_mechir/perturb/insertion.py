@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-import re
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from numbers import Integral
 
 from pyterrier_mechir.checks import check_count
 from pyterrier_mechir.perturb.base import Perturbation
-from pyterrier_mechir.text.words import Words, insert, lowercase_words, place_after
+from pyterrier_mechir.text.differences import leading, trailing
+from pyterrier_mechir.text.words import Words, insert, lowercase_words, place_after, places_after, word_starts
 
 POSITIONS = ("end", "start", "random", "beside")
 """Where a term can go; ``beside`` is right after an occurrence of the same term."""
@@ -78,12 +78,12 @@ def insertions(baseline: str, perturbed: str) -> Iterator[tuple[int, str]]:
     Yields:
         (place, inserted text), the place as :func:`~pyterrier_mechir.text.words.insert` counts.
     """
-    edges = [match.start() for match in re.finditer(r"\S+", baseline)] + [len(baseline)]
     more = len(perturbed) - len(baseline)
-    for place, edge in enumerate(edges):
-        if not perturbed.startswith(baseline[:edge]):
-            return
-        if more > 0 and perturbed.endswith(baseline[edge:]):
+    if more <= 0:
+        return
+    head, tail = leading(baseline, perturbed), trailing(baseline, perturbed)
+    for place, edge in enumerate([*word_starts(baseline), len(baseline)]):
+        if len(baseline) - tail <= edge <= head:
             yield place, perturbed[edge : edge + more].strip()
 
 
@@ -125,17 +125,22 @@ class Insertion(Perturbation):
         return place_of(self.position, text, term, self._random(self.seed, text, f"{query}\x1fposition"))
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        for place, term in insertions(baseline, perturbed):
-            words = lowercase_words(term)
-            once = words[: len(words) // self.n]
-            is_term = bool(once) and words == once * self.n and self._is_term(Counter(once), baseline, query)
-            if is_term and self._is_place(place, baseline, once):
+        may_go: dict[str, Container[int | None]] = {}
+        for place, inserted in insertions(baseline, perturbed):
+            if inserted not in may_go:
+                may_go[inserted] = self._may_go(inserted, baseline, query)
+            if place in may_go[inserted]:
                 return True
         return False
 
-    def _is_place(self, place: int, text: str, term: list[str]) -> bool:
-        """Whether a term of some words may have been inserted at a place."""
+    def _may_go(self, inserted: str, text: str, query: str) -> Container[int | None]:
+        """The places at which what was inserted may go; none where it is not what this inserts."""
+        words = lowercase_words(inserted)
+        once = words[: len(words) // self.n]
+        if not once or words != once * self.n or not self._is_term(Counter(once), text, query):
+            return ()
         if self.position == "beside":
-            words = Words(text)
-            return any(place == place_after(text, found) for found in words.places(term[0]))
-        return self.position == "random" or place == place_of(self.position, text, "", random.Random())
+            return set(places_after(text, Words(text).places(once[0])))
+        if self.position == "random":
+            return range(len(text.split()) + 1)
+        return (place_of(self.position, text, "", random.Random()),)

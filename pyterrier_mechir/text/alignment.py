@@ -8,9 +8,9 @@ corresponds to the same position of the other:
    compared whole, by their spelling, since a word may have other pieces at the beginning of a text than within it.
 2. The sides are cut into runs of words that are the same and runs that differ (:func:`align`). How, the alignment that
    the perturbation declares decides. The words of a ``swap`` of as many words correspond one to one. For ``fill`` and
-   ``mask``, and any other ``swap``, the tokens that both sides begin and end with are set aside, and the words in
-   between are compared by a diff. The perturbed side of a ``permute`` is made of the baseline's own tokens in the new
-   order of its words, so that both sides have the same ones.
+   ``mask``, and any other ``swap``, the words of the sides are compared (:mod:`~.differences`). The perturbed side of a
+   ``permute`` is made of the baseline's own tokens in the new order of its words, so that both sides have the same
+   ones.
 3. In a run that is the same, both sides get the perturbed side's tokens. In a run that differs, the side with fewer
    tokens is filled up with :data:`FILL`. The positions of the runs that differ are the *edit*.
 4. What is longer than the model takes is cut outside the edit, or the pair is given up (:func:`keep_edit`).
@@ -22,14 +22,14 @@ Text is never reassembled and tokenised again, so no token outside the edit chan
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 from itertools import pairwise
 
 import numpy as np
 
+from pyterrier_mechir.text.differences import Run, differences
 from pyterrier_mechir.text.encoding import DOC_EDITED, DOC_QUERY, EDIT, OTHER, QUERY, QUERY_EDITED, Tokens
 
 ALIGNMENTS = ("fill", "mask", "swap", "permute", "free")
@@ -117,25 +117,31 @@ def align(
         edit = _whole_words(edit, baseline)
         ids = np.where(edit, baseline.ids, perturbed.ids)
         return Alignment(ids, perturbed.ids, baseline.words, perturbed.words, edit)
-    columns: list[tuple[np.ndarray, ...]] = []
-    for same, (i, j), (k, m) in _runs(baseline, perturbed, spellings, alignment):
-        of_baseline, of_perturbed = baseline[i:j], perturbed[k:m]
-        if same:
-            words = of_perturbed.words - of_perturbed.words[0] + of_baseline.words[0]
-            of_baseline = Tokens(of_perturbed.ids, np.where(of_perturbed.words < 0, -1, words))
-        n = max(len(of_baseline), len(of_perturbed))
-        columns.append(
-            (
-                _padded(of_baseline.ids, n),
-                _padded(of_perturbed.ids, n),
-                _padded(of_baseline.words, n),
-                _padded(of_perturbed.words, n),
-                np.full(n, not same),
-            )
-        )
-    if not columns:
-        return Alignment(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING.astype(bool))
-    return Alignment(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+    return _in_columns(baseline, perturbed, _runs(baseline, perturbed, spellings, alignment))
+
+
+def _in_columns(baseline: Tokens, perturbed: Tokens, runs: list[Run]) -> Alignment:
+    """The alignment of two sides that are the same and differ in some runs of tokens (step 3 above)."""
+    same = np.array([is_same for is_same, _, _ in runs], dtype=bool)
+    (i, j), (k, m) = (np.array([run[side] for run in runs], dtype=np.int64).reshape(-1, 2).T for side in (1, 2))
+    lengths = np.where(same, m - k, np.maximum(j - i, m - k))
+    of_run = np.repeat(np.arange(len(runs)), lengths)
+    offsets = np.arange(len(of_run)) - (np.cumsum(lengths) - lengths)[of_run]
+    of_baseline, of_perturbed = (
+        np.where(offsets < (end - begin)[of_run], begin[of_run] + offsets, -1) for begin, end in ((i, j), (k, m))
+    )
+    ids, words, other_ids, other_words = (
+        np.append(values, FILL) for values in (baseline.ids, baseline.words, perturbed.ids, perturbed.words)
+    )
+    shift, same = (words[i] - other_words[k])[of_run], same[of_run]
+    ids, words, other_ids, other_words = (
+        ids[of_baseline],
+        words[of_baseline],
+        other_ids[of_perturbed],
+        other_words[of_perturbed],
+    )
+    shifted = np.where(other_words < 0, -1, other_words + shift)
+    return Alignment(np.where(same, other_ids, ids), other_ids, np.where(same, shifted, words), other_words, ~same)
 
 
 def _whole_words(edit: np.ndarray, side: Tokens) -> np.ndarray:
@@ -150,12 +156,8 @@ def _permuted(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray) -> Ali
     A word that is in its place stays there; of others, the first occurrence that is not yet used is taken. None where
     the perturbed side has other words.
     """
-    spans_of: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    sides = []
-    for side in (baseline, perturbed):
-        bounds = np.flatnonzero(side.starts()).tolist()
-        sides.append([("".join(spellings[side.ids[i:j]]), (i, j)) for i, j in pairwise(bounds)])
-    before, after = sides
+    spans_of: dict[str, deque[tuple[int, int]]] = defaultdict(deque)
+    before, after = (list(zip(*_spelt(side, spellings), strict=True)) for side in (baseline, perturbed))
     stays = [i < len(before) and before[i][0] == word for i, (word, _) in enumerate(after)]
     for i, (word, span) in enumerate(before):
         if not (i < len(after) and stays[i]):
@@ -165,14 +167,14 @@ def _permuted(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray) -> Ali
         if stays[i]:
             order.append(before[i][1])
         elif spans_of[word]:
-            order.append(spans_of[word].pop(0))
+            order.append(spans_of[word].popleft())
         else:
             return None
     if len(before) != len(after):
         return None
     index = np.array([place for i, j in order for place in range(i, j)], dtype=np.int64)
     ids = baseline.ids[index]
-    numbers = np.repeat(np.arange(len(order)), [j - i for i, j in order])
+    numbers = np.repeat(np.arange(len(order)), np.array([j - i for i, j in order], dtype=np.int64))
     made = Tokens(ids, numbers)
     edit = baseline.ids != ids
     if edit.any():
@@ -181,61 +183,32 @@ def _permuted(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray) -> Ali
     return Alignment(baseline.ids, ids, baseline.words, numbers, edit)
 
 
-def _padded(values: np.ndarray, n: int) -> np.ndarray:
-    """Values with :data:`FILL` after them, ``[n]``."""
-    return np.concatenate([values, np.full(n - len(values), FILL, dtype=np.int64)])
-
-
 def _of_equal_words(baseline: Tokens, perturbed: Tokens) -> bool:
     """Whether the words of two sides of one length have as many pieces each."""
     return np.array_equal(baseline.starts(), perturbed.starts())
 
 
-def _runs(
-    a: Tokens, b: Tokens, spellings: np.ndarray, alignment: str
-) -> Iterator[tuple[bool, tuple[int, int], tuple[int, int]]]:
-    """Runs of words that are the same and that differ, as (same, span of a's tokens, span of b's).
+def _spelt(side: Tokens, spellings: np.ndarray) -> tuple[list[str], list[tuple[int, int]]]:
+    """The words of a side, and the spans of their tokens; a token of no word counts as a word of its own."""
+    pieces = spellings[side.ids].tolist()
+    spans = list(pairwise(np.flatnonzero(side.starts()).tolist()))
+    return [pieces[i] if j == i + 1 else "".join(pieces[i:j]) for i, j in spans], spans
+
+
+def _runs(a: Tokens, b: Tokens, spellings: np.ndarray, alignment: str) -> list[Run]:
+    """Runs of words that are the same and that differ, as spans of tokens.
 
     The words of a ``swap`` that keeps their number are taken one by one.
     """
-    if alignment == "swap":
-        bounds_a, bounds_b = (np.flatnonzero(side.starts()).tolist() for side in (a, b))
-        if len(bounds_a) == len(bounds_b):
-            for (i, j), (k, m) in zip(pairwise(bounds_a), pairwise(bounds_b), strict=True):
-                yield "".join(spellings[a.ids[i:j]]) == "".join(spellings[b.ids[k:m]]), (i, j), (k, m)
-            return
-    yield from _differences(a, b, spellings)
-
-
-def _differences(
-    a: Tokens, b: Tokens, spellings: np.ndarray
-) -> Iterator[tuple[bool, tuple[int, int], tuple[int, int]]]:
-    """The same runs, found by comparing the sides: what they begin and end with alike, and a diff in between."""
-    starts_a, starts_b = a.starts(), b.starts()
-    shorter = min(len(a), len(b))
-    head = _leading(a.ids[:shorter] == b.ids[:shorter])
-    while not (starts_a[head] and starts_b[head]):
-        head -= 1
-    left = shorter - head
-    tail = _leading(a.ids[len(a) - left :][::-1] == b.ids[len(b) - left :][::-1])
-    while not (starts_a[len(a) - tail] and starts_b[len(b) - tail]):
-        tail -= 1
-    if head:
-        yield True, (0, head), (0, head)
-    bounds_a, bounds_b = (np.flatnonzero(starts[head : len(starts) - tail]) + head for starts in (starts_a, starts_b))
-    words_a, words_b = (
-        ["".join(spellings[side.ids[i:j]]) for i, j in pairwise(bounds.tolist())]
-        for side, bounds in ((a, bounds_a), (b, bounds_b))
-    )
-    for tag, i, j, k, m in SequenceMatcher(None, words_a, words_b, autojunk=False).get_opcodes():
-        yield tag == "equal", (int(bounds_a[i]), int(bounds_a[j])), (int(bounds_b[k]), int(bounds_b[m]))
-    if tail:
-        yield True, (len(a) - tail, len(a)), (len(b) - tail, len(b))
-
-
-def _leading(same: np.ndarray) -> int:
-    """How many elements of a bool array are true before the first that is not."""
-    return int(np.argmin(same)) if not same.all() else len(same)
+    (words_a, spans_a), (words_b, spans_b) = (_spelt(side, spellings) for side in (a, b))
+    if alignment == "swap" and len(words_a) == len(words_b):
+        same = (one == other for one, other in zip(words_a, words_b, strict=True))
+        return list(zip(same, spans_a, spans_b, strict=True))
+    bounds_a, bounds_b = ([0, *(end for _, end in spans)] for spans in (spans_a, spans_b))
+    return [
+        (is_same, (bounds_a[i], bounds_a[j]), (bounds_b[k], bounds_b[m]))
+        for is_same, (i, j), (k, m) in differences(words_a, words_b)
+    ]
 
 
 def keep_edit(aligned: Alignment, budget: int, from_left: bool = False) -> Alignment | None:

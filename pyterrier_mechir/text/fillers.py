@@ -122,6 +122,7 @@ class _Draws:
         self._lexicons = vocabulary.lexicons(filler.idf)
         if not any(map(len, self._lexicons.values())):
             raise ValueError(f"{filler!r} has no words of three letters to draw from; choose another filler.")
+        self._sizes = sorted(self._lexicons, reverse=True)
         self._whole: dict[str, int] = {}
         for token in vocabulary.words.tolist() if filler.idf is None else ():
             self._whole.setdefault(vocabulary.spellings[token].lower(), token)
@@ -152,7 +153,7 @@ class _Draws:
         """``n`` token ids: of one word where there is a word of so many pieces, else of several."""
         pieces: list[int] = []
         while len(pieces) < n:
-            sizes = (size for size in range(n - len(pieces), 0, -1) if size in self._lexicons)
+            sizes = (size for size in self._sizes if size <= n - len(pieces))
             words = (self._lexicons[size].near(rarity, rng, exclude) for size in sizes)
             found = next((word for word in words if word is not None), None)
             pieces += [self._any_token(exclude, rng)] if found is None else self._ids(found)

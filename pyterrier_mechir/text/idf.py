@@ -288,7 +288,7 @@ def _corpus_of(name: str) -> str:
 _READ: dict[str, Idf] = {}
 """What was read of datasets in this process, by name."""
 
-_ANALYSIS = "lowercase_words-1"
+_ANALYSIS = "lowercase_words-2"
 """Names the analysis of kept frequencies; to be changed with what a word is."""
 
 

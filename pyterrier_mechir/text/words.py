@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 import regex
+
+from pyterrier_mechir.text.differences import leading, trailing
 
 _FUNCTION_WORDS = """
     a about above after again against all am an and any are as at be because been before being below between both
@@ -32,8 +36,6 @@ _RUN = r"[\p{L}\p{N}_][\p{L}\p{N}\p{M}\u200c\u200d_]*"
 
 _WORD = regex.compile(rf"({_RUN}(?:['\u2019-]{_RUN})*)")
 
-_WORD_OR_MARK = regex.compile(rf"{_RUN}(?:['\u2019-]{_RUN})*|\S")
-
 
 def words(text: str) -> list[str]:
     """The words of a text as they stand: runs of letters, marks and digits, with inner hyphens and apostrophes."""
@@ -42,17 +44,22 @@ def words(text: str) -> list[str]:
 
 def words_and_marks(text: str) -> list[str]:
     """The words of a text and each mark between them, in their order."""
-    return _WORD_OR_MARK.findall(text)
+    parts = enumerate(_WORD.split(text))
+    return [item for i, part in parts for item in ([part] if i % 2 else _marks_of(part))]
 
 
 def marks(text: str) -> list[str]:
     """The marks of a text that are in no word, in their order."""
-    return [mark for gap in _WORD.split(text)[0::2] for mark in gap if not mark.isspace()]
+    return [mark for gap in _WORD.split(text)[0::2] for mark in _marks_of(gap)]
+
+
+def _marks_of(gap: str) -> list[str]:
+    return [mark for mark in gap if not mark.isspace()]
 
 
 def lowercase_words(text: str) -> list[str]:
     """The default analysis of terms: lower-cased words, unstemmed."""
-    return words(text.lower())
+    return [word.lower() for word in words(text)]
 
 
 def query_terms(query: str) -> list[str]:
@@ -137,7 +144,7 @@ class Words(Sequence[str]):
 
     def places(self, keys: str | Collection[str]) -> list[int]:
         """The places, as indices of words, at which a key, or any of some keys, occurs."""
-        wanted = {keys} if isinstance(keys, str) else keys
+        wanted = {keys} if isinstance(keys, str) else set(keys)
         return [place for place, key in enumerate(self.keys) if key in wanted]
 
     def replaced(self, words: Mapping[int, str]) -> Words:
@@ -153,6 +160,16 @@ class Words(Sequence[str]):
         """The same words with other gaps."""
         return self._with(self._words, gaps, self.keys)
 
+    def lowered(self) -> Words:
+        """The text with its words lower-cased."""
+        return self._with(self.keys, self.gaps, self.keys)
+
+    def unmarked(self) -> Words:
+        """The text without the marks around its words, with a space where two words had nothing else between them."""
+        bare = ["".join(filter(str.isspace, gap)) for gap in self.gaps]
+        bare[1:-1] = [gap or " " for gap in bare[1:-1]]
+        return self.between(bare)
+
     def permuted(self, order: Sequence[int]) -> Words:
         """The text with its words in another order; the gaps, with their punctuation, stay where they are.
 
@@ -160,6 +177,24 @@ class Words(Sequence[str]):
             order: for each place, the place that its new word had.
         """
         return self._with([self._words[place] for place in order], self.gaps, [self.keys[place] for place in order])
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Where each word begins and ends in the text, in characters."""
+        ends = accumulate(len(gap) + len(word) for gap, word in zip(self.gaps, self._words, strict=False))
+        return [(end - len(word), end) for end, word in zip(ends, self._words, strict=True)]
+
+    def cuts(self, places: Iterable[int]) -> list[tuple[int, int]]:
+        """What :meth:`without` takes out for the word at each of some places: from which character to which."""
+        spans, cuts = self.spans(), []
+        for place in places:
+            begin, end = spans[place]
+            before, after = self.gaps[place], self.gaps[place + 1]
+            kept = before.rstrip()
+            if kept or place:
+                cuts.append((begin - len(before) + len(kept), end))
+            else:
+                cuts.append((0, end + len(after) - len(after.lstrip())))
+        return cuts
 
     def without(self, places: Collection[int]) -> Words:
         """The text without the words at some places and without the space before them; marks beside them stay."""
@@ -191,6 +226,20 @@ def changes(baseline: str, perturbed: str) -> tuple[Counter[str], Counter[str]]:
     return after - before, before - after
 
 
+def lacks_one(words: Sequence[str], rest: Sequence[str], places: Iterable[int]) -> bool:
+    """Whether some words are others without the one at one of some places.
+
+    Args:
+        words: the others.
+        rest: the words that may lack one of them.
+        places: the places of those that may be lacking, as indices of the others.
+    """
+    if len(rest) != len(words) - 1:
+        return False
+    head, tail = leading(words, rest), trailing(words, rest)
+    return any(place <= head and len(words) - 1 - place <= tail for place in places)
+
+
 def insert(text: str, term: str, place: int) -> str:
     """Insert a term into a text; the rest stays as it is.
 
@@ -199,7 +248,7 @@ def insert(text: str, term: str, place: int) -> str:
         term: what is inserted, with a space between it and the words beside it.
         place: the number of the space-separated word before which it goes; one beyond the last is the text's end.
     """
-    starts = [match.start() for match in re.finditer(r"\S+", text)]
+    starts = word_starts(text)
     if place < len(starts):
         return f"{text[: starts[place]]}{term} {text[starts[place] :]}"
     return f"{text} {term}" if text else term
@@ -207,8 +256,18 @@ def insert(text: str, term: str, place: int) -> str:
 
 def place_after(text: str, word: int) -> int:
     """The place, as :func:`insert` counts them, right after the word number ``word`` of a text's :class:`Words`."""
-    end = [match.end() for match in _WORD.finditer(text)][word]
-    return len(text[:end].split())
+    return places_after(text, [word])[0]
+
+
+def places_after(text: str, words: Iterable[int]) -> list[int]:
+    """The places, as :func:`insert` counts them, right after each of some words, by their numbers in :class:`Words`."""
+    starts, spans = word_starts(text), Words(text).spans()
+    return [bisect_left(starts, spans[word][1]) for word in words]
+
+
+def word_starts(text: str) -> list[int]:
+    """Where each space-separated word of a text begins, in characters."""
+    return [match.start() for match in re.finditer(r"\S+", text)]
 
 
 def seeded(seed: int, *texts: str) -> int:

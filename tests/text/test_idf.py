@@ -146,7 +146,7 @@ def test_a_dataset_is_counted_once(home, dataset):
     first = Idf.of(dataset("tiny/with-parts", TEXTS))
     check(first)
     assert repr(first) == "Idf(tiny/with-parts)"
-    assert files(home) == ["mechir/document_frequencies/lowercase_words-1/tiny--with-parts.parquet"]
+    assert files(home) == ["mechir/document_frequencies/lowercase_words-2/tiny--with-parts.parquet"]
     assert Idf.of(dataset("tiny/with-parts", None)) is first
     _READ.clear()
     second = Idf.of(dataset("tiny/with-parts", None))

@@ -11,7 +11,7 @@ from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.insertion import Insertion, check_position, place_of
 from pyterrier_mechir.text.idf import Idf, same_band
 from pyterrier_mechir.text.similar import Similar
-from pyterrier_mechir.text.words import Words, changes, distinct_terms, insert
+from pyterrier_mechir.text.words import Words, changes, distinct_terms, insert, lacks_one
 
 
 def split_terms(text: str, query: str) -> tuple[list[str], list[str]]:
@@ -171,12 +171,12 @@ class AND(Perturbation):
         before, after, terms = Words(baseline), Words(perturbed), distinct_terms(query)
         rest = list(after.without(set(after.places(single))))
         return (
-            {term for term in terms if term not in before.keys} == {single}
+            terms.keys() - set(before.keys) == {single}
             and repeated in terms
             and as_rare(self.idf, terms[single], terms[repeated])
             and before.counts()[repeated] > 1
-            and all(term in after.keys for term in terms)
-            and any(list(before.without({place})) == rest for place in before.places(repeated))
+            and terms.keys() <= set(after.keys)
+            and lacks_one(before, rest, before.places(repeated))
         )
 
 
@@ -208,9 +208,10 @@ class REG(Perturbation):
     def _aspects(self, query: str) -> list[set[str]]:
         """The query's aspects: each the lower-cased words that cover it."""
         aspects: list[set[str]] = []
-        for term in distinct_terms(query):
+        terms = distinct_terms(query)
+        for term in terms:
             words = {term, *(word.lower() for word in self.similar(term))} if self.similar else {term}
-            joined = [aspect for aspect in aspects if term in aspect or words & aspect & set(distinct_terms(query))]
+            joined = [aspect for aspect in aspects if term in aspect or words & aspect & terms.keys()]
             aspects = [aspect for aspect in aspects if aspect not in joined] + [words.union(*joined)]
         return aspects
 

@@ -9,6 +9,7 @@ from pyterrier_mechir._options import one_of
 from pyterrier_mechir.checks import check_count
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.insertion import Insertion, check_position, insertions
+from pyterrier_mechir.perturb.outcomes import Edits
 from pyterrier_mechir.text.idf import BAND, Analysis, Idf, same_band
 from pyterrier_mechir.text.words import Words, distinct_terms, insert, lowercase_words, query_terms
 
@@ -102,12 +103,12 @@ class TFC1(Insertion):
         if not self.replace:
             return super()._claim(baseline, perturbed, query)
         words = Words(baseline)
-        return any(
-            perturbed == str(words.without(set(places)))
-            for term in ([self.term.lower()] if self.term else distinct_terms(query))
-            for places in ([words.places(term)] if self.replace == "all" else [[i] for i in words.places(term)])
-            if places
-        )
+        terms = [self.term.lower()] if self.term else distinct_terms(query)
+        occurrences = [places for places in map(words.places, terms) if places]
+        if self.replace == "all":
+            return any(perturbed == str(words.without(set(places))) for places in occurrences)
+        cuts = (words.cuts(places) for places in occurrences)
+        return any(perturbed in Edits(baseline, [(*cut, "") for cut in one]) for one in cuts)
 
 
 class TFC2(Perturbation):
@@ -169,7 +170,7 @@ class TFC2(Perturbation):
         counts = Words(baseline).counts()
         return any(
             len(term) == 1 and self._added()._is_term(Counter(term), baseline, query) and counts[term[0]] >= self.k
-            for term in (lowercase_words(inserted) for _, inserted in insertions(baseline, perturbed))
+            for term in map(lowercase_words, {inserted for _, inserted in insertions(baseline, perturbed)})
         )
 
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
-from itertools import combinations, pairwise
+from functools import cache
+from itertools import combinations, islice, pairwise
 from math import inf
 from random import Random
 from statistics import fmean
 from typing import NamedTuple
 
+from pyterrier_mechir.perturb.axioms.distances import Occurrences, smallest_spans, smallest_window
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.correspond import same_gaps
 from pyterrier_mechir.text.words import Words, distinct_terms, lowercase_words, words
@@ -23,6 +24,9 @@ HAGEN_2016 = "Hagen, Völske, Göring and Stein, CIKM 2016"
 
 _ROUNDING = 1e-9
 """By how much a mean has to fall to have fallen."""
+
+_MOST = 100
+"""How many occurrences of query terms are looked at for a word to move, so that long texts have not too many moves."""
 
 
 class _Query(NamedTuple):
@@ -102,20 +106,6 @@ def _gathered(n: int, first: int, last: int, kept: Collection[int]) -> list[int]
     return [*range(first), *block, *range(last + 1, n)]
 
 
-def _smallest_window(places: dict[str, list[int]]) -> tuple[int, int]:
-    """The first of the shortest spans that have each term."""
-    events = sorted((place, term) for term, found in places.items() for place in found)
-    latest: dict[str, int] = {}
-    best = (0, -1)
-    for place, term in events:
-        latest[term] = place
-        if len(latest) == len(places):
-            first = min(latest.values())
-            if best[1] < best[0] or place - first < best[1] - best[0]:
-                best = (first, place)
-    return best
-
-
 class PROX1(Permutation):
     """An occurrence of a query term changes places with the word next to an occurrence of another.
 
@@ -132,17 +122,15 @@ class PROX1(Permutation):
         self.seed = seed
 
     def _measure(self, words: Words, query: _Query) -> float:
-        places = _places(words, query.terms)
-        return fmean(
-            [
-                fmean([abs(i - j) - 1 for i in places[one] for j in places[other]])
-                for one, other in combinations(places, 2)
-            ]
-            or [inf]
-        )
+        found = [Occurrences(places) for places in _places(words, query.terms).values()]
+        return fmean([one.between(other) for one, other in combinations(found, 2)] or [inf])
 
     def _orders(self, words: Words, query: _Query, rng: Random) -> Iterator[list[int]]:
-        places = _places(words, query.terms)
+        every = _places(words, query.terms)
+        places = {
+            term: found if len(found) <= (most := max(1, _MOST // len(every))) else sorted(rng.sample(found, most))
+            for term, found in islice(every.items(), _MOST)
+        }
         taken = set(words.places(set(query.words)))
         moves = [
             (i, beside)
@@ -155,8 +143,15 @@ class PROX1(Permutation):
             if abs(i - j) > 1 and 0 <= beside < len(words) and beside not in taken
         ]
         rng.shuffle(moves)
+        occurrences = {term: Occurrences(found) for term, found in every.items()}
+
+        @cache
+        def far(term: str, place: int) -> float:
+            return fmean([others.mean_to(place) for other, others in occurrences.items() if other != term])
+
         for i, beside in moves:
-            yield _swapped(len(words), i, beside)
+            if far(words.keys[i], beside) < far(words.keys[i], i):
+                yield _swapped(len(words), i, beside)
 
 
 class PROX2(Permutation):
@@ -254,13 +249,14 @@ class PROX4(Permutation):
         places = _places(words, query.terms)
         if len(places) < 2:
             return inf
-        first, last = _smallest_window(places)
-        return sum(key not in query.words for key in words.keys[first : last + 1])
+        first, last = smallest_window(places)
+        asked = set(query.words)
+        return sum(key not in asked for key in words.keys[first : last + 1])
 
     def _orders(self, words: Words, query: _Query, rng: Random) -> Iterator[list[int]]:
         places = _places(words, query.terms)
         if len(places) > 1:
-            first, last = _smallest_window(places)
+            first, last = smallest_window(places)
             yield _gathered(len(words), first, last, set(words.places(set(query.words))))
 
 
@@ -277,26 +273,11 @@ class PROX5(Permutation):
         places = _places(words, query.terms)
         if len(places) < 2:
             return inf
-        return fmean([_span(place, places) for found in places.values() for place in found])
+        return fmean(smallest_spans(places))
 
     def _orders(self, words: Words, query: _Query, rng: Random) -> Iterator[list[int]]:
         of_terms = words.places(query.terms)
         yield _gathered(len(words), of_terms[0], of_terms[-1], set(words.places(set(query.words))))
-
-
-def _span(place: int, places: dict[str, list[int]]) -> int:
-    """The length of the shortest span that has a place and each term."""
-    best = inf
-    for first in {place, *(i for found in places.values() for i in found if i < place)}:
-        last = place
-        for found in places.values():
-            index = bisect_left(found, first)
-            if index == len(found):
-                break
-            last = max(last, found[index])
-        else:
-            best = min(best, last - first + 1)
-    return int(best)
 
 
 _QUOTED = re.compile(r"[\"\u201c\u201d]([^\"\u201c\u201d]+)[\"\u201c\u201d]")

@@ -11,7 +11,7 @@ from pyterrier_mechir.perturb.axioms.frequency import exchange
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.insertion import Insertion, check_position, place_of
 from pyterrier_mechir.text.similar import Embedder, Similar
-from pyterrier_mechir.text.words import Words, changes, distinct_terms, insert, lowercase_words
+from pyterrier_mechir.text.words import Words, changes, distinct_terms, insert, lacks_one, lowercase_words
 
 FANG_2006 = "Fang and Zhai, SIGIR 2006"
 
@@ -123,7 +123,7 @@ class STMC2(_OfSimilar):
             term in distinct_terms(query)
             and before.counts()[word] == self.n
             and self.similar.related(term, word)
-            and any(list(after.without({place})) == rest for place in after.places(term))
+            and lacks_one(after, rest, after.places(term))
         )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import combinations, groupby
+from itertools import accumulate, groupby, islice, pairwise
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.correspond import same_gaps
-from pyterrier_mechir.perturb.outcomes import OfOutcomes
+from pyterrier_mechir.perturb.outcomes import Edits, OfOutcomes
 from pyterrier_mechir.perturb.probes.wording import ABNIRML, CHECKLIST
 from pyterrier_mechir.text.words import STOPWORDS, Words
 
@@ -22,7 +25,10 @@ def sentences(text: str) -> tuple[str, ...]:
     """The sentences of a text, as the sentencex library finds them, without the space around them."""
     import sentencex
 
-    return tuple(stripped for sentence in sentencex.segment("en", text) if (stripped := sentence.strip()))
+    # A lone surrogate is no character that the library could be given.
+    lengths = map(len, sentencex.segment("en", re.sub("[\ud800-\udfff]", "\ufffd", text)))
+    ends = [0, *accumulate(lengths)]
+    return tuple(stripped for i, j in pairwise(ends) if (stripped := text[i:j].strip()))
 
 
 def joined(one: str, other: str) -> str:
@@ -118,7 +124,8 @@ class ShuffleSentences(_OfSentences):
 
 def _pieces(baseline: str, perturbed: str) -> bool:
     """Whether every sentence of a baseline is in the perturbed text as it stands."""
-    return all(sentence in perturbed for sentence in sentences(baseline))
+    found = set(sentences(perturbed))
+    return all(sentence in found or sentence in perturbed for sentence in sentences(baseline))
 
 
 class ReverseSentences(_OfSentences):
@@ -155,11 +162,12 @@ class DeleteSentence(OfOutcomes):
     def __init__(self, position: str = "random", seed: int = 0):
         self.position, self.seed = one_of("position", position, PLACES), seed
 
-    def _outcomes(self, text: str) -> list[str]:
+    def _outcomes(self, text: str) -> Edits:
         found = sentences(text)
+        starts = [0, *accumulate(len(sentence) + 1 for sentence in found)]
+        cuts = [*pairwise(starts[:-1]), (starts[-2] - 1, starts[-1] - 1)] if len(found) > 1 else []
         chosen = {"start": slice(0, 1), "end": slice(-1, None), "random": slice(None)}[self.position]
-        places = range(len(found))[chosen] if len(found) > 1 else ()
-        return [" ".join(found[:place] + found[place + 1 :]) for place in places]
+        return Edits(" ".join(found), [(*cut, "") for cut in cuts[chosen]])
 
 
 class AddSentence(OfOutcomes):
@@ -190,10 +198,11 @@ class AddSentence(OfOutcomes):
     def _sentences(self) -> list[str]:
         return [self.sentence] if isinstance(self.sentence, str) else list(self.sentence)
 
-    def _outcomes(self, text: str) -> list[str]:
+    def _outcomes(self, text: str) -> Edits:
         added = [sentence for sentence in self._sentences() if sentence not in text]
-        before = [joined(sentence, text) for sentence in added if self.position != "end"]
-        return before + [joined(text, sentence) for sentence in added if self.position != "start"]
+        space, end = " " if text else "", len(text)
+        before = [(0, 0, sentence + space) for sentence in added if self.position != "end"]
+        return Edits(text, before + [(end, end, space + one) for one in added if self.position != "start"])
 
 
 class PrependQuery(Perturbation):
@@ -229,16 +238,52 @@ class SwapEntities(OfOutcomes):
     def __init__(self, seed: int = 0):
         self.seed = seed
 
-    def _outcomes(self, text: str) -> list[str]:
-        words = Words(text)
-        outcomes = []
-        for one, other in combinations(_names(words), 2):
-            if len(one) == len(other) and [words[p] for p in one] != [words[p] for p in other]:
-                order = list(range(len(words)))
-                for i, j in zip(one, other, strict=True):
-                    order[i], order[j] = j, i
-                outcomes.append(str(words.permuted(order)))
-        return outcomes
+    def _outcomes(self, text: str) -> Sequence[str]:
+        return _Exchanges(Words(text))
+
+
+class _Exchanges(Sequence[str]):
+    """The texts in which two names, of as many words, have changed places. A text is made when it is asked for."""
+
+    def __init__(self, words: Words):
+        self._words, self._names = words, _names(words)
+        of_length: Counter[int] = Counter()
+        same: Counter[tuple[str, ...]] = Counter()
+        later = []
+        for name in reversed(self._names):
+            later.append(of_length[len(name)] - same[self._written(name)])
+            of_length[len(name)] += 1
+            same[self._written(name)] += 1
+        self._until = list(accumulate(reversed(later)))
+
+    def _written(self, name: range) -> tuple[str, ...]:
+        return tuple(self._words[name.start : name.stop])
+
+    def _differ(self, one: range, other: range) -> bool:
+        return len(one) == len(other) and self._written(one) != self._written(other)
+
+    def _exchanged(self, one: range, other: range) -> Words:
+        order = list(range(len(self._words)))
+        order[one.start : one.stop], order[other.start : other.stop] = other, one
+        return self._words.permuted(order)
+
+    def __len__(self) -> int:
+        return self._until[-1] if self._until else 0
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        first = bisect_right(self._until, index)
+        one, skipped = self._names[first], self._until[first - 1] if first else 0
+        others = (other for other in self._names[first + 1 :] if self._differ(one, other))
+        return str(self._exchanged(one, next(islice(others, index - skipped, None))))
+
+    def __contains__(self, text: object) -> bool:
+        made = Words(str(text))
+        if made.gaps != self._words.gaps:
+            return False
+        changed = [place for place, (old, new) in enumerate(zip(self._words, made, strict=True)) if old != new]
+        ends = {changed[0], changed[-1]} if changed else ()
+        names = [name for name in self._names if any(place in name for place in ends)]
+        return len(names) == 2 and self._differ(*names) and list(self._exchanged(*names)) == list(made)
 
 
 def _names(words: Words) -> list[range]:

@@ -94,7 +94,8 @@ class RemoveTerm(Perturbation):
 
     def __call__(self, text: str, query: str) -> str | None:
         words = Words(text)
-        occurring = [term for term in distinct_terms(query) if term in words.keys]
+        present = set(words.keys)
+        occurring = [term for term in distinct_terms(query) if term in present]
         if not occurring:
             return None
         places = set(words.places(self._random(self.seed, text, query).choice(occurring)))

@@ -10,8 +10,8 @@ from pyterrier_mechir._options import one_of
 from pyterrier_mechir.checks import check_count
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.correspond import same_gaps
-from pyterrier_mechir.perturb.outcomes import OfOutcomes
-from pyterrier_mechir.text.words import STOPWORDS, Words, distinct_terms, lemma
+from pyterrier_mechir.perturb.outcomes import Edits, OfOutcomes
+from pyterrier_mechir.text.words import STOPWORDS, Words, distinct_terms, lemma, marks
 
 ABNIRML = "ABNIRML: MacAvaney et al., TACL 2022"
 
@@ -28,11 +28,11 @@ class CaseFold(Perturbation):
     source = ABNIRML
 
     def __call__(self, text: str, query: str) -> str | None:
-        folded = text.lower()
+        folded = str(Words(text).lowered())
         return folded if folded != text else None
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        return perturbed == baseline.lower()
+        return perturbed == str(Words(baseline).lowered())
 
 
 class RemovePunctuation(Perturbation):
@@ -45,16 +45,10 @@ class RemovePunctuation(Perturbation):
     source = ABNIRML
 
     def __call__(self, text: str, query: str) -> str | None:
-        words = Words(text)
-        bare = [re.sub(r"[^\w\s]+", "", gap) for gap in words.gaps]
-        if bare == words.gaps:
-            return None
-        inner = [gap or " " for gap in bare[1:-1]]
-        return str(words.between([bare[0], *inner, bare[-1]]) if len(words) else "".join(bare))
+        return str(Words(text).unmarked()) if marks(text) else None
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
-        before, after = Words(baseline), Words(perturbed)
-        return list(before) == list(after) and not re.search(r"[^\w\s]", "".join(after.gaps))
+        return list(Words(baseline)) == list(Words(perturbed)) and not marks(perturbed)
 
 
 class RemoveStopWords(Perturbation):
@@ -185,19 +179,16 @@ class Typos(Perturbation):
 _MISSPELLABLE = re.compile(r"[a-z]{4,}")
 
 
-def _misspellings(word: str, kind: str) -> list[str]:
+def _misspellings(word: str, kind: str) -> Edits:
     """All misspellings of a kind, away from the first letter."""
     places = range(1, len(word))
     if kind == "drop":
-        return [word[:i] + word[i + 1 :] for i in places]
+        return Edits(word, [(i, i + 1, "") for i in places])
     if kind == "swap":
-        return [
-            word[:i] + word[i + 1] + word[i] + word[i + 2 :]
-            for i in places[:-1]
-            if word[i].lower() != word[i + 1].lower()
-        ]
+        apart = (i for i in places[:-1] if word[i].lower() != word[i + 1].lower())
+        return Edits(word, [(i, i + 2, word[i + 1] + word[i]) for i in apart])
     neighbours = [(i, letter) for i in places for letter in _NEXT_TO[word[i].lower()]]
-    return [word[:i] + (letter.upper() if word[i].isupper() else letter) + word[i + 1 :] for i, letter in neighbours]
+    return Edits(word, [(i, i + 1, letter.upper() if word[i].isupper() else letter) for i, letter in neighbours])
 
 
 class SwapNumbers(Perturbation):
@@ -218,9 +209,10 @@ class SwapNumbers(Perturbation):
     def __call__(self, text: str, query: str) -> str | None:
         rng = self._random(self.seed, text, query)
         numbers = dict.fromkeys(_NUMBER.findall(text))
-        new: dict[str, str] = {}
+        taken, new = set(numbers), {}
         for number in numbers:
-            new[number] = _other_number(number, {*numbers, *new.values()}, rng)
+            new[number] = _other_number(number, taken, rng)
+            taken.add(new[number])
         return _NUMBER.sub(lambda found: new[found.group()], text) if numbers else None
 
     def _claim(self, baseline: str, perturbed: str, query: str) -> bool:
@@ -279,15 +271,15 @@ class Negate(OfOutcomes):
     def __init__(self, seed: int = 0):
         self.seed = seed
 
-    def _outcomes(self, text: str) -> list[str]:
+    def _outcomes(self, text: str) -> Edits:
         words = Words(text)
         negations = [place for place in words.places("not") if _next_key(words, place) not in ("only", "just")]
         if negations:
-            return [str(words.without({place})) for place in negations]
+            return Edits(text, [(*cut, "") for cut in words.cuts(negations)])
         verbs = [place for place in words.places(_AUXILIARIES) if not _is_noun(words, place)]
-        return [
-            str(words.replaced({place: f"{words[place]} not"})) for place in verbs if _next_key(words, place) != "not"
-        ]
+        spans = words.spans()
+        ends = (spans[place][1] for place in verbs if _next_key(words, place) != "not")
+        return Edits(text, [(end, end, " not") for end in ends])
 
 
 def _next_key(words: Words, place: int) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from difflib import SequenceMatcher
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from pyterrier_mechir.plots.colours import level
 from pyterrier_mechir.plots.markup import greatest, signed
 from pyterrier_mechir.results.effects import change
 from pyterrier_mechir.results.frames import has_token_effects, labelled_sites, perturbed_side
+from pyterrier_mechir.text.differences import differences
 from pyterrier_mechir.text.vocabulary import BYTES, CONTINUED, SPACES
 
 _MOST_PAIRS = 12
@@ -198,9 +198,8 @@ def _runs(row: pd.Series, field: str) -> Iterator[tuple[str, str]]:
         return
     before, after = _PIECE.findall(baseline), _PIECE.findall(perturbed)
     keys = [[piece.strip() for piece in side] for side in (before, after)]
-    matcher = SequenceMatcher(None, keys[0], keys[1], autojunk=False)
-    for tag, i, j, k, m in matcher.get_opcodes():
-        if tag == "equal":
+    for same, (i, j), (k, m) in differences(*keys):
+        if same:
             yield _shortened("".join(after[k:m])), "same"
             continue
         if j > i:

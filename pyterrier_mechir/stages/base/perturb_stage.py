@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 
@@ -79,6 +80,14 @@ def perturbed(frame: pd.DataFrame, field: str, perturbation: Perturbation) -> pd
     added["alignment"] = [made.alignment for made in of_rows]
     added["expected_sign"] = [made.sign or NO_SIGN for made in of_rows]
     frame = frame.drop(columns=f"{field}_baseline", errors="ignore")
-    out = frame.assign(**{name: pd.Series(values, index=frame.index, dtype="str") for name, values in added.items()})
+    out = frame.assign(**{name: _of_texts(values, frame.index) for name, values in added.items()})
     out.attrs = frame.attrs | {METADATA: {PERTURBATION: perturbation.described()}}
     return out
+
+
+def _of_texts(values: list[str | None], index: pd.Index) -> pd.Series:
+    """A column of texts; of objects where one has a lone surrogate, which the type that pandas has for texts lacks."""
+    try:
+        return pd.Series(values, index=index, dtype="str")
+    except UnicodeEncodeError:
+        return pd.Series([np.nan if value is None else value for value in values], index=index, dtype=object)
