@@ -261,3 +261,12 @@ def test_importing_the_module_is_cheap():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_dollar_signs_of_what_stages_made_are_left_alone_by_mathjax(html, documents, bi_encoder):
+    costly = documents.assign(text=[f"from $5_000 to $10: {text}" for text in documents["text"]])
+    pairs = PerturbDocs(TFC1())(costly)
+    heads = PatchScorer(bi_encoder)(pairs)
+    for shown in (html(pairs), html(heads), html(AggregateHeads(n_boot=0)(heads)), ranker_html(bi_encoder)):
+        assert "tex2jax_ignore" in shown and "mathjax_ignore" in shown
+    assert "mathjax_ignore" not in html(costly)

@@ -130,6 +130,8 @@ def test_names_come_back_as_they_were():
     read = again(frame)
     assert list(read.columns) == list(frame.columns) and read.iloc[0].tolist() == [0, 1, 2, 3, 4]
     assert list(to_frame(to_table(frame), [(1, "a"), 7]).columns) == [(1, "a"), 7]
+    odd = pd.DataFrame([[1, 2]], columns=pd.Index(["a", "\udfff"], dtype=object))
+    assert list(again(odd).columns) == ["a", "\udfff"]
     with pytest.raises(ValueError, match="columns '7' and 7 would have one name"):
         to_table(pd.DataFrame([[1, 2]], columns=["7", 7]))
     with pytest.raises(ValueError, match="attrs cannot be stored because of a Timestamp"):
@@ -178,7 +180,8 @@ def test_a_run_is_refused_before_its_first_pair(bi_encoder, pairs, tmp_path):
 
 
 def test_results_come_back_in_shards_with_odd_ids_names_and_attrs(bi_encoder, pairs, tmp_path):
-    odd = pairs.assign(docno=["d\ud800", *pairs["docno"][1:]], extra=CELLS["mappings"]).rename(columns={"extra": 7})
+    docnos = pd.Series(["d\ud800", *pairs["docno"][1:]], dtype=object)
+    odd = pairs.assign(docno=docnos, extra=CELLS["mappings"]).rename(columns={"extra": 7})
     odd.attrs = {**pairs.attrs, "note": np.arange(3)}
     stage = PairScorer(bi_encoder).store(tmp_path / "kept", shard_size=2)
     made = stage(odd)

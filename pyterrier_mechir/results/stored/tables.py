@@ -25,7 +25,7 @@ from pyterrier_mechir.results.stored.typed import decoded, encoded, is_unicode
 
 _KEY = b"pyterrier_mechir"
 
-_NATIVE = ({str}, {bool}, {int}, {float}, {bytes}, set())
+_NATIVE: tuple[set[type], ...] = ({str}, {bool}, {int}, {float}, {bytes}, set())
 """Kinds of objects that come back from Arrow as they went in, if all in a column, or in its lists, are of one."""
 
 _UNFIT = (pa.ArrowException, UnicodeError, OverflowError, TypeError, ValueError)
@@ -75,7 +75,9 @@ def to_frame(table: pa.Table, columns: Sequence[Any] | None = None) -> pd.DataFr
         pd.Series(list(readers[name](table[name])), dtype=object) if name in readers else plain[name] for name in names
     ]
     frame = pd.DataFrame(dict(enumerate(found)), index=pd.RangeIndex(len(table)))
-    frame.columns = pd.Index(list(labels) if columns is None else list(columns), tupleize_cols=False)
+    shown = list(labels) if columns is None else list(columns)
+    is_text = all(is_unicode(label) for label in shown if isinstance(label, str))
+    frame.columns = pd.Index(shown, tupleize_cols=False, dtype=None if is_text else object)
     frame.attrs = decoded(ours["attrs"])
     return frame
 
@@ -151,9 +153,10 @@ def _typed(value: Any, what: str) -> str:
 
 def _nested(cells: list[Any]) -> pa.Array | None:
     """Arrays as nested lists, None where these would not tell all of their types and shapes."""
-    kinds = {cell is not None and (cell.ndim, cell.dtype) for cell in cells}
-    n_axes, dtype = next(iter(kinds)) or (0, None)
-    if len(kinds) > 1 or not n_axes:
+    if len({cell is not None and (cell.ndim, cell.dtype) for cell in cells}) > 1:
+        return None
+    n_axes, dtype = cells[0].ndim, cells[0].dtype
+    if not n_axes:
         return None
     values, shapes = np.concatenate([cell.ravel() for cell in cells]), np.array([cell.shape for cell in cells])
     is_text = dtype.kind == "O" and set(map(type, values)) <= {str, type(None)}
