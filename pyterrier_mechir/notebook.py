@@ -53,16 +53,30 @@ def load_ipython_extension(shell: Any) -> None:
 def frame_html(frame: pd.DataFrame) -> str | None:
     """A frame as HTML: results with their effects drawn, any other as pandas gives it; it never fails.
 
+    A dollar sign in what a stage made stays one: no notebook takes what stands between two for a formula.
+
     Args:
         frame: any frame. Results are recognised by their columns.
     """
-    as_pandas: str | None = frame._repr_html_()  # type: ignore[operator]
+    as_pandas = _as_pandas(frame)
     if as_pandas is None:
         return None
     try:
         return _results(frame) or as_pandas
     except Exception:
         return as_pandas
+
+
+def _as_pandas(frame: pd.DataFrame) -> str | None:
+    """A frame as pandas gives it, with the dollar signs of the texts of one that a stage made left alone."""
+    import pandas as pd
+
+    from pyterrier_mechir.results.frames import METADATA
+
+    sets_formulas = pd.get_option("display.html.use_mathjax") and METADATA not in frame.attrs
+    with pd.option_context("display.html.use_mathjax", sets_formulas):
+        shown: str | None = frame._repr_html_()  # type: ignore[operator]
+    return shown
 
 
 def ranker_html(ranker: Ranker) -> str:
@@ -250,4 +264,6 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _page(*parts: str) -> str:
-    return f'<div class="mechir">{_STYLE}{"".join(parts)}</div>'
+    from pyterrier_mechir.plots.markup import LITERAL_CLASSES
+
+    return f'<div class="mechir {LITERAL_CLASSES}">{_STYLE}{"".join(parts)}</div>'

@@ -47,6 +47,12 @@ def heads(bi_encoder, pairs):
     return PatchScorer(bi_encoder)(pairs)
 
 
+def _as_pandas(frame):
+    """What pandas shows, with dollar signs left alone in what a stage made."""
+    with pd.option_context("display.html.use_mathjax", "mechir" not in frame.attrs):
+        return frame._repr_html_()
+
+
 def _rows(page):
     return [[cell.text for cell in row.children] for row in page.one("tbody").all("tr")]
 
@@ -191,14 +197,14 @@ def test_other_frames_look_as_pandas_shows_them(html, heads, documents):
     others = [documents, documents.head(0), heads[["qid", "docno", "score"]], pd.DataFrame({("a", "b"): [1]})]
     others += [AggregateHeads()(heads)[["docno", "score"]], pd.DataFrame(), pd.DataFrame({0: [1.5]})]
     for frame in others:
-        assert html(frame) == frame._repr_html_()
+        assert html(frame) == _as_pandas(frame)
     assert html(3) is None
 
 
 def test_empty_results_look_as_pandas_shows_them(html, bi_encoder, pairs):
     empty = PatchScorer(bi_encoder)(pairs.head(0))
     for frame in (empty, AggregateHeads()(empty)):
-        assert html(frame) == frame._repr_html_()
+        assert html(frame) == _as_pandas(frame)
 
 
 def test_what_pandas_does_not_show_as_html_stays_text(html, heads):
@@ -214,13 +220,13 @@ def test_a_frame_that_lost_its_attrs_is_shown_as_far_as_it_tells(html, heads, bi
     assert _rows(page)[0][7] == _largest(HEADS, frame["patch_effect"].iloc[0])
     layers = PatchScorer(bi_encoder, "mlp_out")(pairs)
     layers.attrs = {}
-    assert html(layers) == layers._repr_html_()
+    assert html(layers) == _as_pandas(layers)
 
 
 def test_a_damaged_frame_never_fails(html, heads):
     for name, values in {"patch_effect": None, "score_perturbed": "x", "qid": [[]] * len(heads)}.items():
         frame = heads.assign(**{name: values})
-        assert html(frame) == frame._repr_html_()
+        assert html(frame) == _as_pandas(frame)
 
 
 def test_texts_are_escaped(html, heads):
@@ -255,3 +261,12 @@ def test_importing_the_module_is_cheap():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_dollar_signs_of_what_stages_made_are_left_alone_by_mathjax(html, documents, bi_encoder):
+    costly = documents.assign(text=[f"from $5_000 to $10: {text}" for text in documents["text"]])
+    pairs = PerturbDocs(TFC1())(costly)
+    heads = PatchScorer(bi_encoder)(pairs)
+    for shown in (html(pairs), html(heads), html(AggregateHeads(n_boot=0)(heads)), ranker_html(bi_encoder)):
+        assert "tex2jax_ignore" in shown and "mathjax_ignore" in shown
+    assert "mathjax_ignore" not in html(costly)

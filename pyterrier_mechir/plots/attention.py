@@ -75,7 +75,6 @@ def plot_attention(
         ax.set_ylim(0, limit)
         where = f"position {at[0]}" if len(at) == 1 else f"mean of {len(at)}"
         finish(ax, title, "to", f"attention of {name}\nfrom {readable(tokens[at[0]])} ({where})")
-        ax.yaxis.label.set_parse_math(False)
     label_tokens(ax.xaxis, tokens, classes)
     explain_tokens(ax, classes)
     return ax

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_mechir.plots.frames import aggregated, check_one, table
-from pyterrier_mechir.plots.style import centred, colour_bar, effect_map, finish, mark_significant, new_axes
+from pyterrier_mechir.plots.style import LITERAL, centred, colour_bar, effect_map, finish, mark_significant, new_axes
 from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def plot_classes(
         effects = effects.loc[strongest]
     ax = new_axes(ax, 2 + 0.62 * effects.shape[1], 1.3 + 0.26 * len(effects))
     image = effect_map(ax, effects.to_numpy(), centred(effects.to_numpy(), limit), annotate=annotate)
-    ax.set_xticks(range(effects.shape[1]), list(effects.columns))
-    ax.set_yticks(range(len(effects)), list(effects.index.astype(str)))
+    ax.set_xticks(range(effects.shape[1]), list(effects.columns), **LITERAL)
+    ax.set_yticks(range(len(effects)), list(effects.index.astype(str)), **LITERAL)
     is_class = set(effects.columns) <= set(TOKEN_CLASSES)
     component = rows["component"].iloc[0]
     finish(ax, title, "token class" if is_class else "position", f"{component}, layer" if of_layers else "")

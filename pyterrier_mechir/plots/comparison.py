@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_mechir.plots.frames import check_one
-from pyterrier_mechir.plots.style import FAINT, QUALITATIVE, QUIET, SMALL, finish, legend, new_axes, note
+from pyterrier_mechir.plots.style import FAINT, LITERAL, QUALITATIVE, QUIET, SMALL, finish, legend, new_axes, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,6 +97,7 @@ def _name(ax: Axes, rows: pd.DataFrame) -> None:
                 ha=align,
                 va="center",
                 fontsize=SMALL,
+                **LITERAL,
                 arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 3},
             )
 

@@ -18,6 +18,9 @@ MISSING = "\N{EN DASH}"
 SIGNIFICANT = 0.05
 """Adjusted p-values below this are marked."""
 
+LITERAL_CLASSES = "tex2jax_ignore mathjax_ignore"
+"""Classes of elements in which MathJax, which notebooks load, leaves dollar signs alone."""
+
 _WIDEST, _TALLEST = 240, 72
 
 _MINUS = "\N{MINUS SIGN}"

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_mechir.plots.frames import table
-from pyterrier_mechir.plots.style import centred, colour_bar, effect_map, finish
+from pyterrier_mechir.plots.style import LITERAL, centred, colour_bar, effect_map, finish
 from pyterrier_mechir.plots.tokens import PITCH, explain_tokens, label_tokens
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def plot_positions(
     for one, effects, name in zip(axes, maps, components, strict=True):
         image = effect_map(one, effects.to_numpy(), centred(effects.to_numpy(), limit))
         of_layers = _is_of_layers(drawn[drawn["component"] == name])
-        one.set_yticks(range(len(effects)), _layers(effects.index) if of_layers else list(effects.index))
+        names_of_rows = _layers(effects.index) if of_layers else list(effects.index)
+        one.set_yticks(range(len(effects)), names_of_rows, **LITERAL)
         label_tokens(one.xaxis, tokens, classes)
         finish(one, title if one is axes[0] else None, "", f"{name}\nlayer" if of_layers else name)
         _frame_edit(one, classes, len(effects))

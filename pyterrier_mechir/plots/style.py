@@ -30,6 +30,9 @@ QUIET = "0.5"
 
 FAINT = "0.8"
 
+LITERAL: dict[str, Any] = {"parse_math": False}
+"""Of texts that may come from data, in which what stands between dollar signs is no formula."""
+
 SMALL = 8
 """Font size of notes, legends and tokens."""
 
@@ -50,11 +53,11 @@ def new_axes(ax: Axes | None, width: float, height: float) -> Axes:
 
 
 def finish(ax: Axes, title: str | None, x_label: str, y_label: str) -> None:
-    """Title and labels; axes with ticks keep two spines, and a map has neither."""
+    """Title and labels, in which a dollar sign is one; axes with ticks keep two spines, and a map has neither."""
     if title is not None:
-        ax.set_title(title)
-    ax.set_xlabel(x_label)
-    ax.set_ylabel(y_label)
+        ax.set_title(title, **LITERAL)
+    ax.set_xlabel(x_label, **LITERAL)
+    ax.set_ylabel(y_label, **LITERAL)
     if ax.images:
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
@@ -64,7 +67,8 @@ def finish(ax: Axes, title: str | None, x_label: str, y_label: str) -> None:
 
 def legend(ax: Axes, where: Any = "best") -> None:
     """A small legend that hides the guides behind it."""
-    ax.legend(loc=where, fontsize=SMALL, edgecolor="none", framealpha=0.8)
+    for text in ax.legend(loc=where, fontsize=SMALL, edgecolor="none", framealpha=0.8).get_texts():
+        text.set(**LITERAL)
 
 
 def centred(values: np.ndarray, limit: float | None = None) -> TwoSlopeNorm:
@@ -105,7 +109,8 @@ def colour_bar(image: AxesImage, ax: Axes, label: str) -> None:
     beyond = bool(np.nanmin(values, initial=0) < low), bool(np.nanmax(values, initial=0) > high)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
     size: dict[str, Any] = {"fraction": max(0.046, _BAR / width), "aspect": height / _BAR, "pad": 0.02}
-    bar = ax.figure.colorbar(image, ax=ax, label=label, extend=extend, **size)
+    bar = ax.figure.colorbar(image, ax=ax, extend=extend, **size)
+    bar.set_label(label, **LITERAL)
     bar.outline.set_visible(False)
 
 
@@ -161,6 +166,7 @@ def note(ax: Axes, text: str) -> None:
         fontsize=SMALL,
         color=QUIET,
         annotation_clip=False,
+        **LITERAL,
     )
 
 

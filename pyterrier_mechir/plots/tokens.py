@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pyterrier_mechir.plots.style import QUALITATIVE, SMALL, inches, note
+from pyterrier_mechir.plots.style import LITERAL, QUALITATIVE, SMALL, inches, note
 from pyterrier_mechir.text.vocabulary import SPACES
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def label_tokens(axis: XAxis | YAxis, tokens: Sequence[str], classes: Sequence[s
     room = inches(axis.axes)[0 if across else 1] * 72 / max(len(tokens), 1)
     style: dict[str, Any] = {"fontsize": min(SMALL, max(room, _LEAST)), "rotation": 90 if across else 0}
     axis.set_ticks(range(len(tokens)))
-    axis.set_ticklabels([readable(token) for token in tokens], parse_math=False, **style)
+    axis.set_ticklabels([readable(token) for token in tokens], **LITERAL, **style)
     for tick, token_class in zip(axis.get_major_ticks(), classes, strict=True):
         tick.label1.set(**_STYLES.get(_kind(token_class), {}))
 

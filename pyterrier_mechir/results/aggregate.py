@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyterrier as pt
 
 from pyterrier_mechir._options import one_of
+from pyterrier_mechir.checks import warn
 from pyterrier_mechir.results.effects import over
 from pyterrier_mechir.results.estimators import ESTIMATORS, averaged, query_sums, usable
-from pyterrier_mechir.results.frames import COLUMNS, Label
+from pyterrier_mechir.results.frames import COLUMNS, METADATA, Label, check_columns, groups_of
 from pyterrier_mechir.results.pairs import PairArrays, read_pairs
 from pyterrier_mechir.results.statistics import adjusted, bootstrap, median, n_flips, sign_flips
 
@@ -43,15 +43,19 @@ def aggregate(
         weights: likewise.
 
     Returns:
-        A row per group, estimator and component, as :class:`~pyterrier_mechir.AggregateHeads` gives it.
+        A row per group, estimator and component, as :class:`~pyterrier_mechir.AggregateHeads` gives it, whose attrs
+        tell how many pairs are in no group, if any are.
 
     Raises:
         pt.validate.InputValidationError: a column is missing.
         ValueError: as for :func:`checked_estimators`; the arrays of the rows are not of one shape; a weight that is no
-            number of 0 or more.
+            number of 0 or more; a column that comes twice, or groups of one name.
+
+    Warns:
+        UserWarning: pairs that are in no group, since their value of ``by`` is missing.
     """
     estimators = checked_estimators(estimator, ci, n_boot, weights)
-    pt.validate.columns(frame, includes=needed_columns(by, weights))
+    check_columns(frame, needed_columns(by, weights))
     extra = [] if isinstance(estimator, str) else ["estimator"]
     if not len(frame):
         return typed(pd.DataFrame(), _STATISTICS, extra)
@@ -60,18 +64,37 @@ def aggregate(
     if swept.any():
         labels, pairs = [label for label, kept in zip(labels, swept, strict=True) if kept], pairs.at_sites(swept)
     if by is None:
-        groups: dict[Any, Any] = {"all": slice(None)}
+        groups, n_ungrouped = {"all": slice(None)}, 0
     else:
-        groups = frame.reset_index(drop=True).groupby(by, sort=False).indices
+        groups, n_ungrouped = _groups(frame, by)
     parts = [
         ranked_components(
-            labels, {"qid": str(name), "estimator": one, **_estimated(pairs.rows(rows), one, ci, n_boot, seed)}
+            labels, {"qid": name, "estimator": one, **_estimated(pairs.rows(rows), one, ci, n_boot, seed)}
         )
         for name, rows in groups.items()
         for one in estimators
     ]
     extra = extra if labels[0][1] is None else ["slot", *extra]
-    return typed(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), _STATISTICS, extra)
+    made = typed(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), _STATISTICS, extra)
+    made.attrs = {METADATA: {"n_ungrouped": n_ungrouped}} if n_ungrouped else {}
+    return made
+
+
+def _groups(frame: pd.DataFrame, by: str) -> tuple[dict[str, Any], int]:
+    """The rows of each group, by its name, and how many rows are in none."""
+    numbers = groups_of(frame, by, may_lack=True)
+    order = np.argsort(numbers, kind="stable")
+    rows = np.split(order, np.searchsorted(numbers[order], np.arange(numbers.max(initial=-1) + 1)))
+    groups: dict[str, Any] = {}
+    for members in rows[1:]:
+        name = str(frame[by].iloc[members[0]])
+        if name in groups:
+            raise ValueError(f"column {by!r} has two groups that are written {name!r}; give them names that differ.")
+        groups[name] = members
+    n_ungrouped = len(rows[0])
+    if n_ungrouped:
+        warn(f"{n_ungrouped} of {len(frame)} pairs are in no group, since their {by!r} is missing.")
+    return groups, n_ungrouped
 
 
 def checked_estimators(estimator: str | Sequence[str], ci: float, n_boot: int, weights: str | None) -> list[str]:

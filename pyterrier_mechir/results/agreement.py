@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyterrier as pt
 from scipy.stats import norm, rankdata
 
 from pyterrier_mechir.results.compare import Sides, read_sides
 from pyterrier_mechir.results.effects import over
+from pyterrier_mechir.results.frames import METADATA, check_columns
 from pyterrier_mechir.results.statistics import levels, resamples
 
 
@@ -130,6 +130,7 @@ def split_halves(
         A row each for Spearman's rank correlation and for the overlap at k: ``measure``, ``value`` (mean over the
         splits), ``low``, ``high`` (between which the splits' values lie, but for 1 - ``ci`` of them) and ``corrected``
         (of the correlation, what a map of all queries would have with another of as many: Spearman and Brown, 1910).
+        How many queries have no effects, if any have none, is in ``attrs["mechir"]["n_skipped"]``.
 
     Raises:
         pt.validate.InputValidationError: a column is missing.
@@ -149,7 +150,10 @@ def split_halves(
         mean = float(np.nanmean(values))
         corrected = 2 * mean / (1 + mean) if name == "spearman" else np.nan
         rows.append((name, mean, low, high, corrected))
-    return pd.DataFrame(rows, columns=["measure", "value", "low", "high", "corrected"])
+    made = pd.DataFrame(rows, columns=["measure", "value", "low", "high", "corrected"])
+    n_skipped = frame["qid"].nunique() - n_queries
+    made.attrs = {METADATA: {"n_skipped": n_skipped}} if n_skipped else {}
+    return made
 
 
 def _checked(k: int, n: int) -> int:
@@ -202,10 +206,12 @@ def lens_agreement(frame: pd.DataFrame) -> pd.DataFrame:
     """
     from scipy.stats import kendalltau
 
-    pt.validate.columns(frame, includes=["qid", "layer_scores"])
+    check_columns(frame, ["qid", "layer_scores"])
     if len({len(scores) for scores in frame["layer_scores"]}) > 1:
         raise ValueError("layer_scores has arrays of several lengths; give the output of one ScoreLens at a time.")
-    of_queries = [np.stack(list(scores)) for _, scores in frame.groupby("qid", sort=False)["layer_scores"]]
+    of_queries = [
+        np.stack(list(scores)) for _, scores in frame.groupby("qid", sort=False, observed=True)["layer_scores"]
+    ]
     of_queries = [scores for scores in of_queries if len(scores) > 1 and _varies(scores[:, -1])]
     rows = []
     for layer in range(len(frame["layer_scores"].iloc[0]) if len(frame) else 0):

@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyterrier as pt
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.results.aggregate import ranked_components, typed
 from pyterrier_mechir.results.effects import over
 from pyterrier_mechir.results.estimators import ESTIMATORS, QuerySums, query_sums, usable
-from pyterrier_mechir.results.frames import COLUMNS, Label
+from pyterrier_mechir.results.frames import COLUMNS, Label, check_columns
 from pyterrier_mechir.results.pairs import PairArrays, read_pairs
 from pyterrier_mechir.results.statistics import adjusted, bootstrap, difference, n_flips, sign_flips
 
@@ -81,7 +80,7 @@ def compare_heads(
 
     Raises:
         pt.validate.InputValidationError: a column is missing.
-        ValueError: the components differ, or no document has effects in both.
+        ValueError: the components differ, no document has effects in both, or one comes twice in a run.
     """
     return differences(read_sides(first, second, estimator), ci, n_boot, seed)
 
@@ -125,12 +124,20 @@ def read_sides(first: pd.DataFrame, second: pd.DataFrame, estimator: str) -> Sid
 
     Raises:
         pt.validate.InputValidationError: a column is missing.
-        ValueError: an unknown estimator, or the median; the components differ, or there are no common pairs.
+        ValueError: an unknown estimator, or the median; the components differ, there are no common pairs, or a pair
+            comes twice in a run.
     """
     linear(estimator)
     for frame in (first, second):
-        pt.validate.columns(frame, includes=[*COLUMNS, "docno"])
+        check_columns(frame, [*COLUMNS, "docno"])
     keys = [pd.MultiIndex.from_frame(frame[["qid", "docno"]].astype(str)) for frame in (first, second)]
+    for key in keys:
+        if not key.is_unique:
+            qid, docno = key[key.duplicated()][0]
+            raise ValueError(
+                f"a run has (qid, docno) = ({qid!r}, {docno!r}) more than once, so that it cannot be told which to "
+                "compare; drop_duplicates(['qid', 'docno']) first."
+            )
     common = keys[0].intersection(keys[1], sort=False)
     if not len(common):
         raise ValueError("the two runs have no document in common, by qid and docno; compare runs of the same queries.")

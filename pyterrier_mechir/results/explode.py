@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyterrier as pt
 
-from pyterrier_mechir.results.frames import has_token_effects, labelled_sites
+from pyterrier_mechir.results.frames import METADATA, as_strings, check_columns, has_token_effects, labelled_sites
 
 _COLUMNS = [
     *("qid", "docno", "component", "layer", "head", "site", "position", "token", "token_baseline", "token_class"),
@@ -26,18 +25,21 @@ def explode_effects(frame: pd.DataFrame) -> pd.DataFrame:
         ``qid, docno, component, layer, head, site`` (its name, such as ``L5H8``), ``position`` (missing but for single
         positions), ``token``, ``token_baseline`` (of the perturbed side and of the baseline, at that position),
         ``token_class``, ``patch_score``, ``patch_effect``. Pairs without effects and sites that were not swept are
-        left out.
+        left out; how many pairs these are, if there are any, is in ``attrs["mechir"]["n_skipped"]``.
 
     Raises:
         pt.validate.InputValidationError: a column is missing.
         ValueError: the frame does not say which sites its arrays hold.
     """
-    pt.validate.columns(frame, includes=["qid", "docno", "patch_scores", "patch_effect"])
+    check_columns(frame, ["qid", "docno", "patch_scores", "patch_effect"])
     parts = [_row(frame, row) for row in range(len(frame))]
     made = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_COLUMNS)
-    kinds = {"layer": "Int64", "head": "Int64", "position": "Int64"} | dict.fromkeys(_COLUMNS[:3], "str")
-    kinds |= dict.fromkeys(["site", "token", "token_baseline", "token_class"], "str")
-    return made.reindex(columns=_COLUMNS).astype({name: kinds.get(name, "float32") for name in _COLUMNS})
+    kinds = dict.fromkeys(["layer", "head", "position"], "Int64") | dict.fromkeys(_COLUMNS[-2:], "float32")
+    made = made.reindex(columns=_COLUMNS).astype(kinds)
+    made = made.assign(**{name: as_strings(made[name]) for name in _COLUMNS if name not in kinds})
+    n_skipped = sum(not len(part) for part in parts)
+    made.attrs = {METADATA: {"n_skipped": n_skipped}} if n_skipped else {}
+    return made
 
 
 def _row(frame: pd.DataFrame, row: int) -> pd.DataFrame:

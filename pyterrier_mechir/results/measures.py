@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import pyterrier as pt
 from ir_measures import Measure, Metric
 from ir_measures.measures import ParamInfo
 from ir_measures.measures.base import MeanAgg
@@ -16,9 +15,13 @@ from scipy.stats import entropy
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.perturb.base import NO_SIGN, SIGNS
 from pyterrier_mechir.results.effects import change, ratio_of_means
+from pyterrier_mechir.results.frames import check_columns
 
 NEUTRAL_BAND = 1e-3
 """Score changes up to this size count as none, unless another band is given."""
+
+_MISSING = ("None", "nan", "<NA>")
+"""What becomes of missing values that pandas before 3 turns to text."""
 
 
 def axiom_agreement(frame: pd.DataFrame, band: float = NEUTRAL_BAND, sign: str | None = None) -> pd.DataFrame:
@@ -41,7 +44,7 @@ def axiom_agreement(frame: pd.DataFrame, band: float = NEUTRAL_BAND, sign: str |
         pt.validate.InputValidationError: a column is missing.
         ValueError: an unknown sign.
     """
-    pt.validate.columns(frame, includes=["qid", "score_baseline", "score_perturbed"])
+    check_columns(frame, ["qid", "score_baseline", "score_perturbed"])
     agrees = _agrees(frame, band, sign)
     by_query = agrees.groupby(frame["qid"].to_numpy(), sort=False)
     found = by_query.agg(agreement="mean", n_pairs="count", n_rows="size")
@@ -56,7 +59,8 @@ def _agrees(frame: pd.DataFrame, band: float, sign: str | None) -> pd.Series:
     if sign is not None:
         expected = np.full(len(frame), sign, dtype=object)
     elif "expected_sign" in frame.columns:
-        expected = frame["expected_sign"].astype(object).fillna(NO_SIGN).to_numpy()
+        given = frame["expected_sign"].astype(object)
+        expected = given.mask(given.isna() | given.isin(_MISSING), NO_SIGN).to_numpy()
     else:
         expected = np.full(len(frame), "+", dtype=object)
     for name in set(expected):
@@ -97,13 +101,13 @@ def head_qrels(frame: pd.DataFrame, k: int = 10) -> pd.DataFrame:
         pt.validate.InputValidationError: a column is missing.
         ValueError: ``k`` less than 1, or a component that comes twice.
     """
-    pt.validate.columns(frame, includes=["qid", "docno", "score"])
+    check_columns(frame, ["qid", "docno", "score"])
     if k < 1:
         raise ValueError(f"k is {k}; at least one component should be relevant.")
     if frame.duplicated(["qid", "docno"]).any():
         raise ValueError("a component comes more than once for a query; keep the rows of one estimator.")
     ordered = frame[frame["score"].notna()].sort_values("score", ascending=False, kind="stable")
-    place = ordered.groupby("qid", sort=False).cumcount()
+    place = ordered.groupby("qid", sort=False, observed=True).cumcount()
     judged = ordered.assign(label=(k - place).clip(lower=0).astype("int64"))
     return judged.sort_index()[["qid", "docno", "label"]].reset_index(drop=True)
 
@@ -115,6 +119,9 @@ class _MeanOfDefined(MeanAgg):
         if not np.isnan(value):
             super().add(value)
 
+
+_OF_RUN_FILES = {"query_id", "doc_id", "rank", "score", "name"}
+"""The columns of a run that was read from a file of TREC's format, where those of pairs are lost."""
 
 _PARAMETERS = {
     "cutoff": ParamInfo(dtype=int, required=False, desc="ranking cutoff threshold"),
@@ -129,7 +136,8 @@ class _OfPairs(Measure):
     the value of ``missing``, NaN unless given. ``ir_measures`` takes the mean over the queries that have a value;
     ``pt.Experiment`` adds all queries up, so that there the mean is NaN where one has none, unless ``missing`` is
     given. A run without the columns that are needed, such as a plain retriever's beside one with pairs, has the value
-    of ``missing`` throughout.
+    of ``missing`` throughout; one that was read from a run file of TREC, as by ``pt.Experiment(save_mode="reuse")``, is
+    an error, since it may have lost them there.
     """
 
     DEFAULT = float("nan")
@@ -148,10 +156,17 @@ class _OfPairs(Measure):
 
     def runtime_impl(self, qrels: pd.DataFrame, run: pd.DataFrame) -> Iterator[Metric]:
         """Values of the queries that the judgments have."""
+        if set(run.columns) == _OF_RUN_FILES:
+            raise ValueError(
+                f"{self} needs {', '.join(self.NEEDED)}, which a run file of TREC does not keep; give pt.Experiment "
+                "save_format=pickle (the module) with another save_dir, or, of a run that never had pairs, drop the "
+                "column 'name'."
+            )
         run = run[run["query_id"].isin(set(qrels["query_id"]))].rename(columns={"query_id": "qid"})
+        check_columns(run, ["qid"])
         has_pairs = set(self.NEEDED) <= set(run.columns)
         cutoff = self.params.get("cutoff")
-        for qid, pairs in run.groupby("qid", sort=False):
+        for qid, pairs in run.groupby("qid", sort=False, observed=True):
             value = self._of_query(pairs, len(pairs) if cutoff is None else cutoff) if has_pairs else self.DEFAULT
             yield Metric(str(qid), self, self.DEFAULT if np.isnan(value) else value)
 

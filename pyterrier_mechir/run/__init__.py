@@ -70,6 +70,8 @@ def run_sweep(
     before, scorer = split(pipeline)
     writer = ResultsWriter(out, scorer, shard_size=check_batch_size(shard_size) or 256)
     by_row = all(isinstance(stage, PerturbStage) for stage in before)
+    if by_row and isinstance(frame, pd.DataFrame) and len(frame):
+        writer.check(frame)
     source = Source.of(frame, shard_size, by_row)
     notes = Notes()
     try:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from io import BytesIO
 from typing import Any, NamedTuple
 
+import pandas as pd
 import pyarrow as pa
 
 from pyterrier_mechir.models.batching import tokens_at_once
@@ -85,7 +86,7 @@ def run_on_ray(
             given_to = {**packed, "index": ray.put(index)}
             workers = _Workers.of(ray, n_workers, str(scorer.ranker.device))
             blocks = _data(ray, source, writer.shard_size)
-            kinds = None if source.path is not None else to_table(first.head(1)).schema.metadata
+            kinds = None if source.path is not None else _kinds(first.head(1))
             prepared = blocks.map_batches(
                 _prepared,
                 fn_kwargs={"packed": given_to, "text_field": scorer.text_field, "kinds": kinds},
@@ -94,7 +95,7 @@ def run_on_ray(
             ).repartition(target_num_rows_per_block=writer.shard_size)
             results = prepared.map_batches(
                 _Worker,
-                fn_constructor_args=(given_to, to_table(given).schema.metadata, workers.threads, workers.device),
+                fn_constructor_args=(given_to, _kinds(given), workers.threads, workers.device),
                 batch_size=writer.shard_size,
                 batch_format="pyarrow",
                 num_cpus=workers.cpus,
@@ -115,7 +116,9 @@ def run_on_ray(
 def _data(ray: Any, source: Source, size: int) -> Any:
     """The source as a data set, in blocks of about ``size`` rows."""
     if source.path is None:
-        return ray.data.from_arrow_refs([ray.put(to_table(block)) for block in with_one_perturbation(source.blocks)])
+        return ray.data.from_arrow_refs(
+            [ray.put(to_table(block, as_parts=True)) for block in with_one_perturbation(source.blocks)]
+        )
     return ray.data.read_parquet(source.path).repartition(
         target_num_rows_per_block=TOPICS if source.n_pairs is None else size
     )
@@ -125,7 +128,7 @@ def _prepared(block: pa.Table, packed: dict[str, Any], text_field: str, kinds: d
     """What the stages before the scorer make of a block, without the pairs that are written."""
     frame = block.to_pandas() if kinds is None else to_frame(block.replace_schema_metadata(kinds))
     frame = applied([_fetched(stage) for stage in packed["stages"]], frame)
-    made = to_table(frame)
+    made = to_table(frame, as_parts=True)
     if len(frame) and perturbed_side(frame, text_field) is not None:
         made = made.take(_fetched(packed["index"]).lacking(with_hashes(frame, text_field)))
     return made
@@ -159,6 +162,11 @@ class _Worker:
             part = made.iloc[self._index.lacking(made)]
             results = _content(to_table(scored(self._scorer, part))) if len(part) else b""
         return {"results": [results], "notes": [json.dumps(notes.messages)]}
+
+
+def _kinds(frame: pd.DataFrame) -> dict[bytes, bytes]:
+    """What the columns of the parts of a frame hold, and its attrs, as their tables say it."""
+    return dict(to_table(frame, as_parts=True).schema.metadata)
 
 
 def _content(table: pa.Table) -> bytes:

@@ -9,6 +9,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_mechir.results.aggregate import aggregate, checked_estimators, needed_columns
+from pyterrier_mechir.results.frames import check_columns
 from pyterrier_mechir.stages.base.keyed import Keyed
 
 
@@ -42,7 +43,8 @@ class AggregateHeads(Keyed, pt.Transformer):
 
     Args:
         by: the column whose values are the groups; ``"qid"`` gives one ranking of components per query, None pools all
-            queries under qid ``"all"``.
+            queries under qid ``"all"``. Pairs whose value is missing are in no group; how many these are, if there are
+            any, is in ``attrs["mechir"]["n_ungrouped"]``.
         estimator: ``ratio_of_means`` = mean(moved score) / mean(s_p - s_b); ``mean_of_ratios``, the published one, is
             unstable where a denominator is near 0; ``median`` of the ratios, whose bootstrap is slow (its time grows
             with pairs, not with queries); ``difference``, the mean moved score in score units. ``mean_of_ratios`` and
@@ -83,9 +85,13 @@ class AggregateHeads(Keyed, pt.Transformer):
 
         Raises:
             pt.validate.InputValidationError: a column is missing.
-            ValueError: the arrays of the rows are not of one shape; a weight that is no number of 0 or more.
+            ValueError: the arrays of the rows are not of one shape; a weight that is no number of 0 or more; a column
+                that comes twice, or groups of one name.
+
+        Warns:
+            UserWarning: pairs that are in no group, since their value of ``by`` is missing.
         """
-        pt.validate.columns(inp, includes=needed_columns(self.by, self.weights), context=self)
+        check_columns(inp, needed_columns(self.by, self.weights), self)
         return aggregate(
             inp,
             by=self.by,

@@ -10,7 +10,7 @@ import pyterrier as pt
 from pyterrier_mechir.results.aggregate import typed
 from pyterrier_mechir.results.agreement import agreement_and_stability
 from pyterrier_mechir.results.compare import STATISTICS, differences, linear, read_sides
-from pyterrier_mechir.results.frames import COLUMNS, METADATA
+from pyterrier_mechir.results.frames import COLUMNS, METADATA, check_columns
 from pyterrier_mechir.stages.base.keyed import Keyed
 
 
@@ -69,7 +69,7 @@ class CompareHeads(Keyed, pt.Transformer):
         """
         first, second = self.first.transform(inp), self.second.transform(inp)
         for frame in (first, second):
-            pt.validate.columns(frame, includes=[*COLUMNS, "docno"], context=self)
+            check_columns(frame, [*COLUMNS, "docno"], self)
         if not len(first) and not len(second):
             return typed(pd.DataFrame(), STATISTICS)
         sides = read_sides(first, second, self.estimator)

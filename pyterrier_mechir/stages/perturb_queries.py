@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
-import pyterrier as pt
 
 from pyterrier_mechir.perturb.base import Perturbation
+from pyterrier_mechir.results.frames import check_columns
 from pyterrier_mechir.stages.base.checks import check_strings
 from pyterrier_mechir.stages.base.perturb_stage import PerturbStage, perturbed
 
@@ -65,6 +65,6 @@ class PerturbQueries(PerturbStage):
             ValueError: a query that is not a string.
             TypeError: the perturbation gave something that is not a text.
         """
-        pt.validate.columns(inp, includes=["qid", "query"], context=self)
+        check_columns(inp, ["qid", "query"], self)
         check_strings(inp, ["query"])
         return perturbed(inp, "query", self._applied)

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyterrier as pt
 
 from pyterrier_mechir.checks import check_batch_size
-from pyterrier_mechir.results.frames import METADATA, PERTURBATION
-from pyterrier_mechir.results.stored.ledger import PAIR_HASH, Index, Ledger
+from pyterrier_mechir.results.frames import METADATA, PERTURBATION, check_columns, joined
+from pyterrier_mechir.results.stored.ledger import PAIR, PAIR_HASH, Index, Ledger
 from pyterrier_mechir.results.stored.store import Store
+from pyterrier_mechir.results.stored.tables import to_frame, to_table
 from pyterrier_mechir.stages.base.effect_columns import ADDED
 from pyterrier_mechir.stages.base.keyed import Keyed
 from pyterrier_mechir.stages.base.pair_stage import PairStage
@@ -89,7 +90,7 @@ class ResultsWriter(Keyed, pt.Transformer):
             UserWarning: shards that were damaged, and all that the scorer warns of.
         """
         if self.scorer is None:
-            pt.validate.result_frame(inp, extra_columns=["query", self.text_field, "score"], context=self)
+            check_columns(inp, ["qid", "docno", "query", self.text_field, "score"], self)
             if "score_perturbed" not in inp.columns and len(inp):
                 raise ValueError("writer() writes the results of a scorer; put a PatchScorer before it, or into it.")
             made = inp
@@ -150,7 +151,7 @@ class ResultsWriter(Keyed, pt.Transformer):
         """
         with self._session(like) as ledger:
             for table in computed(ledger.index):
-                rows = ledger.index.lacking(table.select(["qid", "docno", PAIR_HASH]).to_pandas())
+                rows = ledger.index.lacking(to_frame(table.select(PAIR)))
                 if len(rows):
                     ledger.append(table if len(rows) == len(table) else table.take(rows))
                 done(len(table), len(table) - len(rows))
@@ -162,7 +163,17 @@ class ResultsWriter(Keyed, pt.Transformer):
     def _label(self) -> str | None:
         return None if self.scorer is None else repr(self.scorer.ranker)
 
+    def check(self, made: pd.DataFrame) -> None:
+        """Check that pairs can be stored as they are, before any is scored.
+
+        Raises:
+            ValueError: a column, or the attrs, cannot; the message names it.
+        """
+        replaced = [] if self.scorer is None else ADDED
+        to_table(made.drop(columns=[PAIR_HASH, "rank", *replaced], errors="ignore"))
+
     def _write(self, ledger: Ledger, lacking: pd.DataFrame, done: Callable[[int], object] | None = None) -> None:
+        self.check(lacking)
         for start in range(0, len(lacking), self.shard_size):
             part = lacking.iloc[start : start + self.shard_size]
             ledger.append(scored(self.scorer, part))
@@ -172,7 +183,7 @@ class ResultsWriter(Keyed, pt.Transformer):
     def _ranked(self, made: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
         added = {name: results[name].to_numpy() for name in ADDED if name in results.columns}
         out = made.drop(columns=ADDED, errors="ignore").assign(**added)
-        out.attrs = made.attrs | results.attrs
+        out.attrs = made.attrs | {METADATA: results.attrs[METADATA]}
         return pt.model.add_ranks(out)
 
     def _configuration(self, made: pd.DataFrame) -> dict[str, Any]:
@@ -187,7 +198,13 @@ class ResultsWriter(Keyed, pt.Transformer):
 
 
 def with_hashes(frame: pd.DataFrame, text_field: str) -> pd.DataFrame:
-    """A frame with its ``pair_hash``: a digest of each row's query and texts."""
+    """A frame with its ``pair_hash``: a digest of each row's query and texts.
+
+    Raises:
+        ValueError: it has a column of this name.
+    """
+    if PAIR_HASH in frame.columns:
+        raise ValueError(f"column {PAIR_HASH!r} is one that stored results have of their own; rename or drop it first.")
     pairs = PairRows.of(frame, text_field)
     made = ("" if text is None else pairs.key(row)[1:] for row, text in enumerate(pairs.perturbed))
     rows = zip(frame["qid"], frame["docno"], frame["query"], frame[text_field], made, strict=True)
@@ -248,6 +265,8 @@ def with_one_perturbation(frames: Iterable[pd.DataFrame]) -> Iterator[pd.DataFra
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    joined = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
-    joined.attrs = frames[-1].attrs
-    return joined
+    if len(frames) == 1:
+        return frames[0]
+    whole = joined(frames)
+    whole.attrs = frames[-1].attrs
+    return whole

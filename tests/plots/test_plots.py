@@ -203,6 +203,34 @@ def test_a_figure_of_its_own_shows_all_its_text(request, name):
         assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_no_text_but_the_numbers_of_a_scale_is_read_as_a_formula(request, name):
+    axes = plots(request)[name](title="from $5_000 to $10_{")
+    axes.figure.draw_without_rendering()
+    named = [
+        axes.title,
+        axes.xaxis.label,
+        axes.yaxis.label,
+        *axes.texts,
+        *(axes.get_legend() or Legendless).get_texts(),
+    ]
+    for one in axes.figure.axes[1:]:
+        named += [one.xaxis.label, one.yaxis.label]
+    assert not any(text.get_parse_math() for text in named if text.get_text().strip("-+.0123456789"))
+
+
+class Legendless:
+    """Stands for the legend of axes that have none."""
+
+    get_texts = list
+
+
+def test_names_from_a_frame_are_no_formulas():
+    axes = plot_comparison(COMPARED.assign(docno=[f"$L_{i}$" for i in range(len(COMPARED))]), names=("$a$", "$b_$"))
+    axes.figure.draw_without_rendering()
+    assert not any(text.get_parse_math() for text in (*axes.texts, axes.xaxis.label, axes.yaxis.label))
+
+
 # Heads
 
 

@@ -128,6 +128,12 @@ def _assert_cell(cell, row):
     assert float(shown) == pytest.approx(row["score"], abs=0.00501)
 
 
+def test_dollar_signs_on_the_page_are_left_alone_by_mathjax(tmp_path):
+    page = write_report(_made(), tmp_path / "report.html", title="from $5_000 to $10").read_text("utf-8")
+    assert '<html lang="en" class="tex2jax_ignore mathjax_ignore">' in page
+    assert '<body class="tex2jax_ignore mathjax_ignore">' in page
+
+
 def test_the_cells_of_the_head_map_hold_the_aggregated_effects(tmp_path):
     frame = _made(n_queries=12)
     corner, cells = _grid(_page(frame, tmp_path), "Attention heads")

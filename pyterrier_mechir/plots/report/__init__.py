@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyterrier as pt
 
 from pyterrier_mechir._version import __version__
 from pyterrier_mechir.plots.colours import STEPS, scale
-from pyterrier_mechir.plots.markup import number, signed
+from pyterrier_mechir.plots.markup import LITERAL_CLASSES, number, signed
 from pyterrier_mechir.plots.report.effects import effect_maps, strongest
 from pyterrier_mechir.plots.report.examples import Examples, make_examples
 from pyterrier_mechir.plots.report.tables import as_given, definitions, effectiveness, pair_rows, run_of
 from pyterrier_mechir.results.aggregate import aggregate
 from pyterrier_mechir.results.effects import change
-from pyterrier_mechir.results.frames import METADATA, has_token_effects
+from pyterrier_mechir.results.frames import METADATA, check_columns, has_token_effects
 
 
 def write_report(
@@ -60,12 +59,12 @@ def write_report(
         ValueError: the frame is empty, or does not say which components its arrays hold.
     """
     needed = ["qid", "query", "docno", "score", "score_baseline", "score_perturbed"]
-    pt.validate.columns(frame, includes=needed)
+    check_columns(frame, needed)
     if not len(frame):
         raise ValueError("the frame holds no pairs, so there is nothing to report.")
     text_field = frame.attrs.get(METADATA, {}).get("scorer", {}).get("text_field", "text")
     if examples is not None:
-        pt.validate.columns(examples, includes=needed)
+        check_columns(examples, needed)
     shown = make_examples(frame if examples is None else examples, text_field, spread=examples is None)
     run = run_of(frame, about)
     measured = effectiveness(frame, qrels) if experiment is None else as_given(experiment)
@@ -103,6 +102,7 @@ def _template() -> Any:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     style, script = ((files(__package__) / name).read_text("utf-8") for name in ("report.css", "report.js"))
     environment.globals |= {
+        "literal": LITERAL_CLASSES,
         "number": number,
         "signed": signed,
         "style": Markup(style),

@@ -11,11 +11,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from pyterrier_mechir.results.frames import joined
 from pyterrier_mechir.results.stored.shards import Shards
 from pyterrier_mechir.results.stored.tables import to_frame, to_table
 
 PAIR_HASH = "pair_hash"
 """Column of a shard that says which pair a row is of."""
+
+PAIR = ["qid", "docno", PAIR_HASH]
+"""Columns that say which pair a row is of, to people and to machines."""
 
 _DIGEST = np.dtype("S16")
 
@@ -135,7 +139,7 @@ class Ledger:
         if not self._paths.items() <= paths.items():
             self._forget()
         for number in sorted(paths.keys() - self._paths.keys()):
-            self.index.add(number, self._shards.read(paths[number], ["qid", "docno", PAIR_HASH]).to_pandas())
+            self.index.add(number, to_frame(self._shards.read(paths[number], PAIR)))
         self._paths, self._next = paths, 0
         return faults
 
@@ -145,7 +149,7 @@ class Ledger:
         while self._next in self._paths:
             self._next += 1
         self._paths[self._next] = self._shards.write(self._next, table)
-        self.index.add(self._next, table.select(["qid", "docno", PAIR_HASH]).to_pandas())
+        self.index.add(self._next, to_frame(table.select(PAIR)))
 
     def rows(self, hashes: Sequence[str]) -> pd.DataFrame:
         """The results of pairs, in their order."""
@@ -155,9 +159,7 @@ class Ledger:
         for number in np.unique(places["shard"]).tolist():
             rows = places["row"][order][places["shard"][order] == number]
             parts.append(to_frame(self._shards.read(self._paths[number]).take(rows)))
-        frame = pd.concat(parts, ignore_index=True).iloc[np.argsort(order)]
-        frame.attrs = parts[0].attrs
-        return frame.reset_index(drop=True)
+        return joined(parts).iloc[np.argsort(order)].reset_index(drop=True)
 
 
 def digests(hashes: Iterable[str]) -> np.ndarray:

@@ -17,9 +17,10 @@ import pyterrier as pt
 from filelock import FileLock, Timeout
 
 from pyterrier_mechir.checks import warn
-from pyterrier_mechir.results.stored.ledger import PAIR_HASH, Ledger, digests
+from pyterrier_mechir.results.frames import joined
+from pyterrier_mechir.results.stored.ledger import PAIR, PAIR_HASH, Ledger, digests
 from pyterrier_mechir.results.stored.shards import Shards, write_whole
-from pyterrier_mechir.results.stored.tables import to_frame
+from pyterrier_mechir.results.stored.tables import labels_of, to_frame
 
 _META, _LOCK = "pt_meta.json", ".lock"
 
@@ -69,9 +70,7 @@ class Store(pt.Artifact):
         frames = list(self.shards(None if columns is None else {*columns, "qid", "score"} - {"rank"}))
         if not frames:
             raise ValueError(f"{str(self._directory)!r} holds no results yet.")
-        frame = pd.concat(frames, ignore_index=True)
-        frame.attrs = frames[0].attrs
-        frame = pt.model.add_ranks(frame)
+        frame = pt.model.add_ranks(joined(frames))
         return frame if columns is None else frame[list(columns)]
 
     def shards(self, columns: Sequence[str] | set[str] | None = None) -> Iterator[pd.DataFrame]:
@@ -85,16 +84,15 @@ class Store(pt.Artifact):
         """
         for path in self._intact():
             table = self._shards.read(path)
-            known = [name for name in table.column_names if name != PAIR_HASH]
-            if columns is not None and (unknown := sorted(set(columns) - set(known))):
-                raise ValueError(f"{self!r} has no column {unknown[0]!r}; it has {', '.join(known)}.")
+            known = [name for name in labels_of(table) if name != PAIR_HASH]
+            if columns is not None and (unknown := [name for name in columns if name not in known]):
+                raise ValueError(f"{self!r} has no column {unknown[0]!r}; it has {', '.join(map(str, known))}.")
             yield to_frame(table, [name for name in known if columns is None or name in columns])
 
     def pairs(self) -> pd.DataFrame:
         """Which pairs there are: ``qid``, ``docno`` and ``pair_hash``, a digest of the query and the texts."""
-        names = ["qid", "docno", PAIR_HASH]
-        tables = [self._shards.read(path, names).to_pandas() for path in self._intact()]
-        return pd.concat([pd.DataFrame(columns=names, dtype="str"), *tables], ignore_index=True)[names]
+        frames = [to_frame(self._shards.read(path, PAIR)) for path in self._intact()]
+        return pd.concat([pd.DataFrame(columns=PAIR, dtype="str"), *frames], ignore_index=True)[PAIR]
 
     @property
     def digest(self) -> str:

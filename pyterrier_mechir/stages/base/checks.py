@@ -8,18 +8,20 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_mechir.results.frames import check_columns
+
 
 def check_results(stage: pt.Transformer, frame: pd.DataFrame, text_field: str) -> None:
-    """Check that a frame has documents with text.
+    """Check that a frame has documents with text, each column once, and every row its ids.
 
     Raises:
         pt.validate.InputValidationError: a column is missing; for a text, the message names what loads it.
+        ValueError: as for :func:`~pyterrier_mechir.results.frames.check_columns`.
     """
     try:
-        pt.validate.result_frame(frame, extra_columns=["query", text_field], context=stage)
+        check_columns(frame, ["qid", "docno", "query", text_field], stage)
     except pt.validate.InputValidationError as error:
-        columns = list(frame.columns) if isinstance(frame, pd.DataFrame) else list(frame)
-        if text_field not in columns and {"qid", "docno"} <= set(columns):
+        if text_field not in frame.columns and {"qid", "docno"} <= set(frame.columns):
             error.args = (
                 f"{error.args[0]} Column {text_field!r} is added by a text loader: put "
                 f"dataset.text_loader({text_field!r}) or pt.text.get_text(dataset, {text_field!r}) before {stage!r}.",
