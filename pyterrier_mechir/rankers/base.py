@@ -71,6 +71,9 @@ class Ranker(Identified, ABC):
     varies: str = "document"
     """Which side the pairs vary on, ``document`` or ``query`` (see :meth:`facing`)."""
 
+    _read_apart: ClassVar[tuple[str, ...]] = ()
+    """Weights of a checkpoint that are no model's of transformers, and that the ranker reads itself."""
+
     reads_first_token: bool
     """Whether the score reads the last layer at the first position only."""
 
@@ -83,11 +86,12 @@ class Ranker(Identified, ABC):
         dtype: str,
         auto_class: str,
         subfolder: str = "",
+        lowercase: bool = False,
     ):
         import torch
         import transformers
 
-        from pyterrier_mechir.models.checkpoints import infer_device, load_checkpoint
+        from pyterrier_mechir.models.checkpoints import infer_device, load_checkpoint, lowercased
         from pyterrier_mechir.models.precision import reduce_products
 
         precision = getattr(torch, one_of("dtype", dtype, DTYPES))
@@ -100,12 +104,14 @@ class Ranker(Identified, ABC):
             self.name = self._checkpoint = str(model)
             auto = getattr(transformers, auto_class)
             loaded = "auto" if dtype in REDUCED else precision
-            self.model, self.tokenizer = load_checkpoint(self.name, auto, subfolder, loaded)
+            self.model, self.tokenizer = load_checkpoint(self.name, auto, subfolder, loaded, self._read_apart)
             self.device = infer_device(device)
         if dtype in REDUCED:
             reduce_products(self.model, precision)
         if not self.tokenizer.is_fast:
             raise ValueError(f"{type(self.tokenizer).__name__} is not a fast tokenizer; load it with use_fast=True.")
+        if lowercase:
+            self.tokenizer = lowercased(self.tokenizer)
         self.anatomy = Anatomy(self.model)
         self.model.to(self.device).eval()  # type: ignore[arg-type]
         self.dtype = dtype

@@ -73,9 +73,9 @@ class DualEncoder(Interactive):
             dtype=dtype,
             auto_class=auto_class,
             subfolder=modules.subfolder,
+            lowercase=modules.lowercase,
         )
-        self.max_query_length = max_query_length or modules.max_query_length or self.max_length
-        self._lowercase = modules.lowercase
+        self.max_query_length = max_query_length or modules.max_query_length or max_length or self._longest()
         self._query_template = self._template
 
     def facing(self: Self, side: str) -> Self:
@@ -105,7 +105,7 @@ class DualEncoder(Interactive):
 
     @property
     def sequences(self) -> Sequences:
-        return replace(super().sequences, prefix=self.doc_prefix, lowercase=self._lowercase)
+        return replace(super().sequences, prefixes={self.varies: self.doc_prefix})
 
 
 def inputs_of_model(batch: Batch) -> Batch:

@@ -71,6 +71,12 @@ def choose(name: str) -> Choice:
         return Choice(ColBERT, "modules.json has a projection of single tokens")
     if "Pooling" in kinds:
         return Choice(BiEncoder, "modules.json has a Pooling")
+    others = [kind for kind in kinds if kind not in ("Transformer", "LogitScore")]
+    if others:
+        raise ValueError(
+            f"{name!r} has a sentence-transformers module {others[0]!r}, which no ranker computes; give the class of a "
+            "ranker the (model, tokenizer) of its encoder."
+        )
     folder = next((module["path"] for module in modules), "")
     config = read_json(name, f"{folder}/config.json".lstrip("/"))
     if config is None:

@@ -51,8 +51,7 @@ class Sequences:
         varies: which side the pairs vary on, ``document`` or ``query``; the other is the same on both sides.
         reader: what warnings call the ranker.
         cuts_left: whether what is too long loses its beginning and not its end.
-        prefix: put before every text of the side that varies.
-        lowercase: whether texts are lower-cased before they are tokenised.
+        prefixes: what is put before every text of a side, ``query`` or ``document``.
         known_fillers: the :class:`~.fillers.Fillers` made so far, by what the user gave as fillers; a ranker and its
             copies that face the other side share them.
     """
@@ -65,8 +64,7 @@ class Sequences:
     varies: str
     reader: str
     cuts_left: bool = False
-    prefix: str = ""
-    lowercase: bool = False
+    prefixes: Mapping[str, str] = field(default_factory=dict)
     known_fillers: dict[Any, Fillers] = field(default_factory=dict)
 
     def plain(self, queries: Sequence[str], texts: Sequence[str]) -> list[Encoded]:
@@ -153,9 +151,9 @@ class Sequences:
 
     def tokens(self, side: str, texts: Sequence[str]) -> list[Tokens]:
         """The tokens of queries or documents, with what the template puts right beside them."""
-        prefix = self.prefix if side == self.varies else ""
-        if prefix or self.lowercase:
-            texts = [(prefix + text).lower() if self.lowercase else prefix + text for text in texts]
+        prefix = self.prefixes.get(side)
+        if prefix:
+            texts = [prefix + text for text in texts]
         return self.template.tokens(self.tokenizer, int(side == "document"), texts)
 
     @property
