@@ -115,13 +115,13 @@ def _is_unused(weight: str, auto_class: Any) -> bool:
     return auto_class is AutoModel and weight.startswith("pooler.")
 
 
-def lowercased(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def lowercased(tokenizer: Any) -> Any:
     """A copy of a fast tokenizer that lower-cases texts first, but for its special tokens; as sentence-transformers."""
-    made: Any = deepcopy(tokenizer)
+    made = deepcopy(tokenizer)
     before = made.backend_tokenizer.normalizer
     lower = normalizers.Lowercase()
     made.backend_tokenizer.normalizer = lower if before is None else normalizers.Sequence([lower, before])
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def fingerprint(weights: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:

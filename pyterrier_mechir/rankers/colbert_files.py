@@ -128,9 +128,7 @@ def _of_modules(found: Declared) -> ColBERTFiles:
     return ColBERTFiles(modules, projection, "", "", skipped or (), length, attends, splits_prefix=True)
 
 
-def _of_pylate(
-    told: Settings, projection: torch.Tensor, encoder: Encoder, prompts: dict[str, str | None]
-) -> ColBERTFiles:
+def _of_pylate(told: Settings, projection: torch.Tensor, encoder: Encoder, prompts: dict[str, Any]) -> ColBERTFiles:
     longest, expands = told.take("query_length") or 32, told.take("do_query_expansion") is not False
     cut = told.take("document_length") or encoder.longest_document
     modules = Modules(**encoder.where, **prompts, max_length=cut, max_query_length=longest)

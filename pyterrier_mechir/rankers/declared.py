@@ -172,11 +172,11 @@ def _of_files(name: str, ranker: str) -> Declared | None:
     for module in listed:
         kind, path = _kind(module["type"]), module["path"]
         files = _FILES if kind in TRANSFORMERS else ("config.json",)
-        found = next(filter(None, (read_json(name, f"{path}/{file}".lstrip("/")) for file in files)), {})
-        settings = Settings(f"the {kind} of {name!r}", ranker, dict(found))
+        found = (read_json(name, f"{path}/{file}".lstrip("/")) for file in files)
+        settings = Settings(f"the {kind} of {name!r}", ranker, dict(next(filter(None, found), {})))
         parts.append(Part(kind, path, settings, partial(read_tensors, name, path)))
-    settings = read_json(name, "config_sentence_transformers.json") or {}
-    return Declared(name, parts, Settings(repr(name), ranker, dict(settings)))
+    of_model = read_json(name, "config_sentence_transformers.json") or {}
+    return Declared(name, parts, Settings(repr(name), ranker, dict(of_model)))
 
 
 def _of_model(model: Any, ranker: str) -> Declared:
@@ -260,8 +260,14 @@ def take_encoder(part: Part, task: str, output: str, name: str = "token_embeddin
         handed.end()
     told.skip("unpad_inputs")
     where = {"subfolder": part.subfolder, "lowercase": bool(told.take("do_lower_case"))}
-    lengths = (longest or of_side or of_tokenizer for of_side in (None, *of_sides))
-    return Encoder(where, *lengths, expansion=told.take("query_expansion"))
+    of_document, of_query = of_sides
+    return Encoder(
+        where,
+        longest=longest or of_tokenizer,
+        longest_document=longest or of_document or of_tokenizer,
+        longest_query=longest or of_query or of_tokenizer,
+        expansion=told.take("query_expansion"),
+    )
 
 
 def _longest_of_calls(calls: Settings, pairs: bool) -> int | None:

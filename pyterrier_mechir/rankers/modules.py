@@ -51,7 +51,7 @@ def read_modules(model: Any, ranker: str) -> tuple[Any, Modules]:
     return found.model, Modules(**read)
 
 
-def take_prompts(told: Settings) -> dict[str, str | None]:
+def take_prompts(told: Settings) -> dict[str, Any]:
     """What is put before queries and documents, as ``encode_query`` and ``encode_document`` do.
 
     These leave ``default_prompt_name`` to ``encode``, on purpose: an empty prompt of theirs goes before it.

@@ -78,10 +78,12 @@ def _activation(part: Part) -> nn.Module:
     """The activation function of a Dense module, itself where it is loaded."""
     path = str(part.settings.take("activation_function") or "torch.nn.modules.activation.Tanh")
     kind = getattr(nn, path.rsplit(".", 1)[-1], None) if path.startswith("torch.") else None
-    found = kind if part.module is None else type(part.module.activation_function)
-    if kind is None or found is not kind or kind.__module__ not in (nn.Tanh.__module__, nn.Identity.__module__):
+    if part.module is not None and type(part.module.activation_function) is not kind:
+        kind = None
+    if kind is None or kind.__module__ not in (nn.Tanh.__module__, nn.Identity.__module__):
         part.settings.refuse("activation_function", path)
-    return kind() if part.module is None else copy(part.module.activation_function).eval()
+    made: nn.Module = kind() if part.module is None else copy(part.module.activation_function)
+    return made.eval()
 
 
 def _dense(vectors: Tensor, weights: Weights, activation: nn.Module, residual: bool) -> Tensor:
