@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 import transformers
 from huggingface_hub.utils import HFValidationError, validate_repo_id  # type: ignore[attr-defined]
 from safetensors import safe_open
+from tokenizers import normalizers
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto import modeling_auto
 from transformers.utils.hub import cached_file
 
 
@@ -30,12 +33,20 @@ _ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel"}
 
 
 def load_checkpoint(
-    name: str, auto_class: Any, subfolder: str, dtype: torch.dtype | str
+    name: str, auto_class: Any, subfolder: str, dtype: torch.dtype | str, read_apart: Sequence[str] = ()
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model and its tokenizer.
 
+    Args:
+        name: the id or directory of the checkpoint.
+        auto_class: the class of transformers that loads it.
+        subfolder: where in the checkpoint they are.
+        dtype: precision of the weights.
+        read_apart: weights for which the model has no place and that whoever asks reads for itself.
+
     Raises:
-        ValueError: neither the hub nor the disk has such a checkpoint, it is quantised, or it cannot be read.
+        ValueError: neither the hub nor the disk has such a checkpoint, it is quantised, it cannot be read, or it lacks
+            weights or has some for which no model of its architecture has a place.
     """
     check_directory(name, subfolder)
     try:
@@ -66,6 +77,14 @@ def load_checkpoint(
     if absent:
         listed = ", ".join(sorted(absent)[:3])
         raise ValueError(f"cannot load {name!r} by {auto_class.__name__}: the checkpoint has no weights for {listed}.")
+    strange = sorted(_strange(loaded["unexpected_keys"], model) - {*read_apart})
+    if strange:
+        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+        raise ValueError(
+            f"cannot load {name!r}: {type(model).__name__} has no place for its weights {', '.join(strange[:3])}"
+            f"{more}, which may decide its scores; give a checkpoint of sentence-transformers that has them in modules "
+            "of their own, or, to score without them, a loaded (model, tokenizer)."
+        )
     return model, tokenizer
 
 
@@ -131,9 +150,52 @@ def _cut(text: str, n: int) -> str:
     return text if len(text) <= n else f"{text[:n]}..."
 
 
+_HEADED = (
+    "PRETRAINING",
+    "MASKED_LM",
+    "SEQUENCE_CLASSIFICATION",
+    "SEQ_TO_SEQ_CAUSAL_LM",
+    "TOKEN_CLASSIFICATION",
+    "QUESTION_ANSWERING",
+    "MULTIPLE_CHOICE",
+    "CAUSAL_LM",
+)
+"""What transformers puts upon the models of an architecture, by the names of its tables."""
+
+
+def _strange(unexpected: Collection[str], model: PreTrainedModel) -> set[str]:
+    """Weights that are in a checkpoint and not in a model, and that are of no head that transformers knows.
+
+    A head of another task, such as that of pretraining, is left out by whoever asks for a model without it.
+    """
+    bare = {key: key.removeprefix(f"{model.base_model_prefix}.").partition(".")[0] for key in unexpected}
+    strange = {key for key, part in bare.items() if part != "pooler"}
+    own = {name for name, _ in model.named_children()}
+    config = deepcopy(model.config)
+    config.num_hidden_layers, config.num_labels = 1, 2
+    for task in _HEADED if strange else ():
+        found = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING").get(type(config), ())
+        for headed in found if isinstance(found, tuple) else (found,):
+            with torch.device("meta"):
+                heads = {name for name, _ in headed(config).named_children()} - own
+            strange = {key for key in strange if bare[key] not in heads}
+        if not strange:
+            break
+    return strange
+
+
 def _is_unused(weight: str, auto_class: Any) -> bool:
     """Whether a missing weight plays no part: an encoder's pooler, which no pooling here reads."""
     return auto_class is AutoModel and weight.startswith("pooler.")
+
+
+def lowercased(tokenizer: Any) -> Any:
+    """A copy of a fast tokenizer that lower-cases texts first, but for its special tokens; as sentence-transformers."""
+    made = deepcopy(tokenizer)
+    before = made.backend_tokenizer.normalizer
+    lower = normalizers.Lowercase()
+    made.backend_tokenizer.normalizer = lower if before is None else normalizers.Sequence([lower, before])
+    return made
 
 
 def fingerprint(weights: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
@@ -149,17 +211,24 @@ def fingerprint(weights: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) 
     return digest.hexdigest()
 
 
-def read_tensor(name: str, folder: str, key: str) -> torch.Tensor | None:
-    """A weight in a folder of a checkpoint; None where there is none."""
+def read_tensors(name: str, folder: str, *keys: str) -> dict[str, torch.Tensor]:
+    """The weights in a folder of a checkpoint, by name.
+
+    Args:
+        name: the id or directory of the checkpoint.
+        folder: the folder in it; empty for the checkpoint's own.
+        keys: which weights, of those that are there; none for all.
+    """
     for file in ("model.safetensors", "pytorch_model.bin"):
         found = find_file(name, f"{folder}/{file}".lstrip("/"))
         if found is not None and found.suffix == ".bin":
-            weight: torch.Tensor | None = torch.load(found, "cpu", weights_only=True).get(key)
-            return weight
+            weights: dict[str, torch.Tensor] = torch.load(found, "cpu", weights_only=True)
+            return {key: weight for key, weight in weights.items() if key in (keys or weights)}
         if found is not None:
-            with safe_open(found, framework="pt") as weights:
-                return weights.get_tensor(key) if key in weights.keys() else None  # noqa: SIM118
-    return None
+            with safe_open(found, framework="pt") as stored:
+                there = stored.keys()
+                return {key: stored.get_tensor(key) for key in there if key in (keys or there)}
+    return {}
 
 
 def read_json(name: str, path: str) -> Any:

@@ -105,9 +105,15 @@ def _is_gelu(module: nn.Module) -> bool:
     return isinstance(module, GELUActivation) and getattr(module, "act", None) is nn.functional.gelu
 
 
+def _own_forward(module: Any, value: Tensor) -> Tensor:
+    """What a module's class computes, whatever stands in place of its forward."""
+    made: Tensor = type(module).forward(module, value)
+    return made
+
+
 def _unless_differentiable(gelu: nn.Module, value: Tensor) -> Tensor:
     """The forward of a GELU that the product before it has applied where gradients are off."""
-    return type(gelu).forward(gelu, value) if torch.is_grad_enabled() else value  # type: ignore[no-any-return]
+    return _own_forward(gelu, value) if torch.is_grad_enabled() else value
 
 
 class _Product:
@@ -127,11 +133,10 @@ class _Product:
         is_differentiable = torch.is_grad_enabled()
         self.n_rows += value.numel() // value.shape[-1]
         if self.n_rows < _WORTH or (is_differentiable and self.linear.weight.requires_grad):
-            product = type(self.linear).forward(self.linear, value)
-            is_last = is_differentiable or self.gelu is None
-            return product if is_last else type(self.gelu).forward(self.gelu, product)  # type: ignore[no-any-return]
+            product = _own_forward(self.linear, value)
+            return product if is_differentiable or self.gelu is None else _own_forward(self.gelu, product)
         if is_differentiable:
-            return _Differentiable.apply(value, self)  # type: ignore[no-any-return, no-untyped-call]
+            return _Differentiable.apply(value, self)
         if self.gelu is not None:
             return self.multiply(value, self.weight(), self.bias, ("gelu", [], "none"))
         return self.multiply(value, self.weight(), self.bias).float()

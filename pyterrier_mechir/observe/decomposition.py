@@ -45,6 +45,11 @@ def check_direct_path(ranker: Ranker) -> BiEncoder:
             f"{ranker!r} projects its pooled vectors, which ScoreAttribution does not follow; use ScoreLens or "
             "PatchScorer instead."
         )
+    if ranker.similarity not in ("dot", "cosine"):
+        raise ValueError(
+            f"{ranker!r} compares by {ranker.similarity} distance, which is no sum over what is written to its "
+            "residual stream; use ScoreLens or PatchScorer instead."
+        )
     for step in ranker.anatomy.direct_path():
         if isinstance(step, nn.Module):
             _is_centred(step)

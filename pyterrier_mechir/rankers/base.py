@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from copy import copy, deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -16,21 +16,15 @@ from pyterrier_mechir.models.anatomy import Anatomy
 from pyterrier_mechir.models.batching import tokens_at_once
 from pyterrier_mechir.models.components import CODED_COMPONENTS, COMPONENTS
 from pyterrier_mechir.models.modes import as_alone
-from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.sites import Site, parse_site
-from pyterrier_mechir.rankers.batches import SharedBatch, batches_of_sequences, padded, rows_of
-from pyterrier_mechir.rankers.given import constructor
-from pyterrier_mechir.rankers.identity import Identified
-from pyterrier_mechir.rankers.lengths import check_length, check_vocabulary, n_positions
-from pyterrier_mechir.text.encoding import AlignedPair, Encoded, Template, unique
+from pyterrier_mechir.rankers.lengths import check_length, check_vocabulary, n_positions, within
+from pyterrier_mechir.rankers.running import Running
+from pyterrier_mechir.text.encoding import AlignedPair, Template
 from pyterrier_mechir.text.fillers import Filler, Fillers
 from pyterrier_mechir.text.sequences import Sequences
 from pyterrier_mechir.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
-
     from pyterrier_mechir.models.autoencoder import Autoencoder
     from pyterrier_mechir.text.positions import Positions
 
@@ -46,7 +40,7 @@ UNLIMITED = 100_000
 """Tokenizers without a length limit of their own report a huge number; models give theirs."""
 
 
-class Ranker(Identified, ABC):
+class Ranker(Running):
     """A neural ranker to be interpreted.
 
     Args:
@@ -69,24 +63,8 @@ class Ranker(Identified, ABC):
         ValueError: the checkpoint cannot be loaded, its architecture is not supported, or its tokenizer is not fast.
     """
 
-    library: ClassVar[str] = ""
-    """The package whose models the class takes too, by its first name."""
-
-    reads_query: ClassVar[bool]
-    """Whether the query is part of the sequences that are patched."""
-
-    varies: str = "document"
-    """Which side the pairs vary on, ``document`` or ``query`` (see :meth:`facing`)."""
-
-    reads_first_token: bool
-    """Whether the score reads the last layer at the first position only."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Whatever a family computes, it computes as if no mode of torch were set around it."""
-        super().__init_subclass__(**kwargs)
-        for name in {"__init__", "encode", "compare", "query_inputs"}.intersection(vars(cls)):
-            wrap = constructor if name == "__init__" else as_alone()
-            setattr(cls, name, wrap(vars(cls)[name]))
+    _read_apart: ClassVar[tuple[str, ...]] = ()
+    """Weights of a checkpoint that are no model's of transformers, and that the ranker reads itself."""
 
     def __init__(
         self,
@@ -96,12 +74,14 @@ class Ranker(Identified, ABC):
         device: str | None,
         dtype: str,
         auto_class: str,
+        declared_length: int | None = None,
         subfolder: str = "",
+        lowercase: bool = False,
     ):
         import torch
         import transformers
 
-        from pyterrier_mechir.models.checkpoints import infer_device, load_checkpoint
+        from pyterrier_mechir.models.checkpoints import infer_device, load_checkpoint, lowercased
         from pyterrier_mechir.models.precision import check_precision, precision_of, reduce_products
         from pyterrier_mechir.models.twins import Twins, unwrapped
 
@@ -116,13 +96,15 @@ class Ranker(Identified, ABC):
             self.name = self._checkpoint = str(model)
             auto = getattr(transformers, auto_class)
             loaded = "auto" if dtype in REDUCED else precision
-            self.model, self.tokenizer = load_checkpoint(self.name, auto, subfolder, loaded)
+            self.model, self.tokenizer = load_checkpoint(self.name, auto, subfolder, loaded, self._read_apart)
             to_device = infer_device(device)
         if dtype in REDUCED:
             reduce_products(self.model, precision)
         check_precision(precision_of(self.model), to_device)
         if not self.tokenizer.is_fast:
             raise ValueError(f"{type(self.tokenizer).__name__} is not a fast tokenizer; load it with use_fast=True.")
+        if lowercase:
+            self.tokenizer = lowercased(self.tokenizer)
         self._twins = Twins(self.model)
         self.anatomy = Anatomy(self.twin)
         self.model.to(to_device).eval()  # type: ignore[arg-type]
@@ -130,33 +112,12 @@ class Ranker(Identified, ABC):
         self.batch_tokens = tokens_at_once(self.device)
         self._cuts_left = self.tokenizer.truncation_side == "left"
         self._template = self._made_template()
-        self.max_length = self._checked("max_length", self._longest() if max_length is None else max_length)
+        if max_length is None:
+            max_length = within(self.model, declared_length) or self._longest()
+        self.max_length = self._checked("max_length", max_length)
         self.vocabulary = Vocabulary(self.tokenizer)
         check_vocabulary(len(self.vocabulary.spellings), self.model)
         self._fillers: dict[Any, Fillers] = {}
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.model.device
-
-    @property
-    def twin(self) -> Any:
-        """What runs in place of :attr:`model`: modules of the running thread's own, over the model's very weights.
-
-        See :mod:`~pyterrier_mechir.models.twins`. Whatever computes scores runs this, and never the model itself.
-        """
-        return self._twins.current()
-
-    @property
-    def opened(self) -> Opened:
-        """The model opened up, as recording, replaying and gradients take it: its parts, and this ranker's forward.
-
-        It belongs to the running thread, and to the model as it is now: take one for each call, and keep none.
-        """
-        held = copy(self)
-        held._twins = self._twins.held()
-        return Opened(self.anatomy.of(held.twin), held.forward, held.encode, self.reads_first_token)
 
     @property
     def sequences(self) -> Sequences:
@@ -194,34 +155,8 @@ class Ranker(Identified, ABC):
     def n_heads(self) -> int:
         return self.anatomy.n_heads
 
-    @property
-    def _switches(self) -> dict[str, bool]:
-        """What the model's forward is told: decoders would keep keys and values for tokens that never come."""
-        return {"use_cache": False} if getattr(self.model.config, "use_cache", False) else {}
-
-    @abstractmethod
-    def encode(self, batch: Batch) -> torch.Tensor:
-        """What the model makes of each sequence of a batch, ``[B, ...]``, in float32."""
-
-    def compare(self, encoded: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Scores ``[B]`` of encoded sequences, each against its row of the query inputs; the batch has both."""
-        return encoded
-
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Scores ``[B]``, in float32, of the runs of a batch made by :meth:`collate`."""
-        return self.compare(self.encode(batch), batch)
-
-    def query_inputs(self, queries: Sequence[str]) -> Batch:
-        """What :meth:`compare` reads of each query; a row per query. Nothing where sequences have the query in them."""
-        return {}
-
     @abstractmethod
     def _settings(self) -> dict[str, Any]: ...
-
-    @property
-    def models(self) -> list[PreTrainedModel]:
-        """The transformers models that scores are computed by: their twins."""
-        return [self.twin]
 
     def sites(self) -> pd.DataFrame:
         """What can be patched.
@@ -250,66 +185,6 @@ class Ranker(Identified, ABC):
         """
         weight: Any = self.model.get_input_embeddings().weight
         return np.asarray(weight.detach().float().cpu().numpy())
-
-    @as_alone()
-    def score(
-        self,
-        queries: Sequence[str],
-        texts: Sequence[str],
-        *,
-        batch_size: int | None = None,
-        verbose: bool = False,
-        opened: Opened | None = None,
-    ) -> np.ndarray:
-        """Scores of (query, text) pairs, each distinct sequence computed once.
-
-        Args:
-            queries: the queries, one for each text.
-            texts: the texts.
-            batch_size: sequences in a forward pass; None batches by length.
-            verbose: show a progress bar.
-            opened: how the model runs on the texts, such as under edits (see
-                :func:`~pyterrier_mechir.interventions.edited.edited`); None runs it as it is. What is made of queries
-                apart is not affected.
-
-        Returns:
-            float32 ``[len(texts)]``.
-        """
-        import torch
-
-        if self.varies == "query":
-            return self.facing("document").score(queries, texts, batch_size=batch_size, verbose=verbose, opened=opened)
-        from pyterrier_mechir.models.precision import check_finite, precision_of
-        from pyterrier_mechir.models.products import packed_products
-
-        opened = opened or self.opened
-        scores = np.empty(len(texts), dtype=np.float32)
-        with torch.no_grad(), packed_products(opened.anatomy):
-            for shared in self.parts(queries, texts, batch_size=batch_size, verbose=verbose):
-                encoded = opened.encode(shared.batch)
-                scores[shared.rows] = self.compare(encoded[shared.places], shared.inputs).cpu().numpy()
-        check_finite(scores, str(precision_of(self.model)).removeprefix("torch."))
-        return scores
-
-    def parts(
-        self, queries: Sequence[str], texts: Sequence[str], *, batch_size: int | None = None, verbose: bool = False
-    ) -> Iterator[SharedBatch]:
-        """The batches of distinct sequences that :meth:`score` computes for these arguments; each row is in one."""
-        distinct, which_query = unique(queries)
-        if self.reads_query:
-            items, which_item = unique(list(zip(queries, texts, strict=True)))
-            sequences = self.sequences.plain([query for query, _ in items], [text for _, text in items])
-        else:
-            items, which_item = unique(texts)
-            sequences = self.sequences.plain([], items)
-        readers = rows_of(which_item, len(items))
-        inputs = self.query_inputs(distinct)
-        for index, batch in batches_of_sequences(self, sequences, batch_size, show_as=repr(self) if verbose else None):
-            rows = [row for i in index for row in readers[i]]
-            places = [place for place, i in enumerate(index) for _ in readers[i]]
-            of_rows = {name: value[[which_query[row] for row in rows]] for name, value in inputs.items()}
-            of_places = {name: value[places] for name, value in batch.items()}
-            yield SharedBatch(batch, rows, places, of_places | of_rows)
 
     def check_positions(self, positions: Positions, to_receivers: bool = False) -> None:
         """Check that the positions of a sequence can be patched apart, and paths to receivers.
@@ -407,18 +282,3 @@ class Ranker(Identified, ABC):
             texts: the texts.
         """
         return self.sequences.cuts(contexts, texts)
-
-    def collate(self, sequences: Sequence[Encoded], query_inputs: Batch, queries: Sequence[int]) -> Batch:
-        """Pad sequences into a batch.
-
-        Args:
-            sequences: ``B`` sequences.
-            query_inputs: from :meth:`query_inputs`.
-            queries: the row of each sequence's query.
-
-        Returns:
-            ``input_ids``, ``attention_mask`` and, where the tokenizer has them, ``token_type_ids``, ``[B, S]``, and
-            the rows of the query inputs, all on the ranker's device.
-        """
-        batch = padded(sequences, self.tokenizer, self.device)
-        return batch | {name: value[list(queries)] for name, value in query_inputs.items()}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.rankers.batches import last_attended
 from pyterrier_mechir.rankers.dual_encoder import DualEncoder, inputs_of_model
-from pyterrier_mechir.rankers.settings import POOLINGS, SIMILARITIES
+from pyterrier_mechir.rankers.settings import DISTANCES, POOLINGS, SIMILARITIES
 
 if TYPE_CHECKING:
     import torch
@@ -20,15 +20,22 @@ if TYPE_CHECKING:
 class BiEncoder(DualEncoder):
     """A bi-encoder such as TAS-B, ANCE, MiniLM or GTR.
 
-    What is patched is the encoder of the document, or of the query where queries are perturbed. Pooled vectors are
-    projected where a sentence-transformers checkpoint has Dense modules that do so (sentence-T5, GTR, LaBSE).
+    What is patched is the encoder of the document, or of the query where queries are perturbed.
+
+    A sentence-transformers checkpoint, or a loaded ``SentenceTransformer``, scores as its ``encode_query``,
+    ``encode_document`` and ``similarity_pairwise`` do: its pooling, the maps and norms after it (sentence-T5, GTR,
+    ANCE), ``truncate_dim``, similarity, prompts and lengths are followed, and what else it declares is an error that
+    names it. ``default_prompt_name`` is not read, as these two do not read it.
 
     Args:
         model: a Hugging Face id, a directory, a loaded ``(model, tokenizer)``, or a ``SentenceTransformer``.
         pooling: ``cls``, ``mean`` (over attended tokens) or ``last`` (attended token). None reads a
             sentence-transformers checkpoint's own, else ``cls``.
-        similarity: ``dot`` or ``cosine``. None reads a sentence-transformers checkpoint's own, else ``dot``.
-        query_prefix: put before every query (an instruction, ``"query: "``). None reads the checkpoint's own prompts.
+        similarity: ``dot`` (of vectors that are not normalised), ``cosine``, ``euclidean`` or ``manhattan`` (the
+            distance, negated). None reads a sentence-transformers checkpoint's own, which is ``cosine`` where it names
+            none; else ``dot``.
+        query_prefix: put before every query (an instruction, ``"query: "``). None reads the checkpoint's own prompts,
+            ``query`` and ``document``.
         doc_prefix: put before every document.
         max_query_length: longest query, in tokens with special ones; None takes ``max_length``.
         max_length: longest document, in tokens with special ones; None takes the checkpoint's own.
@@ -39,8 +46,6 @@ class BiEncoder(DualEncoder):
         ValueError: an unknown pooling or similarity, a checkpoint that cannot be loaded, or an unsupported
             architecture.
     """
-
-    library = "sentence_transformers"
 
     def __init__(
         self,
@@ -55,17 +60,15 @@ class BiEncoder(DualEncoder):
         device: str | None = None,
         dtype: str = "float32",
     ):
-        from pyterrier_mechir.rankers.modules import loaded_modules, read_modules
-        from pyterrier_mechir.rankers.settings import Modules
+        from pyterrier_mechir.rankers.modules import read_modules
 
-        if isinstance(model, (str, Path)):
-            modules = read_modules(str(model))
-        elif isinstance(model, tuple):
-            modules = Modules()
-        else:
-            model, modules = loaded_modules(model)
+        model, modules = read_modules(model, "BiEncoder")
         self.pooling = one_of("pooling", pooling or modules.pooling or "cls", POOLINGS)
         self.similarity = one_of("similarity", similarity or modules.similarity or "dot", SIMILARITIES)
+        steps = modules.projection
+        if steps and steps[-1].kind == "Normalize" and self.similarity not in DISTANCES:
+            steps, self.similarity = steps[:-1], similarity or "cosine"
+        self.projection = steps or None
         super().__init__(
             model,
             modules,
@@ -83,27 +86,44 @@ class BiEncoder(DualEncoder):
                 f"{type(self.model).__name__} has a decoder, which a bi-encoder lacks; load its encoder alone, such as "
                 "a T5EncoderModel."
             )
-        self.projection = None if modules.projection is None else modules.projection.to(self.device)
+        if not modules.pools_prefix and (self.query_prefix or self.doc_prefix):
+            raise ValueError(
+                f"{self!r} leaves its prompt out of the pooling, which BiEncoder does not do; give query_prefix='' and "
+                "doc_prefix='' to score without prompts."
+            )
 
     def _weights(self) -> dict[str, torch.Tensor]:
-        of_projection = {} if self.projection is None else self.projection.state_dict(prefix="projection.")
-        return super()._weights() | of_projection
+        return super()._weights() | self._projected()
+
+    def _projected(self) -> dict[str, torch.Tensor]:
+        """The weights of the projection."""
+        steps = enumerate(self.projection or ())
+        return {f"projection.{i}.{name}": weight for i, step in steps for name, weight in step.weights().items()}
+
+    def _key(self) -> tuple[Any, ...]:
+        of_loaded = self._projected() if isinstance(self._checkpoint, int) else {}
+        return (*super()._key(), *(weight.data_ptr() for weight in of_loaded.values()))
 
     def _settings(self) -> dict[str, Any]:
         names = ("pooling", "similarity", "query_prefix", "doc_prefix", "max_query_length")
-        return {name: getattr(self, name) for name in names}
+        projection = {"projection": ", ".join(map(str, self.projection))} if self.projection else {}
+        return {name: getattr(self, name) for name in names} | projection
 
     def compare(self, encoded: torch.Tensor, batch: Batch) -> torch.Tensor:
+        import torch
+
+        if self.similarity in DISTANCES:
+            order = 2 if self.similarity == "euclidean" else 1
+            return -torch.linalg.vector_norm(encoded - batch["query_vector"], order, dim=-1)
         return (encoded * batch["query_vector"]).sum(-1)
 
     def query_inputs(self, queries: Sequence[str]) -> Batch:
         import torch
 
-        size = self.model.config.hidden_size
-        if self.projection is not None:
-            size = len(self.projection[-2].weight)  # type: ignore[arg-type]
-        vectors = torch.empty((len(queries), size), device=self.device)
+        vectors = torch.empty((len(queries), 0), device=self.device)
         for index, _, encoded in self._other_side().encoded(queries):
+            if not vectors.shape[1]:
+                vectors = encoded.new_empty((len(queries), encoded.shape[1]))
             vectors[index] = encoded
         return {"query_vector": vectors}
 
@@ -115,8 +135,8 @@ class BiEncoder(DualEncoder):
             vectors = (states * weights.unsqueeze(-1)).sum(1)
         else:
             vectors = states[range(len(states)), weights.argmax(1)]
-        if self.projection is not None:
-            vectors = self.projection(vectors)
+        for step in self.projection or ():
+            vectors = step(vectors)
         if self.similarity == "cosine":
             vectors = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         return vectors

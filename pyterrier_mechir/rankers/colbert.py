@@ -34,7 +34,8 @@ class ColBERT(DualEncoder):
 
     Args:
         model: a Hugging Face id or directory of a checkpoint of colbert-ir, of PyLate, or of a sentence-transformers
-            ``MultiVectorEncoder``, which are read with all their settings; or a loaded ``(model, tokenizer)``.
+            ``MultiVectorEncoder``, or that, loaded: these are read with all their settings, and what is not computed
+            is an error that names it; or a loaded ``(model, tokenizer)``.
         projection: the weight of the linear map of token states, ``[dim, hidden]``, without a bias: of a loaded model,
             which does not have it. None takes the checkpoint's own.
         query_length: how many tokens queries have, with special ones and masks. None takes the checkpoint's own, else
@@ -56,9 +57,11 @@ class ColBERT(DualEncoder):
             no token of the vocabulary, or an unsupported architecture.
     """
 
+    _read_apart = ("linear.weight",)
+
     def __init__(
         self,
-        model: str | Path | tuple[Any, Any],
+        model: str | Path | tuple[Any, Any] | Any,
         *,
         projection: torch.Tensor | None = None,
         query_length: int | None = None,
@@ -73,11 +76,9 @@ class ColBERT(DualEncoder):
     ):
         import torch
 
-        from pyterrier_mechir.rankers.colbert_files import PUNCTUATION, ColBERTFiles, read_colbert
-        from pyterrier_mechir.rankers.settings import Modules
+        from pyterrier_mechir.rankers.colbert_files import PUNCTUATION, read_colbert
 
-        loaded = isinstance(model, tuple)
-        files = ColBERTFiles(Modules(max_query_length=32)) if loaded else read_colbert(str(model))
+        model, files = read_colbert(model)
         super().__init__(
             model,
             files.modules,

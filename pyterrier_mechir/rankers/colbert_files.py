@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-from pyterrier_mechir.models.checkpoints import read_json, read_tensor
+from pyterrier_mechir.models.checkpoints import read_json, read_tensors
+from pyterrier_mechir.rankers.declared import Declared, Encoder, Part, Settings, declared
+from pyterrier_mechir.rankers.modules import first_encoder, take_prompts
 from pyterrier_mechir.rankers.settings import Modules
 
 PUNCTUATION = tuple(string.punctuation)
@@ -39,29 +41,44 @@ class ColBERTFiles:
     splits_prefix: bool = False
 
 
-def read_colbert(name: str) -> ColBERTFiles:
+def read_colbert(model: Any) -> tuple[Any, ColBERTFiles]:
     """The settings of a checkpoint and its projection.
 
     The formats are that of colbert-ir (``artifact.metadata``, and ``linear.weight`` beside the encoder's weights), that
     of PyLate (``modules.json`` with a Dense, settings in ``config_sentence_transformers.json``), and that of a
-    sentence-transformers ``MultiVectorEncoder`` (all settings in its modules).
+    sentence-transformers ``MultiVectorEncoder`` (all settings in its modules), which may be loaded.
+
+    Args:
+        model: what ColBERT is given.
+
+    Returns:
+        What it is to load, or the loaded ``(model, tokenizer)``; and the settings.
 
     Raises:
         ValueError: it has no projection, or something that ColBERT does not compute.
     """
-    listed = read_json(name, "modules.json")
-    return _of_colbert_ir(name) if listed is None else _of_modules(name, listed)
+    if isinstance(model, tuple):
+        return model, ColBERTFiles(Modules(max_query_length=32))
+    found = declared(model, "ColBERT")
+    if found is None:
+        return model, _of_colbert_ir(str(model))
+    read = _of_modules(found)
+    found.end()
+    return found.model, read
 
 
 def _of_colbert_ir(name: str) -> ColBERTFiles:
-    projection = read_tensor(name, "", "linear.weight")
+    projection = read_tensors(name, "", "linear.weight").get("linear.weight")
     if projection is None:
         raise ValueError(
             f"cannot load {name!r}: it has no linear.weight, the projection of token states; give a checkpoint of "
             "colbert-ir, of PyLate or of sentence-transformers, or a loaded (model, tokenizer) and its projection."
         )
     metadata = read_json(name, "artifact.metadata") or {}
-    _check(name, metadata.get("similarity") in (None, "cosine"), f"compares by {metadata.get('similarity')}")
+    told = Settings(repr(name), "ColBERT", dict(metadata))
+    if metadata.get("similarity") not in (None, "cosine"):
+        told.fail(f"compares by {metadata['similarity']}")
+    told.only("interaction", "colbert")
     length = metadata.get("query_maxlen") or 32
     return ColBERTFiles(
         Modules(max_length=metadata.get("doc_maxlen") or 220, max_query_length=length),
@@ -74,80 +91,88 @@ def _of_colbert_ir(name: str) -> ColBERTFiles:
     )
 
 
-def _of_modules(name: str, listed: list[dict[str, Any]]) -> ColBERTFiles:
-    settings = read_json(name, "config_sentence_transformers.json") or {}
-    similarity, prompts = settings.get("similarity_fn_name"), settings.get("prompts") or {}
-    _check(name, similarity != "meanmaxsim", f"compares by {similarity}")
-    is_pylate = "query_prefix" in settings
-    encoder: dict[str, Any] = {}
-    subfolder, projection, skipped = "", None, ()
-    for module in listed:
-        kind, path = module["type"].rsplit(".", 1)[-1], module["path"]
-        config = read_json(name, f"{path}/config.json".lstrip("/")) or {}
-        if kind == "Transformer":
-            subfolder, encoder = path, read_json(name, f"{path}/sentence_bert_config.json".lstrip("/")) or {}
-        elif kind == "Dense":
-            projection = _composed(projection, _dense(name, path, config))
-        elif kind == "MultiVectorMask":
-            only = config.get("skiplist_tasks", ["document"]) == ["document"] and not config.get("keep_only_token_ids")
-            _check(name, only, "masks other tokens than some of documents")
-            skipped = tuple(config.get("skiplist_words") or ())
-        else:
-            _check(name, kind == "Normalize", f"has a module {kind!r}")
-    _check(name, projection is not None, "has no Dense module, the projection of token states")
-    length, longest, attends = _pylate_queries(settings) if is_pylate else _expansion(name, encoder)
-    cut = (settings if is_pylate else encoder).get("document_length") or encoder.get("max_seq_length")
-    modules = Modules(
-        subfolder=subfolder,
-        query_prefix=prompts.get("query"),
-        doc_prefix=prompts.get("document"),
-        max_length=cut,
-        max_query_length=longest or encoder.get("max_seq_length"),
-        lowercase=bool(encoder.get("do_lower_case")),
-    )
+def _of_modules(found: Declared) -> ColBERTFiles:
+    told = found.settings
+    kind = told.left.get("model_type")
+    if kind == "ColBERT" and not isinstance(found.model, str):
+        told.fail("is a loaded model of PyLate", "save it, and give its directory")
+    kinds = ("Dense", "Normalize", "MultiVectorMask")
+    encoder = first_encoder(found, kinds, task="feature-extraction", output="last_hidden_state")
+    similarity = told.take("similarity_fn_name")
+    if similarity == "meanmaxsim":
+        told.fail(f"compares by {similarity} (similarity_fn_name)")
+    is_pylate = "query_prefix" in told.left
+    projection, skipped = None, None
+    for part in found.parts[1:]:
+        if part.kind == "MultiVectorMask":
+            skipped = _skipped(part.settings)
+            continue
+        part.settings.only("module_input_name", "token_embeddings")
+        part.settings.only("module_output_name", "token_embeddings")
+        if part.kind == "Dense":
+            projection = _composed(projection, _dense(part))
+    if projection is None:
+        told.fail("has no Dense module, the projection of token states")
+    steps = [part.kind for part in found.parts[1:] if part.kind != "MultiVectorMask"]
+    if (is_pylate or kind == "ColBERT") and steps[-1] != "Normalize":
+        steps.append("Normalize")
+    if steps != [*["Dense"] * (len(steps) - 1), "Normalize"]:
+        told.fail(f"goes through {', '.join(steps)} from token states to vectors, and not through Dense and Normalize")
+    prompts = take_prompts(told)
+    if is_pylate:
+        return _of_pylate(told, projection, encoder, prompts)
+    if encoder.expansion is not None and skipped is None:
+        told.fail("fills queries up, and has no MultiVectorMask module to count what they are filled up with")
+    length, longest, attends = _expansion(found.parts[0].settings, encoder)
+    modules = Modules(**encoder.where, **prompts, max_length=encoder.longest_document, max_query_length=longest)
+    return ColBERTFiles(modules, projection, "", "", skipped or (), length, attends, splits_prefix=True)
+
+
+def _of_pylate(told: Settings, projection: torch.Tensor, encoder: Encoder, prompts: dict[str, Any]) -> ColBERTFiles:
+    longest, expands = told.take("query_length") or 32, told.take("do_query_expansion") is not False
+    cut = told.take("document_length") or encoder.longest_document
+    modules = Modules(**encoder.where, **prompts, max_length=cut, max_query_length=longest)
+    words = told.take("skiplist_words")
     return ColBERTFiles(
         modules,
         projection,
-        query_marker=settings["query_prefix"] or "" if is_pylate else "",
-        doc_marker=settings.get("document_prefix") or "" if is_pylate else "",
-        skipped=tuple(settings.get("skiplist_words", PUNCTUATION) or ()) if is_pylate else skipped,
-        query_length=length,
-        attends=attends,
-        splits_prefix=not is_pylate,
+        query_marker=told.take("query_prefix") or "",
+        doc_marker=told.take("document_prefix") or "",
+        skipped=PUNCTUATION if words is None else tuple(words),
+        query_length=longest if expands else None,
+        attends=bool(told.take("attend_to_expansion_tokens", "attend_to_mask_tokens")),
     )
 
 
-def _pylate_queries(settings: dict[str, Any]) -> tuple[int | None, int, bool]:
+def _skipped(told: Settings) -> tuple[str, ...]:
+    """The tokens of documents that a MultiVectorMask leaves out."""
+    told.only("skiplist_tasks", ["document"])
+    return tuple(told.take("skiplist_words") or ())
+
+
+def _expansion(told: Settings, encoder: Encoder) -> tuple[int | None, int | None, bool]:
     """To how many tokens masks fill queries up, the most that queries may have, and whether they attend to masks."""
-    longest = settings.get("query_length") or 32
-    expands = settings.get("do_query_expansion") is not False
-    return longest if expands else None, longest, bool(settings.get("attend_to_expansion_tokens"))
+    if encoder.expansion is None:
+        return None, encoder.longest_query, False
+    of_queries = Settings(f"{told.where}, in query_expansion,", "ColBERT", dict(encoder.expansion))
+    length, is_fixed = of_queries.take("length"), of_queries.take("strategy") == "fixed"
+    attends = bool(of_queries.take("attend"))
+    of_queries.end()
+    return length, length if is_fixed else encoder.longest_query, attends
 
 
-def _expansion(name: str, encoder: dict[str, Any]) -> tuple[int | None, int | None, bool]:
-    """What :func:`_pylate_queries` gives, read off the settings of a sentence-transformers ``Transformer`` module."""
-    expansion, longest = encoder.get("query_expansion"), encoder.get("query_length")
-    if expansion is None:
-        return None, longest, False
-    _check(name, expansion.get("token") is None, f"fills queries up with {expansion.get('token')!r}")
-    length = expansion["length"]
-    return length, length if expansion["strategy"] == "fixed" else longest, bool(expansion.get("attend"))
-
-
-def _dense(name: str, path: str, config: dict[str, Any]) -> torch.Tensor:
-    activation = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
-    is_plain = activation == "Identity" and not config.get("bias", True) and not config.get("use_residual")
-    _check(name, is_plain, f"projects with an activation ({activation}), a bias or a residual")
-    weight = read_tensor(name, path, "linear.weight")
-    _check(name, weight is not None, f"has no weights in {path!r}")
-    assert weight is not None
-    return weight
+def _dense(part: Part) -> torch.Tensor:
+    told = part.settings
+    activation = str(told.take("activation_function") or "Tanh").rsplit(".", 1)[-1]
+    told.skip("in_features", "out_features")
+    is_plain = activation == "Identity" and told.take("bias") is False and not told.take("use_residual")
+    if not is_plain:
+        told.fail(f"projects with an activation ({activation}), a bias or a residual")
+    weights = part.weights()
+    if weights.keys() != {"linear.weight"}:
+        told.fail(f"has the weights {', '.join(sorted(weights)) or 'of none'}, and not linear.weight alone")
+    return weights["linear.weight"]
 
 
 def _composed(first: torch.Tensor | None, then: torch.Tensor) -> torch.Tensor:
     return then if first is None else then @ first
-
-
-def _check(name: str, is_fine: bool, what: str) -> None:
-    if not is_fine:
-        raise ValueError(f"{name!r} {what}, which ColBERT does not compute.")

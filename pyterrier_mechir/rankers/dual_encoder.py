@@ -45,6 +45,8 @@ class DualEncoder(Interactive):
 
     reads_query = False
 
+    libraries = ("sentence_transformers", "pylate")
+
     _of_sides: ClassVar[tuple[tuple[str, str], ...]] = (
         ("query_prefix", "doc_prefix"),
         ("max_query_length", "max_length"),
@@ -67,23 +69,20 @@ class DualEncoder(Interactive):
     ):
         self.query_prefix = (modules.query_prefix or "") if query_prefix is None else query_prefix
         self.doc_prefix = (modules.doc_prefix or "") if doc_prefix is None else doc_prefix
-        self._declared_length = modules.max_length
         super().__init__(
             model,
             max_length=max_length,
+            declared_length=modules.max_length,
             device=device,
             dtype=dtype,
             auto_class=auto_class,
             subfolder=modules.subfolder,
+            lowercase=modules.lowercase,
         )
         if max_query_length is None:
-            max_query_length = within(self.model, modules.max_query_length) or self.max_length
+            max_query_length = within(self.model, modules.max_query_length) or max_length or self._longest()
         self.max_query_length = self._checked("max_query_length", max_query_length)
-        self._lowercase = modules.lowercase
         self._query_template = self._template
-
-    def _longest(self) -> int:
-        return within(self.model, self._declared_length) or super()._longest()
 
     def facing(self: Self, side: str) -> Self:
         return self if one_of("side", side, ("document", "query")) == self.varies else self._other_side()
@@ -112,7 +111,7 @@ class DualEncoder(Interactive):
 
     @property
     def sequences(self) -> Sequences:
-        return replace(super().sequences, prefix=self.doc_prefix, lowercase=self._lowercase)
+        return replace(super().sequences, prefixes={self.varies: self.doc_prefix})
 
 
 def inputs_of_model(batch: Batch) -> Batch:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_mechir.rankers.batches import last_attended
-from pyterrier_mechir.rankers.declared import QWEN3_RERANKER, RANKLLAMA, read_declared
 from pyterrier_mechir.rankers.interactive import Interactive
+from pyterrier_mechir.rankers.templates import QWEN3_RERANKER, RANKLLAMA, read_prompt
 from pyterrier_mechir.text.encoding import Template
 from pyterrier_mechir.text.prompts import Prompt
 from pyterrier_mechir.text.vocabulary import single_token, token_ids
@@ -70,16 +70,22 @@ class GenerativeReranker(Interactive):
         dtype: str = "float32",
     ):
         self._classifies = _architecture(model).endswith(_HEAD)
-        declared = read_declared(str(model)) if template is None and not isinstance(model, tuple) else None
+        declared = read_prompt(str(model)) if template is None and not isinstance(model, tuple) else None
         if declared is not None:
             template = declared.template
             yes, no = (declared.yes, declared.no) if (yes, no) == ("yes", "no") else (yes, no)
             instruction = declared.instruction if instruction is None else instruction
-            max_length = declared.max_length if max_length is None else max_length
         self.template, self.instruction = template or "", instruction
         self.add_special_tokens = declared is None if add_special_tokens is None else add_special_tokens
         auto_class = f"AutoModel{_HEAD}" if self._classifies else "AutoModelForCausalLM"
-        super().__init__(model, max_length=max_length, device=device, dtype=dtype, auto_class=auto_class)
+        super().__init__(
+            model,
+            max_length=max_length,
+            declared_length=None if declared is None else declared.max_length,
+            device=device,
+            dtype=dtype,
+            auto_class=auto_class,
+        )
         self._check()
         self.yes, self.no = yes, no
         self._answers: list[int] = []

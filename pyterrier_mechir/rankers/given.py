@@ -26,20 +26,20 @@ def constructor(init: Callable[..., None]) -> Callable[..., None]:
     @wraps(init)
     def made(self: Any, *args: Any, **kwargs: Any) -> None:
         if takes_model and (args or "model" in kwargs):
-            check_given(args[0] if args else kwargs["model"], type(self).__name__, self.library)
+            check_given(args[0] if args else kwargs["model"], type(self).__name__, self.libraries)
         with as_alone():
             init(self, *args, **kwargs)
 
     return made
 
 
-def check_given(given: Any, family: str, library: str = "") -> None:
+def check_given(given: Any, family: str, libraries: tuple[str, ...] = ()) -> None:
     """Check that a ranker can be made of what is given: a name, a directory, or a pair of a model and its tokenizer.
 
     Args:
         given: what is to be checked.
         family: the class that is to be made of it.
-        library: the package whose models the class takes too, by its first name; empty for none.
+        libraries: the packages whose models the class takes too, by their first names.
 
     Raises:
         TypeError: it is nothing of the kind; the message says what it is, and what to give.
@@ -51,7 +51,7 @@ def check_given(given: Any, family: str, library: str = "") -> None:
         check_directory(str(given))
     elif isinstance(given, tuple) and len(given) == 2:
         _check_pair(*given, family)
-    elif not library or not _is_of(library, given):
+    elif not any(_is_of(library, given) for library in libraries):
         what = f"a {type(given).__name__}"
         if isinstance(given, (tuple, list)):
             what = f"a {type(given).__name__} of {', '.join(type(part).__name__ for part in given[:3]) or 'nothing'}"

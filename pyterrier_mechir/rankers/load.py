@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from pyterrier_mechir.rankers.bi_encoder import BiEncoder
 from pyterrier_mechir.rankers.colbert import ColBERT
 from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
-from pyterrier_mechir.rankers.declared import is_known, read_declared
 from pyterrier_mechir.rankers.generative import GenerativeReranker
 from pyterrier_mechir.rankers.interactive import Interactive
 from pyterrier_mechir.rankers.mono_t5 import MonoT5
 from pyterrier_mechir.rankers.splade import Splade
+from pyterrier_mechir.rankers.templates import is_known, read_prompt
 
 _FAMILIES = (BiEncoder, ColBERT, CrossEncoder, GenerativeReranker, MonoT5, Splade)
 
@@ -74,7 +74,7 @@ def _check_prompt(name: str) -> None:
     Raises:
         ValueError: the files declare none, and it is by its name of no family whose prompt is known.
     """
-    if not is_known(name) and read_declared(name) is None:
+    if not is_known(name) and read_prompt(name) is None:
         raise ValueError(
             f"the files of {name!r} do not say with which prompt it ranks; pass template=, the prompt that it was "
             "trained with, with {query} and {document} in it (and yes= and no= of a language model)."
@@ -99,6 +99,12 @@ def choose(name: str) -> Choice:
         return Choice(ColBERT, "modules.json has a projection of single tokens")
     if "Pooling" in kinds:
         return Choice(BiEncoder, "modules.json has a Pooling")
+    others = [kind for kind in kinds if kind not in ("Transformer", "LogitScore")]
+    if others:
+        raise ValueError(
+            f"{name!r} has a sentence-transformers module {others[0]!r}, which no ranker computes; give the class of a "
+            "ranker the (model, tokenizer) of its encoder."
+        )
     folder = next((module["path"] for module in modules), "")
     config = read_json(name, f"{folder}/config.json".lstrip("/"))
     if config is None:

@@ -1,180 +1,161 @@
-"""What a sentence-transformers checkpoint says of itself: pooling, maps, norms, prompts."""
+"""The options that the modules and settings of a sentence-transformers model fix of each ranker."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
-import torch
-from torch import nn
-
-from pyterrier_mechir._options import one_of
-from pyterrier_mechir.models.checkpoints import read_json, read_tensor
-from pyterrier_mechir.models.modes import over_same_memory
+from pyterrier_mechir.models.checkpoints import read_json
+from pyterrier_mechir.rankers.declared import TRANSFORMERS, Declared, Encoder, Part, Settings, declared, take_encoder
+from pyterrier_mechir.rankers.projection import Step, cut_to, read_step
 from pyterrier_mechir.rankers.settings import SIMILARITIES, Modules
 
-_COMPUTED = {
-    "BiEncoder": ("Transformer", "Pooling", "Dense", "Normalize", "Dropout"),
-    "Splade": ("Transformer", "MLMTransformer", "SpladePooling"),
+_POOLINGS = {"cls": "cls", "mean": "mean", "lasttoken": "last", "last": "last"}
+
+_OLDER_POOLINGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
 }
-"""The modules that each ranker computes."""
 
-_TRANSFORMERS = ("Transformer", "MLMTransformer")
+_STEPS = ("Dense", "LayerNorm", "Normalize")
 
-_DESCRIBED = ("Pooling", "SpladePooling", "Dense")
-
-_POOLING = {"cls": "cls", "mean": "mean", "lasttoken": "last", "last": "last"}
+_INCREASING = ("Identity", "Sigmoid", "Tanh", "LogSigmoid", "Softplus", "Softsign", "Softmax", "LogSoftmax")
+"""Activation functions that leave the order of one logit, or of the margin of two, as it is."""
 
 
-class _Module(NamedTuple):
-    """One module, wherever it is described.
+def read_modules(model: Any, ranker: str) -> tuple[Any, Modules]:
+    """What a model of sentence-transformers fixes.
 
     Args:
-        kind: its class.
-        settings: what it says of itself; of the transformer, what it fixes, by the names of :class:`Modules`.
-        weights: gives the weight and the bias of its linear map.
+        model: what a ranker is given: an id or directory, a loaded model of sentence-transformers, or anything else.
+        ranker: the class of the ranker: ``BiEncoder``, ``Splade`` or ``CrossEncoder``.
+
+    Returns:
+        What the ranker is to load, or the loaded ``(model, tokenizer)``; and the options. All are None where the
+        model is none of sentence-transformers.
+
+    Raises:
+        ValueError: a module or a setting that the ranker does not compute.
     """
+    found = declared(model, ranker)
+    if found is None:
+        if ranker == "CrossEncoder" and isinstance(model, (str, Path)):
+            _check_activation(_older_activation(str(model)))
+        return model, Modules()
+    read = {"BiEncoder": _bi_encoder, "Splade": _splade, "CrossEncoder": _cross_encoder}[ranker](found)
+    found.end()
+    return found.model, Modules(**read)
 
-    kind: str
-    settings: dict[str, Any]
-    weights: Callable[[], tuple[torch.Tensor | None, torch.Tensor | None]]
+
+def take_prompts(told: Settings) -> dict[str, Any]:
+    """What is put before queries and documents, as ``encode_query`` and ``encode_document`` do.
+
+    These leave ``default_prompt_name`` to ``encode``, on purpose: an empty prompt of theirs goes before it.
+    """
+    told.skip("default_prompt_name")
+    prompts = told.take("prompts") or {}
+    return {"query_prefix": prompts.get("query"), "doc_prefix": prompts.get("document")}
 
 
-def read_modules(name: str, ranker: str = "BiEncoder") -> Modules:
-    """What a checkpoint's sentence-transformers files say; all None where it has none.
+def first_encoder(found: Declared, others: tuple[str, ...], **of_encoder: str) -> Encoder:
+    """Read the first module, and check that the others are of the kinds that a ranker computes after it.
 
     Args:
-        name: the id or directory.
-        ranker: the class that is to compute what they say, for messages.
-
-    Raises:
-        ValueError: a module or a pooling that the package does not compute.
+        found: what the model declares.
+        others: these kinds.
+        of_encoder: for :func:`~pyterrier_mechir.rankers.declared.take_encoder`.
     """
-    listed = read_json(name, "modules.json")
-    if listed is None:
-        return Modules()
-    found = _found(name, _of_files(name, listed, ranker))
-    settings = read_json(name, "config_sentence_transformers.json") or {}
-    similarity = settings.get("similarity_fn_name")
-    if similarity is not None:
-        found.setdefault("similarity", one_of(f"similarity of {name!r}", similarity, SIMILARITIES))
-    return _with_prompts(found, settings.get("prompts"))
+    found.check((*TRANSFORMERS, *others))
+    if [part.kind in TRANSFORMERS for part in found.parts] != [True, *[False] * (len(found.parts) - 1)]:
+        found.settings.fail("does not begin with its one Transformer module")
+    return take_encoder(found.parts[0], **of_encoder)
 
 
-def loaded_modules(model: Any) -> tuple[tuple[Any, Any], Modules]:
-    """The (model, tokenizer) of a SentenceTransformer that is loaded, and what its modules fix.
-
-    Raises:
-        ValueError: a module or a pooling that BiEncoder does not compute.
-    """
-    found = _found(type(model).__name__, _of_model(model))
-    if model.similarity_fn_name in SIMILARITIES:
-        found.setdefault("similarity", model.similarity_fn_name)
-    return (model[0].auto_model, model.tokenizer), _with_prompts(found, model.prompts)
+def _apart(found: Declared, encoder: Encoder) -> dict[str, Any]:
+    """The options of an encoder of queries and documents that does not fill queries up."""
+    if encoder.expansion is not None:
+        found.parts[0].settings.refuse("query_expansion", encoder.expansion)
+    return {**encoder.where, "max_length": encoder.longest_document, "max_query_length": encoder.longest_query}
 
 
-def _of_files(name: str, listed: Sequence[dict[str, str]], ranker: str) -> Iterator[_Module]:
-    for module in listed:
-        kind, path = module["type"].rsplit(".", 1)[-1], module["path"]
-        if kind not in _COMPUTED[ranker]:
-            raise ValueError(f"{name!r} has a sentence-transformers module {kind!r}, which {ranker} does not compute.")
-        if kind in _TRANSFORMERS:
-            said = read_json(name, f"{path}/sentence_bert_config.json".lstrip("/")) or {}
-            longest = said.get("max_seq_length")
-            settings = {
-                "subfolder": path,
-                "max_length": said.get("document_length") or longest,
-                "max_query_length": said.get("query_length") or longest,
-                "lowercase": bool(said.get("do_lower_case")),
-            }
+def _bi_encoder(found: Declared) -> dict[str, Any]:
+    kinds = ("Pooling", *_STEPS, "Dropout")
+    encoder = first_encoder(found, kinds, task="feature-extraction", output="last_hidden_state")
+    if [at for at, part in enumerate(found.parts) if part.kind == "Pooling"] != [1]:
+        found.settings.fail("does not have one Pooling module, next to its Transformer")
+    told = found.settings
+    similarity = told.take("similarity_fn_name") or "cosine"
+    if similarity not in SIMILARITIES:
+        told.refuse("similarity_fn_name", similarity)
+    steps: list[Step] = []
+    for part in found.parts[2:]:
+        if part.kind == "Dropout":
+            part.settings.skip("dropout")
         else:
-            settings = (read_json(name, f"{path}/config.json") or {}) if kind in _DESCRIBED else {}
-        yield _Module(kind, settings, partial(_stored_weights, name, path))
+            steps.append(read_step(part))
+    dim = told.take("truncate_dim")
+    if dim is not None:
+        steps.append(cut_to(dim))
+    return {
+        **_apart(found, encoder),
+        **_pooling(found.parts[1]),
+        **take_prompts(told),
+        "similarity": similarity,
+        "projection": tuple(steps),
+    }
 
 
-def _stored_weights(name: str, path: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    return read_tensor(name, path, "linear.weight"), read_tensor(name, path, "linear.bias")
+def _pooling(part: Part) -> dict[str, Any]:
+    told = part.settings
+    told.skip("embedding_dimension", "word_embedding_dimension")
+    older = [mode for name, mode in _OLDER_POOLINGS.items() if told.take(name)]
+    modes = told.take("pooling_mode") or older or "mean"
+    modes = [modes] if isinstance(modes, str) else list(modes)
+    if len(modes) != 1 or modes[0] not in _POOLINGS:
+        raise ValueError(f"{told.where} pools by {' and '.join(modes)}; BiEncoder knows cls, mean and last.")
+    return {"pooling": _POOLINGS[modes[0]], "pools_prefix": told.take("include_prompt") is not False}
 
 
-def _of_model(model: Any) -> Iterator[_Module]:
-    for module in model:
-        kind = type(module).__name__
-        if kind not in _COMPUTED["BiEncoder"]:
-            raise ValueError(f"the {type(model).__name__} has a module {kind}, which BiEncoder does not compute.")
-        if kind in _TRANSFORMERS:
-            settings = dict.fromkeys(("max_length", "max_query_length"), model.max_seq_length)
-            settings["lowercase"] = bool(getattr(module, "do_lower_case", False))
-        else:
-            settings = module.get_config_dict() if kind in _DESCRIBED else {}
-        yield _Module(kind, settings, partial(_held_weights, module))
+def _splade(found: Declared) -> dict[str, Any]:
+    encoder = first_encoder(found, ("SpladePooling",), task="fill-mask", output="logits")
+    if len(found.parts) != 2:
+        found.settings.fail("has other modules than a Transformer and one SpladePooling")
+    told, of_pooling = found.settings, found.parts[1].settings
+    similarity = told.take("similarity_fn_name") or "dot"
+    if similarity != "dot":
+        told.fail(f"compares by {similarity} (similarity_fn_name)")
+    of_pooling.skip("embedding_dimension", "word_embedding_dimension", "chunk_size")
+    return {
+        **_apart(found, encoder),
+        **take_prompts(told),
+        "pooling": of_pooling.take("pooling_strategy"),
+        "activation": of_pooling.take("activation_function"),
+    }
 
 
-def _held_weights(module: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    return module.linear.weight, module.linear.bias
+def _older_activation(name: str) -> Settings:
+    """The activation function that the config of a cross-encoder without modules names."""
+    config = read_json(name, "config.json") or {}
+    older = config.get("sbert_ce_default_activation_function")
+    found = (config.get("sentence_transformers") or {}).get("activation_fn") or older
+    return Settings(repr(name), "CrossEncoder", {"activation_fn": found})
 
 
-def _found(name: str, modules: Iterable[_Module]) -> dict[str, Any]:
-    """The settings that a checkpoint's modules fix, read in their order, by the names of :class:`Modules`."""
-    found: dict[str, Any] = {}
-    for kind, settings, weights in modules:
-        if kind in _TRANSFORMERS:
-            found |= settings
-        elif kind == "Pooling":
-            found["pooling"] = _pooling(name, settings)
-        elif kind == "SpladePooling":
-            found["pooling"] = settings.get("pooling_strategy")
-            found["activation"] = settings.get("activation_function")
-        elif kind == "Dense":
-            found["projection"] = _with_dense(found, name, settings, *weights())
-        elif kind == "Normalize":
-            found["similarity"] = "cosine"
-    return found
+def _check_activation(told: Settings) -> None:
+    activation = str(told.take("activation_fn") or "torch.nn.modules.linear.Identity")
+    if not activation.startswith("torch.nn.") or activation.rsplit(".", 1)[-1] not in _INCREASING:
+        told.refuse("activation_fn", activation)
 
 
-def _with_prompts(found: dict[str, Any], prompts: dict[str, str] | None) -> Modules:
-    prompts = prompts or {}
-    return Modules(**found, query_prefix=prompts.get("query"), doc_prefix=prompts.get("document"))
-
-
-def _pooling(name: str, settings: dict[str, Any]) -> str:
-    mode = settings.get("pooling_mode")
-    if mode is None:
-        modes = [key for key, on in settings.items() if on is True and key.startswith("pooling_mode_")]
-        mode = [key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token") for key in modes]
-    modes = [mode] if isinstance(mode, str) else list(mode)
-    if len(modes) != 1 or modes[0] not in _POOLING:
-        raise ValueError(f"{name!r} pools by {' and '.join(modes) or 'nothing'}; BiEncoder knows cls, mean and last.")
-    if settings.get("include_prompt") is False:
-        raise ValueError(f"{name!r} leaves its prompt out of the pooling, which BiEncoder does not do.")
-    return _POOLING[modes[0]]
-
-
-_ACTIVATIONS = {"Identity": nn.Identity, "Tanh": nn.Tanh}
-
-
-def _with_dense(
-    found: dict[str, Any], name: str, settings: dict[str, Any], weight: torch.Tensor | None, bias: torch.Tensor | None
-) -> nn.Sequential:
-    """The projection of what was found, followed by a Dense module.
-
-    Raises:
-        ValueError: the module does not come between pooling and normalisation, or does more than a linear map and tanh.
-    """
-    kind = str(settings.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
-    places = {settings.get(f"module_{side}_name") or "sentence_embedding" for side in ("input", "output")}
-    if kind not in _ACTIVATIONS or places != {"sentence_embedding"} or settings.get("use_residual"):
-        raise ValueError(
-            f"{name!r} has a Dense module with activation {kind} of {' and '.join(sorted(places))}"
-            f"{' and a residual' if settings.get('use_residual') else ''}; BiEncoder computes one of the pooled "
-            "vector, with tanh or no activation."
-        )
-    if "similarity" in found:
-        raise ValueError(f"{name!r} projects normalised vectors, which BiEncoder does not do.")
-    if weight is None:
-        raise ValueError(f"cannot load {name!r}: its Dense module has no weights.")
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(over_same_memory(weight.detach()).float(), requires_grad=False)
-    if bias is not None:
-        linear.bias = nn.Parameter(over_same_memory(bias.detach()).float(), requires_grad=False)
-    return nn.Sequential(*found.get("projection", ()), linear, _ACTIVATIONS[kind]())
+def _cross_encoder(found: Declared) -> dict[str, Any]:
+    encoder = first_encoder(found, (), task="sequence-classification", output="logits", name="scores")
+    told = found.settings
+    _check_activation(told)
+    prompts, name = told.take("prompts") or {}, told.take("default_prompt_name")
+    told.skip("keep_in_fp32_modules", "similarity_fn_name")
+    prefix = None if name is None else prompts.get(name)
+    return {**encoder.where, "max_length": encoder.longest, "query_prefix": prefix}

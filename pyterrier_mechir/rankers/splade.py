@@ -38,8 +38,9 @@ class Splade(DualEncoder):
     vector has; :class:`~pyterrier_mechir.TermWeight` measures what a patch does to a single one.
 
     Args:
-        model: a Hugging Face id or directory of a masked language model, or a loaded ``(model, tokenizer)``. A
-            sentence-transformers ``SparseEncoder`` is read with its settings.
+        model: a Hugging Face id or directory of a masked language model, a loaded ``(model, tokenizer)``, or a
+            ``SparseEncoder`` of sentence-transformers. That, or its directory, is read with its settings; what is not
+            computed (``max_active_dims``, another similarity) is an error that names it.
         query_model: the encoder of queries, given in the same ways; None takes ``model`` for both. It has the same
             vocabulary.
         pooling: over the positions of a text, ``max``, or ``sum``, as in the first SPLADE. None reads a
@@ -60,7 +61,7 @@ class Splade(DualEncoder):
 
     def __init__(
         self,
-        model: str | Path | tuple[Any, Any],
+        model: str | Path | tuple[Any, Any] | Any,
         *,
         query_model: str | Path | tuple[Any, Any] | None = None,
         pooling: str | None = None,
@@ -73,11 +74,8 @@ class Splade(DualEncoder):
         dtype: str = "float32",
     ):
         from pyterrier_mechir.rankers.modules import read_modules
-        from pyterrier_mechir.rankers.settings import Modules
 
-        modules = Modules() if isinstance(model, tuple) else read_modules(str(model), "Splade")
-        if modules.similarity not in (None, "dot"):
-            raise ValueError(f"{str(model)!r} compares by {modules.similarity}; Splade computes the dot product.")
+        model, modules = read_modules(model, "Splade")
         self.pooling = one_of("pooling", pooling or modules.pooling or "max", POOLINGS)
         self.activation = one_of("activation", activation or modules.activation or "relu", ACTIVATIONS)
         super().__init__(

@@ -150,8 +150,11 @@ class _Worker:
 
         torch.set_num_threads(threads)
         content = BytesIO(ray.get(packed["scorer"]))
-        self._scorer: PairScorer = torch.load(content, map_location=device, weights_only=False)
-        _move(self._scorer, device)
+        self._scorer: PairScorer
+        self._scorer, kind = torch.load(content, map_location=device, weights_only=False)
+        ranker = self._scorer.ranker
+        if ranker.device.type != kind:
+            ranker.batch_tokens = tokens_at_once(ranker.device)
         self._index: Index = ray.get(packed["index"])
         self._kinds = kinds
 
@@ -189,18 +192,8 @@ def _packed(scorer: PairScorer) -> bytes:
     from ray import cloudpickle
 
     content = BytesIO()
-    torch.save(scorer, content, pickle_module=cloudpickle)
+    torch.save((scorer, scorer.ranker.device.type), content, pickle_module=cloudpickle)
     return content.getvalue()
-
-
-def _move(scorer: PairScorer, device: str) -> None:
-    """Tell a ranker, whose tensors are on another device than it was packed on, where they are."""
-    import torch
-
-    ranker = scorer.ranker
-    if ranker.device.type != torch.device(device).type:
-        ranker.device = torch.device(device)
-        ranker.batch_tokens = tokens_at_once(ranker.device)
 
 
 @contextmanager

@@ -46,8 +46,7 @@ class Sequences:
         varies: which side the pairs vary on, ``document`` or ``query``; the other is the same on both sides.
         reader: what warnings call the ranker.
         cuts_left: whether what is too long loses its beginning and not its end.
-        prefix: put before every text of the side that varies.
-        lowercase: whether texts are lower-cased before they are tokenised.
+        prefixes: what is put before every text of a side, ``query`` or ``document``.
         known_fillers: the :class:`~.fillers.Fillers` made so far, by what the user gave as fillers; a ranker and its
             copies that face the other side share them.
     """
@@ -60,8 +59,7 @@ class Sequences:
     varies: str
     reader: str
     cuts_left: bool = False
-    prefix: str = ""
-    lowercase: bool = False
+    prefixes: Mapping[str, str] = field(default_factory=dict)
     known_fillers: dict[Any, Fillers] = field(default_factory=dict)
 
     def plain(self, queries: Sequence[str], texts: Sequence[str]) -> list[Encoded]:
@@ -141,12 +139,16 @@ class Sequences:
         return np.array([len(self._cut(one).segments[varied]) < len(one.segments[varied]) for one in made], dtype=bool)
 
     def _columns(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Sequence[str]]:
-        """The texts of each segment, with what is put before those of the side that varies."""
-        if self.prefix or self.lowercase:
-            texts = [(self.prefix + text).lower() if self.lowercase else self.prefix + text for text in texts]
+        """The texts of each segment, with what is put before those of their side."""
+        varied = self._prefixed(self.varies, texts)
         if not self.reads_query:
-            return [texts]
-        return [contexts, texts] if self.varies == "document" else [texts, contexts]
+            return [varied]
+        fixed = self._prefixed(self.fixed_side, contexts)
+        return [fixed, varied] if self.varies == "document" else [varied, fixed]
+
+    def _prefixed(self, side: str, texts: Sequence[str]) -> Sequence[str]:
+        prefix = self.prefixes.get(side)
+        return [prefix + text for text in texts] if prefix else texts
 
     @property
     def _varied(self) -> int:

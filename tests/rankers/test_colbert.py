@@ -253,6 +253,7 @@ def assert_as_sentence_transformers(directory: Path) -> ColBERT:
     queries, texts = encoder.encode_query(QUERIES_AND_LONG), encoder.encode_document(TEXTS_AND_LONG)
     wanted = encoder.similarity_pairwise(queries, texts).numpy()
     assert_close(ranker.score(QUERIES_AND_LONG, TEXTS_AND_LONG), wanted)
+    assert_close(ColBERT(encoder).score(QUERIES_AND_LONG, TEXTS_AND_LONG), wanted)
     assert np.ptp(wanted) > 1e-2
     return ranker
 
@@ -625,16 +626,21 @@ def test_a_tokenizer_without_a_mask_cannot_expand_queries():
     assert len(ColBERT((model, without), projection=projection, expand_queries=False).score(QUERIES, TEXTS)) == 7
 
 
+PLAIN = {"bias": False, "activation_function": "torch.nn.modules.linear.Identity"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"1_Dense/config.json": {"activation_function": "torch.nn.modules.activation.Tanh"}}, "activation .Tanh."),
         ({"1_Dense/config.json": {"activation_function": "a.Identity", "bias": True}}, "a bias or a residual"),
         ({"config_sentence_transformers.json": {"similarity_fn_name": "meanmaxsim"}}, "compares by meanmaxsim"),
-        ({"modules.json": [{"type": "a.Transformer", "path": ""}]}, "has no Dense module"),
-        ({"modules.json": [{"type": "a.Pooling", "path": ""}]}, "has a module 'Pooling'"),
+        ({"modules.json": [{"type": "sentence_transformers.models.Transformer", "path": ""}]}, "has no Dense module"),
+        ({"modules.json": [{"type": "sentence_transformers.models.Pooling", "path": ""}]}, "module 'Pooling'"),
+        ({"modules.json": [{"type": "custom.Transformer", "path": ""}]}, "module 'custom.Transformer'"),
+        ({"1_Dense/config.json": PLAIN | {"scale": 2}}, "the Dense of .* declares scale=2"),
     ],
-    ids=["activation", "bias", "similarity", "no projection", "pooling"],
+    ids=["activation", "bias", "similarity", "no projection", "pooling", "custom code", "setting"],
 )
 def test_what_a_checkpoint_has_beside_is_an_error(tmp_path, changes, message):
     write(save_pylate(tmp_path, {}), changes)

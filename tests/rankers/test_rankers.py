@@ -16,7 +16,7 @@ from reference import pool, similarity
 from sentence_transformers import CrossEncoder as SentenceCrossEncoder
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
-from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
+from sentence_transformers.sentence_transformer.modules import Pooling
 from small_models import ARCHITECTURES, QUERIES, TEXTS, build, tokenizer
 from tolerance import widened
 from transformers import PreTrainedTokenizerBase
@@ -338,7 +338,7 @@ def test_an_unsupported_architecture_is_refused_from_a_directory_too(tmp_path):
     ("kind", "options", "message"),
     [
         (BiEncoder, {"pooling": "max"}, "unknown pooling 'max'; choose one of 'cls', 'mean', 'last'"),
-        (BiEncoder, {"similarity": "euclidean"}, "unknown similarity 'euclidean'; choose one of 'dot', 'cosine'"),
+        (BiEncoder, {"similarity": "l2"}, "unknown similarity 'l2'; choose one of 'dot', 'cosine', 'euclidean'"),
         (CrossEncoder, {"score": "softmax"}, "unknown score 'softmax'; choose one of 'margin', 'logit'"),
         (CrossEncoder, {"relevant_label": 2}, "relevant_label=2"),
     ],
@@ -391,8 +391,10 @@ def test_three_labels_are_refused():
 
 
 def test_a_module_that_is_not_computed_is_refused(tmp_path):
-    path = sentence_transformer(tmp_path, "bert", "mean", LayerNorm(32))
-    with pytest.raises(ValueError, match="module 'LayerNorm'"):
+    path = sentence_transformer(tmp_path, "bert", "mean")
+    lstm = {"type": "sentence_transformers.models.LSTM", "path": "2_LSTM"}
+    edit_json(path / "modules.json", lambda found: [*found, lstm])
+    with pytest.raises(ValueError, match="module 'LSTM', which BiEncoder does not compute"):
         BiEncoder(path, device="cpu")
 
 
@@ -407,12 +409,6 @@ def test_a_pooling_that_leaves_out_the_prompt_is_refused(tmp_path):
     path = sentence_transformer(tmp_path, "bert", "mean", prompts={"query": "why "})
     edit_json(path / "1_Pooling" / "config.json", lambda settings: settings | {"include_prompt": False})
     with pytest.raises(ValueError, match="prompt"):
-        BiEncoder(path, device="cpu")
-
-
-def test_a_similarity_that_is_not_computed_is_refused(tmp_path):
-    path = sentence_transformer(tmp_path, "bert", "mean", similarity_fn_name="euclidean")
-    with pytest.raises(ValueError, match="euclidean"):
         BiEncoder(path, device="cpu")
 
 

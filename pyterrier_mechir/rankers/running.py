@@ -1,0 +1,190 @@
+"""How a ranker runs: the twin of its model, batches of sequences, scores."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from copy import copy
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+
+from pyterrier_mechir.models.modes import as_alone
+from pyterrier_mechir.models.opened import Batch, Opened
+from pyterrier_mechir.rankers.batches import SharedBatch, batches_of_sequences, padded, rows_of
+from pyterrier_mechir.rankers.given import constructor
+from pyterrier_mechir.rankers.identity import Identified
+from pyterrier_mechir.text.encoding import Encoded, unique
+from pyterrier_mechir.text.sequences import Sequences
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from pyterrier_mechir.models.twins import Twins
+
+
+Self = TypeVar("Self", bound="Running")
+
+
+class Running(Identified, ABC):
+    """The running of a ranker: what computes its scores, whatever they are made of.
+
+    Attributes:
+        batch_tokens: most tokens in a batch.
+    """
+
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """The packages whose models the class takes too, by their first names."""
+
+    reads_query: ClassVar[bool]
+    """Whether the query is part of the sequences that are patched."""
+
+    varies: str = "document"
+    """Which side the pairs vary on, ``document`` or ``query`` (see :meth:`facing`)."""
+
+    reads_first_token: bool
+    """Whether the score reads the last layer at the first position only."""
+
+    batch_tokens: int
+    _twins: Twins
+
+    @property
+    @abstractmethod
+    def sequences(self) -> Sequences:
+        """How texts become the sequences that the model reads."""
+
+    @abstractmethod
+    def facing(self: Self, side: str) -> Self:
+        """This ranker with pairs that vary on one side, the other side being the same for both."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Whatever a family computes, it computes as if no mode of torch were set around it."""
+        super().__init_subclass__(**kwargs)
+        for name in {"__init__", "encode", "compare", "query_inputs"}.intersection(vars(cls)):
+            wrap = constructor if name == "__init__" else as_alone()
+            setattr(cls, name, wrap(vars(cls)[name]))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def twin(self) -> Any:
+        """What runs in place of :attr:`model`: modules of the running thread's own, over the model's very weights.
+
+        See :mod:`~pyterrier_mechir.models.twins`. Whatever computes scores runs this, and never the model itself.
+        """
+        return self._twins.current()
+
+    @property
+    def opened(self) -> Opened:
+        """The model opened up, as recording, replaying and gradients take it: its parts, and this ranker's forward.
+
+        It belongs to the running thread, and to the model as it is now: take one for each call, and keep none.
+        """
+        held = copy(self)
+        held._twins = self._twins.held()
+        return Opened(self.anatomy.of(held.twin), held.forward, held.encode, self.reads_first_token)
+
+    @property
+    def models(self) -> list[PreTrainedModel]:
+        """The transformers models that scores are computed by: their twins."""
+        return [self.twin]
+
+    @property
+    def _switches(self) -> dict[str, bool]:
+        """What the model's forward is told: decoders would keep keys and values for tokens that never come."""
+        return {"use_cache": False} if getattr(self.model.config, "use_cache", False) else {}
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> torch.Tensor:
+        """What the model makes of each sequence of a batch, ``[B, ...]``, in float32."""
+
+    def compare(self, encoded: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Scores ``[B]`` of encoded sequences, each against its row of the query inputs; the batch has both."""
+        return encoded
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Scores ``[B]``, in float32, of the runs of a batch made by :meth:`collate`."""
+        return self.compare(self.encode(batch), batch)
+
+    def query_inputs(self, queries: Sequence[str]) -> Batch:
+        """What :meth:`compare` reads of each query; a row per query. Nothing where sequences have the query in them."""
+        return {}
+
+    @as_alone()
+    def score(
+        self,
+        queries: Sequence[str],
+        texts: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        verbose: bool = False,
+        opened: Opened | None = None,
+    ) -> np.ndarray:
+        """Scores of (query, text) pairs, each distinct sequence computed once.
+
+        Args:
+            queries: the queries, one for each text.
+            texts: the texts.
+            batch_size: sequences in a forward pass; None batches by length.
+            verbose: show a progress bar.
+            opened: how the model runs on the texts, such as under edits (see
+                :func:`~pyterrier_mechir.interventions.edited.edited`); None runs it as it is. What is made of queries
+                apart is not affected.
+
+        Returns:
+            float32 ``[len(texts)]``.
+        """
+        import torch
+
+        if self.varies == "query":
+            return self.facing("document").score(queries, texts, batch_size=batch_size, verbose=verbose, opened=opened)
+        from pyterrier_mechir.models.precision import check_finite, precision_of
+        from pyterrier_mechir.models.products import packed_products
+
+        opened = opened or self.opened
+        scores = np.empty(len(texts), dtype=np.float32)
+        with torch.no_grad(), packed_products(opened.anatomy):
+            for shared in self.parts(queries, texts, batch_size=batch_size, verbose=verbose):
+                encoded = opened.encode(shared.batch)
+                scores[shared.rows] = self.compare(encoded[shared.places], shared.inputs).cpu().numpy()
+        check_finite(scores, str(precision_of(self.model)).removeprefix("torch."))
+        return scores
+
+    def parts(
+        self, queries: Sequence[str], texts: Sequence[str], *, batch_size: int | None = None, verbose: bool = False
+    ) -> Iterator[SharedBatch]:
+        """The batches of distinct sequences that :meth:`score` computes for these arguments; each row is in one."""
+        distinct, which_query = unique(queries)
+        if self.reads_query:
+            items, which_item = unique(list(zip(queries, texts, strict=True)))
+            sequences = self.sequences.plain([query for query, _ in items], [text for _, text in items])
+        else:
+            items, which_item = unique(texts)
+            sequences = self.sequences.plain([], items)
+        readers = rows_of(which_item, len(items))
+        inputs = self.query_inputs(distinct)
+        for index, batch in batches_of_sequences(self, sequences, batch_size, show_as=repr(self) if verbose else None):
+            rows = [row for i in index for row in readers[i]]
+            places = [place for place, i in enumerate(index) for _ in readers[i]]
+            of_rows = {name: value[[which_query[row] for row in rows]] for name, value in inputs.items()}
+            of_places = {name: value[places] for name, value in batch.items()}
+            yield SharedBatch(batch, rows, places, of_places | of_rows)
+
+    def collate(self, sequences: Sequence[Encoded], query_inputs: Batch, queries: Sequence[int]) -> Batch:
+        """Pad sequences into a batch.
+
+        Args:
+            sequences: ``B`` sequences.
+            query_inputs: from :meth:`query_inputs`.
+            queries: the row of each sequence's query.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and, where the tokenizer has them, ``token_type_ids``, ``[B, S]``, and
+            the rows of the query inputs, all on the ranker's device.
+        """
+        batch = padded(sequences, self.tokenizer, self.device)
+        return batch | {name: value[list(queries)] for name, value in query_inputs.items()}
