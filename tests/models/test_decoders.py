@@ -70,7 +70,7 @@ def make(architecture: str, kind: str) -> Case:
     if kind == "head":
         ranker: Ranker = GenerativeReranker((model, tokenizer), template="{query} is in {document}")
         plain = copy.deepcopy(model)
-        plain.config.pad_token_id = None
+        plain.config.pad_token_id = -1  # which no input has: the last position is read
         made = [Reference.cross_encoder(plain)] * len(PAIRS)
     else:
         pooling, compared = kind.split()
@@ -262,7 +262,7 @@ def test_where_a_head_looks_is_measured_and_patched(architecture, kind):
     case = make(architecture, kind)
     slow = copy.deepcopy(case.ranker.model)
     slow.set_attn_implementation("eager")
-    slow.config.output_attentions = True
+    slow.config.output_attentions, slow.config.pad_token_id = True, -1
     metric = AttentionTo((1, 3), "SEP", "EDIT")
     opened, rows, inputs = metric.observed(case.ranker, case.pairs, [])
     sites = [parse_site(name) for name in ("L0H1", "L1H3.q", "L1H1.k", "L0H0.v", "embed")]
