@@ -127,17 +127,15 @@ def slots_of(case: Case, row: int, positions: str | list[int]) -> list[list[int]
 
 def expected(case: Case, row: int, noise: bool, sites=None, positions: str | list[int] = "all") -> np.ndarray:
     """Scores ``[site, slot]`` of a pair with one hook at a time; missing where a slot has no position."""
-    one, (target, source) = case.references[row], case.runs(row, noise)
-
-    def score(site: Site, slot: list[int] | None) -> float:
-        if slot == []:
-            return np.nan
-        if site.component == "pattern":
-            return one.patched([site], noise, slot)
-        return one.reference.patched(target, source, *site, positions=slot)
-
+    one, slots = case.references[row], slots_of(case, row, positions)
     chosen = all_sites(case.ranker) if sites is None else sites
-    return np.array([[score(site, slot) for slot in slots_of(case, row, positions)] for site in chosen])
+    is_pattern = np.array([site.component == "pattern" for site in chosen])
+    found = np.empty((len(chosen), len(slots)))
+    others = [site for site in chosen if site.component != "pattern"]
+    found[~is_pattern] = one.reference.patched_each(*case.runs(row, noise), others, slots)
+    for at in np.flatnonzero(is_pattern):
+        found[at] = [np.nan if slot == [] else one.patched([chosen[at]], noise, slot) for slot in slots]
+    return found
 
 
 def is_patched(case: Case, row: int, site: Site) -> bool:

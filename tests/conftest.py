@@ -17,6 +17,24 @@ from tolerance import set_noise
 
 from pyterrier_mechir import BiEncoder, CrossEncoder
 
+_LONGEST = (
+    "test_laws.py",
+    "test_examples.py",
+    "test_run.py",
+    "test_decoders.py",
+    "test_results.py",
+    "test_exactness.py",
+    "test_positions.py",
+    "test_snapshot.py",
+    "test_structure.py",
+    "test_cli.py",
+    "test_unchanged.py",
+    "test_mono_t5.py",
+    "test_lens.py",
+    "test_integrated_gradients.py",
+)
+"""The files that take 20 seconds or more, the longest first."""
+
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 pyterrier.documentation._cached_objects_inv = {}
 
@@ -37,8 +55,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The file that takes longest goes first, so that no worker is left with it when the others have done."""
-    items.sort(key=lambda item: item.path.name != "test_examples.py")
+    """The files that take longest go first, so that no worker is left with one when the others have done."""
+    items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
     if config.getoption("noise"):
         skip = pytest.mark.skip(reason="compares results bit for bit, which noise (--noise) changes")
         for item in items:

@@ -1,12 +1,14 @@
-"""Activation patching the slow way: one pair, one component at a time, plain hooks on the unmodified model."""
+"""Activation patching the slow way: one pair, unpadded, one component at a time, hooks on the unmodified model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from small_models import DECODERS
 from torch import Tensor, nn
@@ -112,6 +114,11 @@ def inputs_of(side: Any, tokenizer: Any) -> Inputs:
     return {name: torch.tensor([values[name].tolist()]) for name in tokenizer.model_input_names}
 
 
+def repeated(inputs: Inputs, n: int) -> Inputs:
+    """The inputs of a run in each of ``n`` rows."""
+    return {name: value.expand(n, -1) for name, value in inputs.items()}
+
+
 def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
     """Vectors ``[B, d]`` of last hidden states, one row at a time."""
     rows = []
@@ -126,6 +133,26 @@ def similarity(query: Tensor, documents: Tensor, kind: str) -> Tensor:
     if kind == "dot":
         return documents @ query
     return nn.functional.cosine_similarity(documents, query[None], dim=-1)
+
+
+_ROWS = 64
+"""Of a batch of runs; larger ones are no faster."""
+
+
+def _members(site: Any) -> list[tuple[str, int, int | None]]:
+    """Component, layer and head of the sites of a set, or of one site."""
+    return [tuple(one) for one in getattr(site, "members", [site])]
+
+
+def _row(values: Mapping[str, Any], row: int) -> dict[str, Any]:
+    """One row, as a batch, of inputs or of what a model gives: tensors, and tuples of tensors by layer."""
+
+    def of(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[row : row + 1]
+        return tuple(map(of, value)) if isinstance(value, tuple) else value
+
+    return {name: of(value) for name, value in values.items()}
 
 
 class Reference:
@@ -144,8 +171,6 @@ class Reference:
         self.n_layers = model.config.num_decoder_layers if decoder else model.config.num_hidden_layers
         self.n_heads = model.config.num_attention_heads
         self.n_kv_heads = getattr(model.config, "num_key_value_heads", self.n_heads)
-        self._seen: dict[tuple[int, str, int], tuple[Inputs, Tensor]] = {}
-        self._scores: dict[tuple[Any, ...], tuple[Inputs, Inputs, float]] = {}
 
     @classmethod
     def bi_encoder(cls, model: nn.Module, query: Inputs, pooling: str, kind: str) -> Reference:
@@ -171,7 +196,13 @@ class Reference:
 
     @torch.no_grad()
     def score(self, inputs: Inputs) -> float:
-        return self.to_score(self.model(**inputs), inputs).item()
+        return self.scores(inputs).item()
+
+    def scores(self, inputs: Inputs) -> Tensor:
+        """The score of each row of inputs, each made of what the model gives for that row alone."""
+        out = dict(self.model(**inputs).items())
+        rows = range(len(inputs["input_ids"]))
+        return torch.cat([self.to_score(SimpleNamespace(**_row(out, i)), _row(inputs, i)) for i in rows])
 
     def sites(self, component: str) -> list[tuple[int, int | None]]:
         """(layer, head) of each site of a component, in order; head is None where the site is the whole layer's."""
@@ -179,62 +210,87 @@ class Reference:
         return [(layer, head) for layer in range(1 if component == "embed" else self.n_layers) for head in heads]
 
     def activation(self, inputs: Inputs, component: str, layer: int) -> Tensor:
-        """The activation of a component in an ordinary run, ``[1, S, D]``; one run keeps it at every layer."""
-        if (id(inputs), component, layer) not in self._seen:
+        """The activation of a component in an ordinary run, ``[1, S, D]``."""
+        return self.activations(inputs, [(component, layer)])[component, layer]
 
-            def keep(at: int, value: Tensor) -> None:
-                self._seen[id(inputs), component, at] = inputs, value.clone()
+    def activations(self, inputs: Inputs, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Tensor]:
+        """The activations of some components at some layers, in one ordinary run."""
+        found: dict[tuple[str, int], Tensor] = {}
+
+        def keep(place: tuple[str, int], value: Tensor) -> None:
+            found[place] = value.clone()
+
+        with ExitStack() as stack:
+            for place in dict.fromkeys(places):
+                stack.enter_context(self._hook(*place, partial(keep, place)))
+            self.score(inputs)
+        return found
+
+    def patched(self, target: Inputs, source: Inputs, site: Any, positions: list[int] | None = None) -> float:
+        """The score of the target run with one site taken, at all or some positions, from the source run.
+
+        Positions that either side masks are left as they are.
+
+        Args:
+            target: the run that is scored.
+            source: the run that is taken from.
+            site: component, layer and head (or None), or the sites of a set, which are all taken at once.
+            positions: which; None for all.
+        """
+        with ExitStack() as stack:
+            for component, layer, head in _members(site):
+                taken = self.activation(source, component, layer)
+                places = self._places(target, source, taken, positions)
+
+                def replace(value: Tensor, component=component, head=head, taken=taken, places=places) -> Tensor:
+                    part = self._part(component, head, value.shape[-1])
+                    mixed = value.clone()
+                    mixed[:, places, part] = taken[:, places, part]
+                    return mixed
+
+                stack.enter_context(self._hook(component, layer, replace))
+            return self.score(target)
+
+    @torch.no_grad()
+    def patched_each(
+        self, target: Inputs, source: Inputs, sites: Iterable[Any], slots: Sequence[list[int] | None] = (None,)
+    ) -> np.ndarray:
+        """:meth:`patched` for each site and slot of positions ``[site, slot]``; missing where a slot has no position.
+
+        The target is run in batches of equal rows. In each row, hooks change the one site that the row is for.
+        """
+        sites = [_members(site) for site in sites]
+        taken = self.activations(source, [(component, layer) for site in sites for component, layer, _ in site])
+        wanted = [(i, j) for i in range(len(sites)) for j in range(len(slots)) if slots[j] != []]
+        found = np.full((len(sites), len(slots)), np.nan)
+        for start in range(0, len(wanted), _ROWS):
+            cells = wanted[start : start + _ROWS]
+            changes: dict[tuple[str, int], list[tuple[int, int | None, list[int]]]] = {}
+            for row, (i, j) in enumerate(cells):
+                for component, layer, head in sites[i]:
+                    places = self._places(target, source, taken[component, layer], slots[j])
+                    changes.setdefault((component, layer), []).append((row, head, places))
+
+            def replace(at: tuple[str, int], value: Tensor, changes=changes) -> Tensor:
+                mixed = value.clone()
+                for row, head, places in changes[at]:
+                    part = self._part(at[0], head, value.shape[-1])
+                    mixed[row, places, part] = taken[at][0, places, part]
+                return mixed
 
             with ExitStack() as stack:
-                for at in range(1 if component == "embed" else self.n_layers):
-                    stack.enter_context(self._hook(component, at, partial(keep, at)))
-                self.score(inputs)
-        return self._seen[id(inputs), component, layer][1]
+                for at in changes:
+                    stack.enter_context(self._hook(*at, partial(replace, at)))
+                scores = self.scores(repeated(target, len(cells)))
+            found[tuple(zip(*cells, strict=True))] = scores.numpy()
+        return found
 
-    def patched(
-        self,
-        target: Inputs,
-        source: Inputs,
-        component: str,
-        layer: int,
-        head: int | None = None,
-        positions: list[int] | None = None,
-    ) -> float:
-        """The score of the target run with one component taken, at all or some positions, from the source run.
-
-        Positions that either side masks are left as they are. Each score is computed once, but for a model with hooks.
-        """
-        key = (id(target), id(source), component, layer, head, positions if positions is None else tuple(positions))
-        if any(module._forward_hooks or module._forward_pre_hooks for module in self.model.modules()):
-            return self._patched(target, source, component, layer, head, positions)
-        if key not in self._scores:
-            score = self._patched(target, source, component, layer, head, positions)
-            self._scores[key] = target, source, score
-        return self._scores[key][2]
-
-    def _patched(
-        self,
-        target: Inputs,
-        source: Inputs,
-        component: str,
-        layer: int,
-        head: int | None,
-        positions: list[int] | None,
-    ) -> float:
-        taken = self.activation(source, component, layer)
+    def _places(self, target: Inputs, source: Inputs, taken: Tensor, positions: list[int] | None) -> list[int]:
+        """The positions that are patched, of all or of some."""
         are_open = self.is_open(target, source)
         if "decoder_input_ids" in target and taken.shape[1] == target["decoder_input_ids"].shape[1]:
             are_open = [True] * taken.shape[1]
-        places = [i for i in (range(taken.shape[1]) if positions is None else positions) if are_open[i]]
-
-        def replace(value: Tensor) -> Tensor:
-            part = self._part(component, head, value.shape[-1])
-            mixed = value.clone()
-            mixed[:, places, part] = taken[:, places, part]
-            return mixed
-
-        with self._hook(component, layer, replace):
-            return self.score(target)
+        return [i for i in (range(taken.shape[1]) if positions is None else positions) if are_open[i]]
 
     def is_open(self, target: Inputs, source: Inputs) -> list[bool]:
         """Which positions may be taken: those that both sides attend to."""

@@ -70,7 +70,7 @@ def make(architecture: str, kind: str) -> Case:
     if kind == "head":
         ranker: Ranker = GenerativeReranker((model, tokenizer), template="{query} is in {document}")
         plain = copy.deepcopy(model)
-        plain.config.pad_token_id = None
+        plain.config.pad_token_id = -1  # which no input has: the last position is read
         made = [Reference.cross_encoder(plain)] * len(PAIRS)
     else:
         pooling, compared = kind.split()
@@ -138,7 +138,7 @@ def test_every_site_is_exact_in_both_directions(architecture, kind, batch_size):
             reference, target, source = runs_of(case, row, noise)
             own, patched = (found.perturbed, found.noise) if noise else (found.baseline, found.denoise)
             assert_same(own[row], np.array(reference.score(target)))
-            assert_same(patched[row], np.array([reference.patched(target, source, *site) for site in sites]))
+            assert_same(patched[row], reference.patched_each(target, source, sites)[:, 0])
 
 
 @each_case
@@ -158,12 +158,8 @@ def test_every_slot_is_exact(architecture, kind, positions):
     found = swept(case, sites, positions)
     for row, noise in ((1, False), (3, True)) if positions == "each" else ((2, False), (3, True)):
         reference, target, source = runs_of(case, row, noise)
-        slots = slots_of(case.pairs[row], positions)
-        wanted = [
-            [reference.patched(target, source, *site, positions=slot) if slot else np.nan for slot in slots]
-            for site in sites
-        ]
-        assert_equal((found.noise if noise else found.denoise)[row], np.array(wanted))
+        wanted = reference.patched_each(target, source, sites, slots_of(case.pairs[row], positions))
+        assert_equal((found.noise if noise else found.denoise)[row], wanted)
 
 
 # Attention weights
@@ -266,7 +262,7 @@ def test_where_a_head_looks_is_measured_and_patched(architecture, kind):
     case = make(architecture, kind)
     slow = copy.deepcopy(case.ranker.model)
     slow.set_attn_implementation("eager")
-    slow.config.output_attentions = True
+    slow.config.output_attentions, slow.config.pad_token_id = True, -1
     metric = AttentionTo((1, 3), "SEP", "EDIT")
     opened, rows, inputs = metric.observed(case.ranker, case.pairs, [])
     sites = [parse_site(name) for name in ("L0H1", "L1H3.q", "L1H1.k", "L0H0.v", "embed")]
@@ -280,8 +276,8 @@ def test_where_a_head_looks_is_measured_and_patched(architecture, kind):
         reference = Reference(slow, mass)
         x_b, x_p = case.references[row].runs(case.pairs[row])
         assert_same(found.baseline[row], np.array(reference.score(x_b)))
-        assert_same(found.denoise[row], np.array([reference.patched(x_b, x_p, *site) for site in sites]))
-        assert_same(found.noise[row], np.array([reference.patched(x_p, x_b, *site) for site in sites]))
+        assert_same(found.denoise[row], reference.patched_each(x_b, x_p, sites)[:, 0])
+        assert_same(found.noise[row], reference.patched_each(x_p, x_b, sites)[:, 0])
 
 
 @each_decoder
@@ -318,8 +314,8 @@ def test_every_path_is_exact(architecture, kind, receivers):
     found = patched_paths(case.ranker, case.pairs, SENDERS, ends, "both", batch_size=len(PAIRS))
     for row, noise in ((1, False), (2, True)):
         reference, target, source = runs_of(case, row, noise)
-        wanted = [path_patched(reference, target, source, sender, ends) for sender in SENDERS]
-        assert_same((found.noise if noise else found.denoise)[row], np.array(wanted))
+        wanted = path_patched(reference, target, source, SENDERS, ends)
+        assert_same((found.noise if noise else found.denoise)[row], wanted)
 
 
 @each_decoder

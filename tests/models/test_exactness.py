@@ -111,8 +111,7 @@ def make(architecture: str, kind: str) -> Case:
     for pair, of_pair in zip(pairs, references, strict=True):
         reference, (x_b, x_p) = of_pair.reference, of_pair.runs(pair)
         sites = [(component, *site) for component in COMPONENTS for site in reference.sites(component)]
-        denoise = [reference.patched(x_b, x_p, *site) for site in sites]
-        noise = [reference.patched(x_p, x_b, *site) for site in sites]
+        denoise, noise = (reference.patched_each(*runs, sites)[:, 0] for runs in ((x_b, x_p), (x_p, x_b)))
         expected.append((reference.score(x_b), reference.score(x_p), denoise, noise))
     return Case(ranker, pairs, references, *(np.array(values) for values in zip(*expected, strict=True)))
 

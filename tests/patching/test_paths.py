@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from reference import Inputs, Reference, shape
+from reference import Inputs, Reference, repeated, shape
 from small_models import ARCHITECTURES, QUERIES, TEXTS
 from test_exactness import PAIRS, assert_same, prepare, snapshot
 from test_positions import slots_of
@@ -54,47 +54,60 @@ def path_patched(
     reference: Reference,
     target: Inputs,
     source: Inputs,
-    sender: str,
+    senders: list[str],
     receivers: list[str],
     positions: list[int] | None = None,
-) -> float:
-    """The score of a target run with the receivers as the sender alone makes them, where neither run masks."""
+) -> np.ndarray:
+    """The scores of target runs, each with the receivers as one sender alone makes them, where neither run masks.
+
+    The run of each sender is a row of a batch: in the first, heads are held as they were but for what the sender moves,
+    which gives the receivers; in the second these are put in.
+    """
     are_open = (target["attention_mask"] & source["attention_mask"])[0].bool().tolist()
     places = [i for i in (range(len(are_open)) if positions is None else positions) if are_open[i]]
-    senders = parse_site(sender).members
     final = Site("resid_post", reference.n_layers - 1)
     ends = [final if name == "final" else parse_site(name) for name in receivers]
+    by_row = [parse_site(name).members for name in senders]
+    own = reference.activations(target, [("head", layer) for layer in range(reference.n_layers)])
+    taken = reference.activations(source, [(site.component, site.layer) for members in by_row for site in members])
     read: dict[Site, torch.Tensor] = {}
     hooks = [(end, keep(read, end)) for end in ends]
-    for layer in range(reference.n_layers):
-        own = reference.activation(target, "head", layer)
-        inputs = [site for site in senders if site.layer == layer and site.component in ("q", "k", "v")]
-        moving = {head for site in inputs for head in reference.readers(site.component, site.number)}
-        frozen = [Site("head", layer, head) for head in range(reference.n_heads) if head not in moving]
-        hooks += [(site, taking(reference, site, own)) for site in frozen]
-    for site in senders:
-        taken = reference.activation(source, site.component, site.layer)
-        hooks.append((site, taking(reference, site, taken, places)))
-    hooked(reference, target, hooks)
-    return hooked(reference, target, [(end, taking(reference, end, value)) for end, value in read.items()])
+    for row, members in enumerate(by_row):
+        for layer in range(reference.n_layers):
+            inputs = [site for site in members if site.layer == layer and site.component in ("q", "k", "v")]
+            moving = {head for site in inputs for head in reference.readers(site.component, site.number)}
+            frozen = [Site("head", layer, head) for head in range(reference.n_heads) if head not in moving]
+            hooks += [(site, taking(reference, site, own["head", layer], [row])) for site in frozen]
+        for site in members:
+            hooks.append((site, taking(reference, site, taken[site.component, site.layer], [row], places)))
+    rows = repeated(target, len(senders))
+    hooked(reference, rows, hooks)
+    everywhere = range(len(senders))
+    return hooked(reference, rows, [(end, taking(reference, end, value, everywhere)) for end, value in read.items()])
 
 
-def hooked(reference: Reference, inputs: Inputs, hooks: list[tuple[Site, Hook]]) -> float:
+@torch.no_grad()
+def hooked(reference: Reference, inputs: Inputs, hooks: list[tuple[Site, Hook]]) -> np.ndarray:
     with ExitStack() as stack:
         for site, function in hooks:
             stack.enter_context(reference._hook(site.component, site.layer, function))
-        return reference.score(inputs)
+        return reference.scores(inputs).numpy()
 
 
 def keep(read: dict[Site, torch.Tensor], site: Site) -> Hook:
     return lambda value: read.__setitem__(site, value.clone())
 
 
-def taking(reference: Reference, site: Site, taken: torch.Tensor, positions: list[int] | None = None) -> Hook:
+def taking(
+    reference: Reference, site: Site, taken: torch.Tensor, rows: Sequence[int], positions: list[int] | None = None
+) -> Hook:
+    """A hook that changes a site in some rows to what was taken: of the same row, or of the only one."""
+
     def replace(value: torch.Tensor) -> torch.Tensor:
         mixed, part = value.clone(), reference._part(site.component, site.number, value.shape[-1])
         places = slice(None) if positions is None else positions
-        mixed[:, places, part] = taken[:, places, part]
+        for row in rows:
+            mixed[row, places, part] = taken[row % len(taken), places, part]
         return mixed
 
     return replace
@@ -123,8 +136,8 @@ def test_every_path_is_exact(architecture, kind, receivers):
     number = ARCHITECTURES.index(architecture) + list(RECEIVERS).index(receivers) + len(kind)
     for row, way in [((1, 0), (2, 1)), ((3, 0), (0, 1))][number % 2]:
         target, source = references[row].runs(pairs[row])[:: -1 if way else 1]
-        wanted = [path_patched(references[row].reference, target, source, s, RECEIVERS[receivers]) for s in SENDERS]
-        assert_same((found.denoise, found.noise)[way][row], np.array(wanted))
+        wanted = path_patched(references[row].reference, target, source, SENDERS, RECEIVERS[receivers])
+        assert_same((found.denoise, found.noise)[way][row], wanted)
 
 
 @pytest.mark.parametrize("receivers", ["final", "two layers"])
@@ -141,8 +154,8 @@ def test_every_position_of_a_sender_is_exact(architecture, kind, receivers):
         slots = slots_of(pair, "each")
         for at in {0, 1, len(slots) - 2}:
             runs = of_pair.runs(pair)
-            wanted = [path_patched(of_pair.reference, *runs, name, RECEIVERS[receivers], slots[at]) for name in SENDERS]
-            assert_same(each.denoise[row][:, at], np.array(wanted))
+            wanted = path_patched(of_pair.reference, *runs, SENDERS, RECEIVERS[receivers], slots[at])
+            assert_same(each.denoise[row][:, at], wanted)
         np.testing.assert_allclose(
             chosen.denoise[row][:, 0], each.denoise[row][:, -2], rtol=widened(1e-5), atol=widened(1e-5)
         )

@@ -57,15 +57,7 @@ def expected(case: Case, row: int, positions: str | list[int], noise: bool, site
     pair = case.pairs[row]
     runs = case.references[row].runs(pair)
     target, source = runs[::-1] if noise else runs
-    return np.array(
-        [
-            [
-                case.references[row].reference.patched(target, source, *site, positions=slot) if slot else np.nan
-                for slot in slots_of(pair, positions)
-            ]
-            for site in sites
-        ]
-    )
+    return case.references[row].reference.patched_each(target, source, sites, slots_of(pair, positions))
 
 
 @pytest.mark.parametrize("batch_size", [len(PAIRS), None], ids=["padded", "by length"])

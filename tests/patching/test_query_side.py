@@ -217,8 +217,8 @@ def expected(case: tuple[str, str, str]) -> dict[str, np.ndarray]:
         sites = [(component, *site) for component in COMPONENTS for site in reference.sites(component)]
         found["baseline"].append(reference.score(baseline))
         found["perturbed"].append(reference.score(perturbed))
-        found["denoise"].append([reference.patched(baseline, perturbed, *site) for site in sites])
-        found["noise"].append([reference.patched(perturbed, baseline, *site) for site in sites])
+        found["denoise"].append(reference.patched_each(baseline, perturbed, sites)[:, 0])
+        found["noise"].append(reference.patched_each(perturbed, baseline, sites)[:, 0])
     return {name: np.array(values) for name, values in found.items()}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -31,30 +29,11 @@ SETS = [
 ]
 
 
-def together(reference, target, source, sites: SiteSet, positions: list[int] | None = None) -> float:
-    """The score of a target run with several sites taken from a source run, by as many hooks, where neither masks."""
-    are_open = (target["attention_mask"] & source["attention_mask"])[0].bool().tolist()
-    places = [i for i in (range(len(are_open)) if positions is None else positions) if are_open[i]]
-    with ExitStack() as stack:
-        for site in sites.members:
-            taken = reference.activation(source, site.component, site.layer)
-
-            def replace(value, site=site, taken=taken):
-                mixed = value.clone()
-                part = reference._part(site.component, site.number, value.shape[-1])
-                for place in places:
-                    mixed[:, place, part] = taken[:, place, part]
-                return mixed
-
-            stack.enter_context(reference._hook(site.component, site.layer, replace))
-        return reference.score(target)
-
-
 def expected(case, sets, noise: bool) -> np.ndarray:
     rows = []
     for pair, of_pair in zip(case.pairs, case.references, strict=True):
         target, source = of_pair.runs(pair)[::-1] if noise else of_pair.runs(pair)
-        rows.append([together(of_pair.reference, target, source, sites) for sites in sets])
+        rows.append(of_pair.reference.patched_each(target, source, sets)[:, 0])
     return np.array(rows)
 
 
@@ -76,7 +55,7 @@ def test_a_set_at_single_positions_is_exact():
     for row, (pair, of_pair) in enumerate(zip(case.pairs, case.references, strict=True)):
         target, source = of_pair.runs(pair)
         for column, slot in enumerate(slots_of(pair, [1, -2])):
-            wanted = [together(of_pair.reference, target, source, sites, slot) for sites in sets]
+            wanted = [of_pair.reference.patched(target, source, sites, slot) for sites in sets]
             values = found.denoise[row][:, column]
             assert np.isnan(values).all() if not slot else not np.isnan(values).any()
             if slot:

@@ -566,8 +566,8 @@ def test_paths_may_end_at_the_score_of_a_token(receivers):
     found = patch(case, [parse_site(name) for name in senders], "denoise", receivers=receivers)
     for row in (0, 1, 3):
         target, source = case.runs(row, noise=False)
-        wanted = [path_patched(case.references[row].reference, target, source, one, receivers) for one in senders]
-        assert_same(found.denoise[row], np.array(wanted))
+        wanted = path_patched(case.references[row].reference, target, source, senders, receivers)
+        assert_same(found.denoise[row], wanted)
 
 
 def test_the_stage_measures_a_token_and_ranks_by_score(frame):

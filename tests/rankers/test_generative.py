@@ -265,11 +265,8 @@ def test_every_patch_is_that_of_one_hook_on_the_plain_model(architecture, templa
         x_b, x_p = (inputs_of(one, tokenizer) for one in (pair.baseline, pair.perturbed))
         slots = [None] if positions == "all" else slots_of(pair, "class")
         for target, source, patched in ((x_b, x_p, found.denoise), (x_p, x_b, found.noise)):
-            wanted = [
-                [np.nan if slot == [] else reference.patched(target, source, *site, positions=slot) for slot in slots]
-                for site in SITES
-            ]
-            assert_equal(patched[row].reshape(len(SITES), -1), np.array(wanted))
+            wanted = reference.patched_each(target, source, SITES, slots)
+            assert_equal(patched[row].reshape(len(SITES), -1), wanted)
         assert_same(found.baseline[row], np.array(reference.score(x_b)))
 
 

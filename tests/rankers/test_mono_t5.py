@@ -38,7 +38,7 @@ from pyterrier_mechir import (
     ScoreLens,
 )
 from pyterrier_mechir.models import sites as names
-from pyterrier_mechir.models.sites import Site, SiteSet, parse_site
+from pyterrier_mechir.models.sites import Site, parse_site
 from pyterrier_mechir.observe.attention import read_patterns
 from pyterrier_mechir.patching.methods import sweeper
 from pyterrier_mechir.patching.outcome import SweepResult
@@ -102,37 +102,16 @@ def run(case: Case, sites=None, direction: str = "both", batch_size: int | None 
     return sweep(case.ranker, case.pairs, {}, Plan(sites or all_sites(case), direction, batch_size, **options))
 
 
-def patched(case: Case, row: int, noise: bool, site: Site | SiteSet, positions: list[int] | None = None) -> float:
-    """The score of a pair's run with the site, or sites, taken from its other run, by hooks on the plain model."""
-    target, source = case.runs[row][:: -1 if noise else 1]
-    *others, last = site.members
-    with ExitStack() as stack:
-        for one in others:
-            stack.enter_context(taking(case.reference, one, target, source))
-        return case.reference.patched(target, source, *last, positions=positions)
-
-
-def taking(reference: Reference, site: Site, target: Inputs, source: Inputs) -> Any:
-    taken = reference.activation(source, site.component, site.layer)
-    are_open = (target["attention_mask"] & source["attention_mask"])[0].bool()
-
-    def replace(value: Tensor) -> Tensor:
-        part = reference._part(site.component, site.number, value.shape[-1])
-        mixed, places = value.clone(), are_open if value.shape[1] == len(are_open) else slice(None)
-        mixed[:, places, part] = taken[:, places, part]
-        return mixed
-
-    return reference._hook(site.component, site.layer, replace)
+def patched(case: Case, row: int, noise: bool, sites, slots=(None,)) -> np.ndarray:
+    """The scores ``[site, slot]`` of a pair's run with sites, or sets, from its other run, on the plain model."""
+    return case.reference.patched_each(*case.runs[row][:: -1 if noise else 1], sites, slots)
 
 
 @cache
 def expected(kind: str, stack: str) -> tuple[np.ndarray, np.ndarray]:
     """Denoised and noised scores ``[pair, site]``."""
     case = make(kind, stack)
-    for sides in case.runs:
-        for side, site in ((side, site) for side in sides for site in all_sites(case)):
-            case.reference.activation(side, site.component, site.layer)
-    ways = [[[patched(case, row, way, site) for site in all_sites(case)] for row in range(4)] for way in (False, True)]
+    ways = [[patched(case, row, noise, all_sites(case))[:, 0] for row in range(4)] for noise in (False, True)]
     return np.array(ways[0]), np.array(ways[1])
 
 
@@ -337,7 +316,7 @@ def test_mt5_is_patched_as_t5(stack):
     sites = [parse_site(name) for name in ("L1H0", "L1.mlp_out", "L0.resid_post", "L1N3")]
     found = run(case, sites)
     for row in range(4):
-        assert_same(found.noise[row], np.array([patched(case, row, True, site) for site in sites]))
+        assert_same(found.noise[row], patched(case, row, True, sites)[:, 0])
 
 
 @pytest.mark.parametrize("positions", ["each", "class", [0, 5, -1, -3]], ids=str)
@@ -349,8 +328,7 @@ def test_positions_of_the_encoder_are_exact(positions):
     for row, pair in enumerate(case.pairs):
         for noise, way in ((False, found.denoise), (True, found.noise)):
             slots = slots_of(pair, positions)
-            wanted = [[np.nan if at == [] else patched(case, row, noise, site, at) for at in slots] for site in sites]
-            assert_equal(way[row], np.array(wanted))
+            assert_equal(way[row], patched(case, row, noise, sites, slots))
 
 
 SETS = {
@@ -371,8 +349,8 @@ def test_sets_of_sites_are_exact(kind, stack):
     sets = [parse_site(name) for name in SETS[stack]]
     found = run(case, sets)
     for row in range(4):
-        assert_same(found.denoise[row], np.array([patched(case, row, False, one) for one in sets]))
-        assert_same(found.noise[row], np.array([patched(case, row, True, one) for one in sets]))
+        assert_same(found.denoise[row], patched(case, row, False, sets)[:, 0])
+        assert_same(found.noise[row], patched(case, row, True, sets)[:, 0])
 
 
 @contextmanager
@@ -443,10 +421,8 @@ def test_paths_within_the_encoder_are_exact():
         some = [sender for sender in senders if receivers[0] == "final" or sender.startswith(("L0", "embed"))]
         found = run(case, [parse_site(name) for name in some], receivers=ends)
         for row in (1, 2):
-            wanted = [path_patched(case.reference, *case.runs[row], sender, receivers) for sender in some]
-            assert_same(found.denoise[row], np.array(wanted))
-            wanted = [path_patched(case.reference, *case.runs[row][::-1], sender, receivers) for sender in some]
-            assert_same(found.noise[row], np.array(wanted))
+            assert_same(found.denoise[row], path_patched(case.reference, *case.runs[row], some, receivers))
+            assert_same(found.noise[row], path_patched(case.reference, *case.runs[row][::-1], some, receivers))
 
 
 @pytest.mark.bits
@@ -558,7 +534,7 @@ def test_queries_vary_as_documents_do(stack):
     sites = [parse_site(name) for name in ("L1H2", "L0.mlp_out", "L0.resid_pre" if stack == "encoder" else cross)]
     found = run(case, sites)
     for row in range(3):
-        assert_same(found.denoise[row], np.array([patched(case, row, False, site) for site in sites]))
+        assert_same(found.denoise[row], patched(case, row, False, sites)[:, 0])
     assert_same(found.denoise[::2, -1], found.perturbed[::2])
     assert_same(found.perturbed[::2], ranker.score([f"{q} tides" for q in (QUERIES[0], QUERIES[2])], TEXTS[0:3:2]))
 
@@ -566,18 +542,33 @@ def test_queries_vary_as_documents_do(stack):
 # Estimates
 
 
-def slopes(case: Case, inputs: Inputs, site: Site, dropped: int | None = None) -> tuple[Tensor, Tensor]:
-    """An activation of the plain model and the gradient at it, with what one layer adds to the stream held constant."""
+Place = tuple[str, int]
+
+
+def slopes(
+    case: Case, inputs: Inputs, places: list[Place], dropped: int | None = None
+) -> dict[Place, tuple[Tensor, Tensor]]:
+    """Activations of the plain model and the gradients at them, with what one layer adds to the stream held constant.
+
+    Args:
+        case: of the model.
+        inputs: of a run.
+        places: component and layer of each activation.
+        dropped: the layer; None for none.
+    """
     reference, kept = case.reference, {}
     added = ("attn_out", "cross_attn_out", "mlp_out") if reference.decoder else ("attn_out", "mlp_out")
     with torch.enable_grad(), ExitStack() as stack:
-        stack.enter_context(reference._hook(site.component, site.layer, lambda value: kept.setdefault("at", value)))
+        for place in dict.fromkeys(places):
+            stack.enter_context(reference._hook(*place, partial(kept.setdefault, place)))
         for component in () if dropped is None else added:
             stack.enter_context(reference._hook(component, dropped, held))
         score = reference.to_score(reference.model(**inputs), inputs)[0]
-        gradient = torch.autograd.grad(score, kept["at"], allow_unused=True)[0]
-    value = kept["at"].detach()
-    return value, torch.zeros_like(value) if gradient is None else gradient
+        gradients = torch.autograd.grad(score, list(kept.values()), allow_unused=True)
+    return {
+        place: (value.detach(), torch.zeros_like(value) if gradient is None else gradient)
+        for (place, value), gradient in zip(kept.items(), gradients, strict=True)
+    }
 
 
 def held(value: Tensor) -> Tensor:
@@ -585,13 +576,18 @@ def held(value: Tensor) -> Tensor:
     return value * 0 + value.detach()
 
 
-def estimated(case: Case, row: int, noise: bool, site: Site, dropped: int | None = None) -> float:
+def estimated(case: Case, row: int, noise: bool, sites: list[Site], dropped: int | None = None) -> np.ndarray:
     target, source = case.runs[row][:: -1 if noise else 1]
-    value, slope = slopes(case, target, site, dropped)
-    change = case.reference.activation(source, site.component, site.layer) - value
-    products = (change * slope)[0, :, case.reference._part(site.component, site.number, value.shape[-1])].sum(-1)
+    places = [(site.component, site.layer) for site in sites]
+    taken, of_target = case.reference.activations(source, places), slopes(case, target, places, dropped)
     are_open = (target["attention_mask"] & source["attention_mask"])[0].bool()
-    return (products[are_open] if len(products) == len(are_open) else products).sum().item()
+    found = []
+    for site, place in zip(sites, places, strict=True):
+        value, slope = of_target[place]
+        part = case.reference._part(site.component, site.number, value.shape[-1])
+        products = ((taken[place] - value) * slope)[0, :, part].sum(-1)
+        found.append((products[are_open] if len(products) == len(are_open) else products).sum().item())
+    return np.array(found)
 
 
 def some_sites(case: Case) -> list[Site]:
@@ -605,8 +601,7 @@ def test_every_estimate_is_change_times_gradient_at_the_patched_run(kind, stack)
     sites = some_sites(case)
     found = sweeper(method_of("attribution", case.ranker.anatomy))(case.ranker, case.pairs, {}, Plan(sites, "both", 4))
     for row in range(4):
-        denoised = np.array([estimated(case, row, False, site) for site in sites])
-        noised = np.array([estimated(case, row, True, site) for site in sites])
+        denoised, noised = (estimated(case, row, noise, sites) for noise in (False, True))
         assert np.median(np.abs(denoised)) > 1e-3
         np.testing.assert_allclose(
             found.denoise[row] - found.baseline[row], denoised, rtol=widened(1e-4), atol=widened(3e-5)
@@ -623,9 +618,9 @@ def test_grad_drop_holds_all_that_a_layer_adds(stack):
     method = method_of(Attribution(grad_drop=True), case.ranker.anatomy)
     found = sweeper(method)(case.ranker, case.pairs[1:2], {}, Plan(sites, "denoise", 4))
     n_layers = case.ranker.n_layers
-    sums = [sum(abs(estimated(case, 1, False, s, layer)) for layer in range(n_layers)) for s in sites]
+    sums = sum(np.abs(estimated(case, 1, False, sites, layer)) for layer in range(n_layers))
     towards = np.sign(found.perturbed[0] - found.baseline[0])
-    assert_same(found.denoise[0], found.baseline[0] + towards * np.array(sums) / (n_layers - 1))
+    assert_same(found.denoise[0], found.baseline[0] + towards * sums / (n_layers - 1))
 
 
 @each_stack
@@ -872,7 +867,7 @@ def assert_bi_encoder_exact(ranker: BiEncoder, reference_of: Callable[[Inputs], 
     for row, (pair, reference) in enumerate(zip(pairs, references, strict=True)):
         target, source = (inputs_of(side, ranker.tokenizer) for side in (pair.baseline, pair.perturbed))
         assert_same(found.baseline[row], reference.score(target))
-        assert_same(found.denoise[row], np.array([reference.patched(target, source, *site) for site in sites]))
+        assert_same(found.denoise[row], reference.patched_each(target, source, sites)[:, 0])
 
 
 def test_a_classifier_on_the_decoder_reads_every_position_of_the_encoder():
@@ -892,6 +887,7 @@ def test_a_classifier_on_the_decoder_reads_every_position_of_the_encoder():
 
         reference.score = score
         wanted = [
-            reference.patched(target, source, *site) for site in (("head", 2, 1), ("mlp_out", 2), ("resid_post", 2))
+            reference.patched(target, source, site)
+            for site in (("head", 2, 1), ("mlp_out", 2, None), ("resid_post", 2, None))
         ]
         assert_same(found.denoise[row], np.array(wanted))

@@ -412,8 +412,7 @@ def test_paths_may_end_at_the_weight_of_a_term(receivers):
     for row in (0, 1, 3):
         target, source = case.runs(row, noise=False)
         reference = case.references[row].reference
-        wanted = [path_patched(reference, target, source, sender, receivers) for sender in senders]
-        assert_same(found.denoise[row], np.array(wanted))
+        assert_same(found.denoise[row], path_patched(reference, target, source, senders, receivers))
 
 
 def test_the_stage_measures_a_term_and_ranks_by_score(ranker, frame):

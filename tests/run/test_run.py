@@ -390,7 +390,7 @@ def test_files_go_to_workers_and_their_errors_come_back(bi_encoder, path, tmp_pa
     _assert_same(results.frame(), pipeline(frame))
     frame.loc[40, "text"] = None
     with pytest.raises(ValueError, match=r"^column 'text' is missing for qid 'q5', docno 'd5-0'"):
-        run_sweep(pipeline, frame, path.with_name("other"), engine="ray", verbose=False)
+        run_sweep(pipeline, frame, path.with_name("other"), engine="ray", n_workers=1, verbose=False)
     lock = threading.Lock()
     locked = pt.apply.generic(lambda block: block if lock else None)
     with pytest.raises(ValueError, match=r"cannot be sent to Ray's workers.*run it first"):
