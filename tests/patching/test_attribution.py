@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MethodType
 
 import numpy as np
 import pytest
@@ -135,16 +136,17 @@ def test_the_model_is_left_as_it_was(method, failing_call, monkeypatch):
         weight.requires_grad_(False)
     before, taken = snapshot(case.ranker.model), weights_apart(case)
     last = case.ranker.anatomy.layers[-1]
-    forward, calls = last.forward, []
+    calls = []
 
-    def fail(*args, **kwargs):
-        calls.append(any(weight.requires_grad for weight in case.ranker.model.parameters()))
+    def fail(layer, *args, **kwargs):
+        calls.append(any(weight.requires_grad for weight in layer.parameters()))
+        assert weights_apart(case) == taken
         if len(calls) == failing_call:
             raise RuntimeError("out of memory")
-        return forward(*args, **kwargs)
+        return type(layer).forward(layer, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setitem(last.__dict__, "forward", fail)
+        patch.setitem(last.__dict__, "forward", MethodType(fail, last))
         if failing_call is None:
             run(case, method, direction="denoise")
         else:

@@ -41,6 +41,9 @@ each_ranker = pytest.mark.parametrize(
     [(architecture, kind) for architecture in ARCHITECTURES for kind in ("cls dot", "mean cosine", "cross")],
 )
 
+_N_NEURONS = 12
+"""Few, since each is a site, and all have the same place in their layer."""
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -63,10 +66,11 @@ several = st.lists(perturbations(), min_size=2, max_size=4)
 
 @cache
 def ranker(architecture: str, kind: str) -> Ranker:
+    model = build(architecture, classifier=kind == "cross", intermediate_size=_N_NEURONS)
     if kind == "cross":
-        return CrossEncoder(build(architecture, classifier=True))
+        return CrossEncoder(model)
     pooling, similarity = kind.split()
-    return BiEncoder(build(architecture, classifier=False), pooling=pooling, similarity=similarity)
+    return BiEncoder(model, pooling=pooling, similarity=similarity)
 
 
 def patch(

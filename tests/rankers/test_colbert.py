@@ -58,11 +58,11 @@ PUNCTUATION = set(string.punctuation)
 
 
 @cache
-def loaded(architecture: str, markers: tuple[str, str] = MARKERS) -> tuple[nn.Module, Any, Tensor]:
+def loaded(architecture: str, markers: tuple[str, str] = MARKERS, **changes: Any) -> tuple[nn.Module, Any, Tensor]:
     """An encoder, a tokenizer with markers in its vocabulary, and a projection to 12 features."""
     made = deepcopy(tokenizer(architecture))
     made.add_tokens(list(markers))
-    model, _ = build(architecture, classifier=False, vocab_size=len(made))
+    model, _ = build(architecture, classifier=False, vocab_size=len(made), **changes)
     torch.manual_seed(1)
     return model, made, torch.randn(12, 32) / 6
 
@@ -192,9 +192,9 @@ def write(directory: Path, files: dict[str, Any]) -> None:
         (directory / name).write_text(json.dumps(content))
 
 
-def save_colbert_ir(directory: Path, metadata: dict[str, Any] | None) -> Path:
+def save_colbert_ir(directory: Path, metadata: dict[str, Any] | None, **changes: Any) -> Path:
     """A checkpoint as colbert-ir writes them: all weights in one file."""
-    model, made, projection = loaded("bert")
+    model, made, projection = loaded("bert", **changes)
     made.save_pretrained(directory)
     model.config.save_pretrained(directory)
     weights = {f"bert.{name}": weight.contiguous() for name, weight in model.state_dict().items()}
@@ -272,9 +272,11 @@ def test_a_checkpoint_of_colbert_ir_is_read_with_its_settings(tmp_path, metadata
 
 
 def test_a_checkpoint_of_colbert_ir_without_settings_has_the_published_ones(tmp_path):
-    ranker = ColBERT(save_colbert_ir(tmp_path, None))
-    assert_same(ranker.score(QUERIES, TEXTS), plain_scores("bert", QUERIES, TEXTS, longest=220))
+    ranker = ColBERT(save_colbert_ir(tmp_path / "whole", None, max_position_embeddings=256))
     assert (ranker.max_length, ranker.max_query_length, ranker.skipped) == (220, 32, tuple(string.punctuation))
+    ranker = ColBERT(save_colbert_ir(tmp_path / "fewer positions", None))
+    assert ranker.max_length == ranker.model.config.max_position_embeddings < 220
+    assert_same(ranker.score(QUERIES, TEXTS), plain_scores("bert", QUERIES, TEXTS, longest=ranker.max_length))
 
 
 @pytest.mark.parametrize(
