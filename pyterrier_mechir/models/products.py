@@ -1,8 +1,8 @@
 """The linear maps of a model's layers with their weights laid out for the processor.
 
 PyTorch multiplies matrices on a CPU through MKL, from weights in their usual order. oneDNN, which PyTorch comes with
-and its compiler uses, multiplies faster from weights that it has laid out once, and applies a GELU that follows to each
-part of the product while it is in the cache. Sums are the same but for their order.
+and its compiler uses, multiplies faster, where the processor has AVX-512, from weights that it has laid out once, and
+applies a GELU that follows to each part of the product while it is in the cache. Sums are the same but for their order.
 
 Weights are laid out once in each call, as soon as it has brought enough rows to make up for that, and are forgotten
 when the call ends: nothing tells for certain whether a weight was changed since (a write through ``.data`` or through a
@@ -44,7 +44,7 @@ _NOTHING: tuple[str, list[float], str] = ("none", [], "")
 def packed_products(anatomy: Anatomy) -> Iterator[None]:
     """Compute the linear maps of the layers from packed weights; gradients pass through them where weights take none.
 
-    Models are left as they are where packing is of no use: on a GPU, on other processors than x86, where the weights
+    Models are left as they are where packing is of no use: on a GPU, on processors without AVX-512, where the weights
     take more than :data:`LARGEST` bytes, and where they have fewer bits than the processor multiplies.
     """
     every = (linear for layer in range(anatomy.n_layers) for linear in anatomy.linear_maps(layer))
@@ -73,7 +73,12 @@ def _can_be_packed(module: nn.Linear) -> bool:
 
 
 def _is_supported(precision: torch.dtype) -> bool:
-    return is_x86() and bool(torch.backends.mkldnn.enabled) and packs(precision)
+    return is_x86() and bool(torch.backends.mkldnn.enabled) and _is_faster(precision) and packs(precision)
+
+
+def _is_faster(precision: torch.dtype) -> bool:
+    """Whether products by packed weights take less time: of float32, those of AVX-512 alone; with AVX2 MKL's do."""
+    return precision != torch.float32 or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def _activations(anatomy: Anatomy, maps: list[nn.Linear]) -> dict[nn.Module, nn.Module]:
