@@ -57,7 +57,8 @@ class Ranker(Running):
         n_heads: attention heads of a layer.
         model: the transformers model. What runs is its :attr:`twin`.
         anatomy: its parts.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer, which is left alone: a copy of it reads texts, as it was when the ranker was made.
+        vocabulary: the tokens of that copy, as words.
 
     Raises:
         ValueError: the checkpoint cannot be loaded, its architecture is not supported, or its tokenizer is not fast.
@@ -111,11 +112,11 @@ class Ranker(Running):
         self.dtype = dtype
         self.batch_tokens = tokens_at_once(self.device)
         self._cuts_left = self.tokenizer.truncation_side == "left"
+        self.vocabulary = Vocabulary(deepcopy(self.tokenizer))
         self._template = self._made_template()
         if max_length is None:
             max_length = within(self.model, declared_length) or self._longest()
         self.max_length = self._checked("max_length", max_length)
-        self.vocabulary = Vocabulary(self.tokenizer)
         check_vocabulary(len(self.vocabulary.spellings), self.model)
         self._fillers: dict[Any, Fillers] = {}
 
@@ -124,7 +125,7 @@ class Ranker(Running):
         """How texts become the sequences that the model reads."""
         return Sequences(
             self._template,
-            self.tokenizer,
+            self.vocabulary.tokenizer,
             self.vocabulary,
             self.max_length,
             self.reads_query,
@@ -136,7 +137,7 @@ class Ranker(Running):
 
     def _made_template(self) -> Template:
         """What surrounds the texts in every sequence."""
-        return Template.of(self.tokenizer, pair=self.reads_query)
+        return Template.of(self.vocabulary.tokenizer, pair=self.reads_query)
 
     def _checked(self, name: str, length: int) -> int:
         return check_length(name, length, self._template, self.model, type(self).__name__)

@@ -109,11 +109,11 @@ class GenerativeReranker(Interactive):
             raise ValueError("the template has no {instruction} in it; put it where the instruction goes.")
         self.instruction = self.instruction or (INSTRUCTION if takes else "")
         self._prompt = self.template.replace("{instruction}", self.instruction)
-        return Prompt.parse(self.tokenizer, self._prompt, self.add_special_tokens)
+        return Prompt.parse(self.vocabulary.tokenizer, self._prompt, self.add_special_tokens)
 
     def _with_end(self, text: str) -> str:
         """A prompt that ends in the end token, which some tokenizers add themselves."""
-        end, last = self.tokenizer.eos_token_id, Template.of(self.tokenizer, pair=False).around[-1][-1:]
+        end, last = self.tokenizer.eos_token_id, Template.of(self.vocabulary.tokenizer, pair=False).around[-1][-1:]
         return text if end is None or end in last else f"{text}{self.tokenizer.eos_token}"
 
     def _answer(self, option: str, answer: str | int) -> int:
@@ -121,10 +121,13 @@ class GenerativeReranker(Interactive):
         if isinstance(answer, int):
             return answer
         prompt = self._prompt.replace("{query}", "a").replace("{document}", "a")
-        is_open = prompt[-1:].isspace() or token_ids(self.tokenizer, prompt)[-1] in self.tokenizer.added_tokens_decoder
+        is_open = (
+            prompt[-1:].isspace()
+            or token_ids(self.vocabulary.tokenizer, prompt)[-1] in self.tokenizer.added_tokens_decoder
+        )
         texts = (answer, f" {answer}") if is_open else (f" {answer}", answer)
         for text in texts[:1] if prompt.endswith(" ") else texts:
-            token = single_token(self.tokenizer, text, after=prompt) if answer.strip() else None
+            token = single_token(self.vocabulary.tokenizer, text, after=prompt) if answer.strip() else None
             if token is not None:
                 return token
         raise ValueError(

@@ -86,7 +86,7 @@ class MonoT5(Interactive):
         return Anatomy(self.model, decoder=self.stack == "decoder")
 
     def _made_template(self) -> Template:
-        return Prompt.parse(self.tokenizer, self.template)
+        return Prompt.parse(self.vocabulary.tokenizer, self.template)
 
     def _longest(self) -> int:
         longest = super()._longest()
@@ -94,7 +94,7 @@ class MonoT5(Interactive):
 
     def _answer(self, option: str, word: str) -> int:
         """The id of a word that is one token."""
-        token = single_token(self.tokenizer, word)
+        token = single_token(self.vocabulary.tokenizer, word)
         if token is None:
             raise ValueError(f"{option}={word!r} is not one token of this tokenizer; choose a word that is.")
         return token

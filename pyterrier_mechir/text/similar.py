@@ -189,7 +189,7 @@ class Neighbours(Similar):
         return self._look_up(term.lower())
 
     def _nearest(self, term: str) -> Sequence[str]:
-        ids = self.ranker.tokenizer(f" {term}", add_special_tokens=False)["input_ids"]
+        (ids,) = self.ranker.vocabulary.pieces([term])
         if not ids or self.ranker.tokenizer.unk_token_id in ids:
             return []
         table, vocabulary = self._table

@@ -151,6 +151,17 @@ def test_a_score_is_never_drawn_with_dropout(frame):
     assert model.training
 
 
+def test_the_callers_tokenizer_keeps_its_settings_and_these_change_nothing(frame):
+    model, tokenizer = build("bert", classifier=False)
+    ranker = BiEncoder((model, tokenizer))
+    wanted, backend = effects(PatchScorer(ranker)(frame)), tokenizer.backend_tokenizer
+    backend.enable_truncation(4)
+    backend.enable_padding(length=200)
+    settings = (backend.truncation, backend.padding)
+    np.testing.assert_array_equal(effects(PatchScorer(ranker)(frame)), wanted)
+    assert (backend.truncation, backend.padding) == settings
+
+
 # Threads
 
 
