@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from small_models import ARCHITECTURES, QUERIES, TEXTS, build, build_t5
-from tolerance import widened
+from tolerance import assert_near, widened
 from torch import nn
 
 from pyterrier_mechir import BiEncoder, CrossEncoder, MonoT5, PairScorer, PatchScorer
@@ -333,12 +333,10 @@ def test_weights_that_somebody_changed_are_the_ones_that_score(edit, layouts):
     before, linear = ranker.score(QUERIES, TEXTS), model.bert.encoder.layer[1].attention.output.dense
     edit(linear, 2)
     changed = ranker.score(QUERIES, TEXTS)
-    np.testing.assert_allclose(
-        changed, CrossEncoder((deepcopy(model), tokenizer)).score(QUERIES, TEXTS), rtol=widened(1e-5)
-    )
+    assert_near(changed, CrossEncoder((deepcopy(model), tokenizer)).score(QUERIES, TEXTS))
     assert np.abs(changed - before).max() > 1e-3
     edit(linear, 0.5)
-    np.testing.assert_allclose(ranker.score(QUERIES, TEXTS), before, rtol=widened(1e-5), atol=widened(1e-5))
+    assert_near(ranker.score(QUERIES, TEXTS), before)
 
 
 def test_gradients_are_those_of_the_weights_as_they_are_now(frame, layouts):
@@ -350,7 +348,7 @@ def test_gradients_are_those_of_the_weights_as_they_are_now(frame, layouts):
     wanted = PatchScorer(BiEncoder((deepcopy(model), tokenizer)), method="attribution").transform(frame)
     found = scorer.transform(frame)
     for column in ("score_baseline", "patch_scores"):
-        np.testing.assert_allclose(*(np.stack(out[column].to_list()) for out in (found, wanted)), rtol=widened(1e-5))
+        assert_near(*(np.stack(out[column].to_list()) for out in (found, wanted)))
 
 
 def test_few_rows_are_not_worth_laying_weights_out(bi_encoder, monkeypatch):

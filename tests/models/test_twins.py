@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from small_models import QUERIES, TEXTS, build, build_decoder, build_t5, masked_lm
-from tolerance import widened
+from tolerance import assert_near, widened
 from torch import nn
 
 from pyterrier_mechir import (
@@ -139,7 +139,7 @@ def test_nothing_is_left_when_a_sweep_is_interrupted(error, frame):
     with model.encoder.layer[1].register_forward_hook(stop), pytest.raises(error):
         scorer(frame)
     assert state(model) == before
-    np.testing.assert_allclose(effects(scorer(frame)), wanted, rtol=widened(1e-5), atol=widened(1e-5))
+    assert_near(effects(scorer(frame)), wanted)
 
 
 def test_a_score_is_never_drawn_with_dropout(frame):
@@ -147,7 +147,7 @@ def test_a_score_is_never_drawn_with_dropout(frame):
     ranker = BiEncoder((model, tokenizer))
     wanted = effects(PatchScorer(ranker)(frame))
     model.train()
-    np.testing.assert_allclose(effects(PatchScorer(ranker)(frame)), wanted, rtol=widened(1e-5), atol=widened(1e-5))
+    assert_near(effects(PatchScorer(ranker)(frame)), wanted)
     assert model.training
 
 
@@ -158,7 +158,7 @@ def test_the_callers_tokenizer_keeps_its_settings_and_these_change_nothing(frame
     backend.enable_truncation(4)
     backend.enable_padding(length=200)
     settings = (backend.truncation, backend.padding)
-    np.testing.assert_array_equal(effects(PatchScorer(ranker)(frame)), wanted)
+    assert_near(effects(PatchScorer(ranker)(frame)), wanted)
     assert (backend.truncation, backend.padding) == settings
 
 
@@ -188,7 +188,7 @@ def test_runs_of_two_threads_do_not_meet(frame):
     with ThreadPoolExecutor(4) as pool:
         scores, patched = zip(*(pool.map(lambda job: job(), jobs) for _ in range(2)), strict=True)
     for found, expected in [(one, wanted_scores) for one in scores] + [(one, wanted) for one in patched]:
-        np.testing.assert_allclose(found, expected, rtol=widened(1e-4), atol=widened(1e-5))
+        assert_near(found, expected, 1e-4)
 
 
 def test_each_thread_has_a_lens_of_its_own():
@@ -208,7 +208,7 @@ def test_a_ranker_can_be_pickled_and_copied_after_it_has_run():
     wanted = ranker.score(QUERIES, TEXTS)
     for other in (pickle.loads(pickle.dumps(ranker)), deepcopy(ranker)):
         assert other.model is not ranker.model
-        np.testing.assert_allclose(other.score(QUERIES, TEXTS), wanted, rtol=widened(1e-5))
+        assert_near(other.score(QUERIES, TEXTS), wanted)
 
 
 # What changes is followed
@@ -261,9 +261,9 @@ def test_parts_that_are_replaced_after_the_ranker_was_made_are_followed(change, 
     change(model)
     found = ranker.score(QUERIES, TEXTS)
     assert np.abs(found - before).max() > 1e-3
-    np.testing.assert_allclose(found, anew(model, tokenizer), rtol=widened(1e-5), atol=widened(1e-5))
+    assert_near(found, anew(model, tokenizer))
     wanted = PatchScorer(BiEncoder((deepcopy(model), tokenizer)))(frame)
-    np.testing.assert_allclose(effects(PatchScorer(ranker)(frame)), effects(wanted), rtol=1e-4, atol=widened(1e-5))
+    assert_near(effects(PatchScorer(ranker)(frame)), effects(wanted), 1e-4)
 
 
 def test_a_model_of_another_shape_is_no_longer_the_rankers():
@@ -298,7 +298,7 @@ def test_what_is_wrapped_around_a_model_is_taken_off(wrap, frame):
     model, tokenizer = build("bert", classifier=False)
     wanted = PatchScorer(BiEncoder((deepcopy(model), tokenizer)))(frame)
     found = PatchScorer(BiEncoder((wrap(model), tokenizer)))(frame)
-    np.testing.assert_allclose(effects(found), effects(wanted), rtol=widened(1e-5), atol=widened(1e-5))
+    assert_near(effects(found), effects(wanted))
     assert unwrapped(model) is model
 
 
@@ -360,15 +360,15 @@ def test_adapters_are_followed_when_they_are_added_merged_and_switched_off(famil
     adapted = peft.get_peft_model(model, config)
     with_adapter = ranker.score(QUERIES, TEXTS)
     assert np.abs(with_adapter - plain).max() > 1e-4
-    np.testing.assert_allclose(make((adapted, tokenizer)).score(QUERIES, TEXTS), with_adapter, rtol=widened(1e-4))
+    assert_near(make((adapted, tokenizer)).score(QUERIES, TEXTS), with_adapter, 1e-4)
     with adapted.disable_adapter():
-        np.testing.assert_allclose(ranker.score(QUERIES, TEXTS), plain, rtol=widened(1e-4), atol=widened(1e-5))
+        assert_near(ranker.score(QUERIES, TEXTS), plain, 1e-4)
     adapted.merge_adapter()
-    np.testing.assert_allclose(ranker.score(QUERIES, TEXTS), with_adapter, rtol=1e-3, atol=1e-4)
+    assert_near(ranker.score(QUERIES, TEXTS), with_adapter, 1e-3)
     adapted.unmerge_adapter()
-    np.testing.assert_allclose(ranker.score(QUERIES, TEXTS), with_adapter, rtol=1e-3, atol=1e-4)
+    assert_near(ranker.score(QUERIES, TEXTS), with_adapter, 1e-3)
     merged = adapted.merge_and_unload()
-    np.testing.assert_allclose(make((merged, tokenizer)).score(QUERIES, TEXTS), with_adapter, rtol=1e-3, atol=1e-4)
+    assert_near(make((merged, tokenizer)).score(QUERIES, TEXTS), with_adapter, 1e-3)
 
 
 def test_heads_of_an_adapted_model_are_patched_with_their_adapters(frame):
@@ -379,7 +379,7 @@ def test_heads_of_an_adapted_model_are_patched_with_their_adapters(frame):
     adapted = peft.get_peft_model(model, config).eval()
     found = effects(PatchScorer(BiEncoder((adapted, tokenizer)))(frame))
     wanted = effects(PatchScorer(BiEncoder((adapted.merge_and_unload(), tokenizer)))(frame))
-    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+    assert_near(found, wanted, 1e-3)
 
 
 def test_adapters_that_change_more_than_layers_are_refused():

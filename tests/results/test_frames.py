@@ -97,6 +97,7 @@ FOLLOWED = {
 }
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("shape", FOLLOWED)
 def test_other_shapes_give_the_same_numbers(stages, frame, patched, shape):
     given = FOLLOWED[shape](frame)

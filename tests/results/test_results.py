@@ -93,6 +93,7 @@ def test_a_reload_gives_the_frame_bit_for_bit(ranker, path, settings):
         pd.testing.assert_frame_equal(AggregateHeads(by=None)(out), AggregateHeads(by=None)(again))
 
 
+@pytest.mark.bits
 def test_what_is_stored_is_what_the_scorer_gives(ranker, path):
     frame, scorer = _perturbed(), PatchScorer(ranker)
     stored, direct = scorer.store(path, shard_size=1000)(frame), scorer(frame)
@@ -120,6 +121,7 @@ def test_what_is_written_is_not_computed_again(counting, path):
     assert more.seen == [("q0", "d5"), ("q1", "d5"), ("q2", "d5")]
 
 
+@pytest.mark.bits
 def test_a_run_that_dies_loses_at_most_a_shard(counting, path):
     frame = _perturbed()
     undisturbed = counting().store(path.with_name("undisturbed"), shard_size=4)(frame)
@@ -222,6 +224,7 @@ def test_a_document_with_other_texts_is_refused(bi_encoder, path):
         PatchScorer(bi_encoder).store(path)(PerturbDocs(changed)(_retrieved()))
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("damage", ["flip", "cut", "delete", "delete the last"])
 def test_a_damaged_shard_is_named_and_redone(counting, path, damage):
     frame = _perturbed()
@@ -296,6 +299,7 @@ def test_some_columns_can_be_read(bi_encoder, path):
     assert [len(part) for part in results.shards(["qid"])] == [4, 4, 4, 3]
 
 
+@pytest.mark.bits
 def test_writer_stands_before_or_around_the_scorer(counting, path):
     frame, results = _perturbed(), PatchResults(path)
     around = results.writer(counting())(frame)
