@@ -70,7 +70,7 @@ class GenerativeReranker(Interactive):
         dtype: str = "float32",
     ):
         self._classifies = _architecture(model).endswith(_HEAD)
-        declared = read_prompt(str(model)) if template is None and not isinstance(model, tuple) else None
+        declared = read_prompt(model)[1] if template is None else None
         if declared is not None:
             template = declared.template
             yes, no = (declared.yes, declared.no) if (yes, no) == ("yes", "no") else (yes, no)

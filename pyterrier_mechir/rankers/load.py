@@ -14,7 +14,7 @@ from pyterrier_mechir.rankers.generative import GenerativeReranker
 from pyterrier_mechir.rankers.interactive import Interactive
 from pyterrier_mechir.rankers.mono_t5 import MonoT5
 from pyterrier_mechir.rankers.splade import Splade
-from pyterrier_mechir.rankers.templates import is_known, read_prompt
+from pyterrier_mechir.rankers.templates import is_declared, is_known
 
 _FAMILIES = (BiEncoder, ColBERT, CrossEncoder, GenerativeReranker, MonoT5, Splade)
 
@@ -74,7 +74,7 @@ def _check_prompt(name: str) -> None:
     Raises:
         ValueError: the files declare none, and it is by its name of no family whose prompt is known.
     """
-    if not is_known(name) and read_prompt(name) is None:
+    if not is_known(name) and not is_declared(name):
         raise ValueError(
             f"the files of {name!r} do not say with which prompt it ranks; pass template=, the prompt that it was "
             "trained with, with {query} and {document} in it (and yes= and no= of a language model)."

@@ -84,9 +84,14 @@ class Running(Identified, ABC):
 
         It belongs to the running thread, and to the model as it is now: take one for each call, and keep none.
         """
+        held = self._held()
+        return Opened(self.anatomy.of(held.twin), held.forward, held.encode, self.reads_first_token)
+
+    def _held(self: Self) -> Self:
+        """This ranker with the running thread's twin alone, which no batch then compares with the model again."""
         held = copy(self)
         held._twins = self._twins.held()
-        return Opened(self.anatomy.of(held.twin), held.forward, held.encode, self.reads_first_token)
+        return held
 
     @property
     def models(self) -> list[PreTrainedModel]:
@@ -145,12 +150,13 @@ class Running(Identified, ABC):
         from pyterrier_mechir.models.precision import check_finite, precision_of
         from pyterrier_mechir.models.products import packed_products
 
-        opened = opened or self.opened
+        held = self._held()
+        opened = opened or held.opened
         scores = np.empty(len(texts), dtype=np.float32)
         with torch.no_grad(), packed_products(opened.anatomy):
-            for shared in self.parts(queries, texts, batch_size=batch_size, verbose=verbose):
+            for shared in held.parts(queries, texts, batch_size=batch_size, verbose=verbose):
                 encoded = opened.encode(shared.batch)
-                scores[shared.rows] = self.compare(encoded[shared.places], shared.inputs).cpu().numpy()
+                scores[shared.rows] = held.compare(encoded[shared.places], shared.inputs).cpu().numpy()
         check_finite(scores, str(precision_of(self.model)).removeprefix("torch."))
         return scores
 

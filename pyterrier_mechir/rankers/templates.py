@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from pyterrier_mechir.models.checkpoints import read_json
+from pyterrier_mechir.rankers.declared import Declared, declared
 
 QWEN3_RERANKER = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
@@ -19,6 +22,9 @@ RANKLLAMA = "query: {query} document: {document}"
 
 _FAMILIES = ("qwen3-reranker", "rankllama")
 """The families whose prompts are the defaults, as their names have it."""
+
+_OF_ANSWERS = "LogitScore"
+"""The module of sentence-transformers that compares the logits of two answers."""
 
 _SYSTEM = "{instruction}"
 
@@ -56,86 +62,66 @@ def is_known(name: str) -> bool:
     return any(family in name.lower() for family in _FAMILIES)
 
 
-def read_prompt(name: str) -> DeclaredPrompt | None:
-    """What the files of a checkpoint declare; None where it is no CrossEncoder of a language model.
+def is_declared(name: str) -> bool:
+    """Whether the files of a checkpoint say with which prompt it ranks, as a CrossEncoder of a language model does."""
+    return any(module["type"].endswith(_OF_ANSWERS) for module in read_json(name, "modules.json") or [])
+
+
+def read_prompt(model: Any) -> tuple[Any, DeclaredPrompt | None]:
+    """What a CrossEncoder of a language model declares.
+
+    Args:
+        model: what a ranker is given: an id or directory, a loaded model of sentence-transformers, or anything else.
+
+    Returns:
+        What the ranker is to load, or the loaded ``(model, tokenizer)``; and the prompt, None where it is no
+        CrossEncoder of a language model.
 
     Raises:
-        ValueError: they declare what is not computed here.
+        ValueError: it declares what is not computed here.
     """
+    found = declared(model, "GenerativeReranker")
+    kinds = [] if found is None else [part.kind for part in found.parts]
+    if found is None or _OF_ANSWERS not in kinds:
+        return model, None
+    encoder, score = (found.parts[place].settings for place in (0, -1))
+    if kinds != ["Transformer", _OF_ANSWERS] or score.take("module_input_name") not in (None, "causal_logits"):
+        raise ValueError(
+            f"{found.settings.where} has the sentence-transformers modules {', '.join(kinds)}; GenerativeReranker "
+            "computes a Transformer and a LogitScore of its logits."
+        )
+    prompt = (found.settings.take("prompts") or {}).get(found.settings.take("default_prompt_name"))
+    calls = encoder.take("processing_kwargs") or {}
+    template = _rendered(_tokenizer(found), prompt is not None, calls.get("chat_template", {}))
+    if template is None:
+        raise ValueError(
+            f"{found.settings.where} has no chat template in which a query and a document stand once each as they are; "
+            "give GenerativeReranker a template= with {query} and {document} in it, and yes= and no=."
+        )
+    longest = [encoder.take("max_seq_length"), *(of["max_length"] for of in calls.values() if "max_length" in of)][-1]
+    answers = score.take("true_token_id"), score.take("false_token_id")
+    return found.model, DeclaredPrompt(template, prompt, *answers, longest)
+
+
+def _tokenizer(found: Declared) -> Any:
     from transformers import AutoTokenizer
 
-    from pyterrier_mechir.models.checkpoints import read_json
-
-    modules = read_json(name, "modules.json") or []
-    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
-    if "LogitScore" not in kinds:
-        return None
-    path = modules[0]["path"]
-    settings = read_json(name, "config_sentence_transformers.json") or {}
-    encoder = read_json(name, f"{path}/sentence_bert_config.json".lstrip("/")) or {}
-    score = read_json(name, f"{modules[-1]['path']}/config.json".lstrip("/")) or {}
-    prompts = settings.get("prompts") or {}
-    return _read(
-        repr(name),
-        kinds,
-        score,
-        AutoTokenizer.from_pretrained(name, subfolder=path),
-        prompts.get(settings.get("default_prompt_name")),
-        encoder.get("processing_kwargs") or {},
-        encoder.get("max_seq_length"),
-    )
+    if isinstance(found.model, tuple):
+        return found.model[1]
+    return AutoTokenizer.from_pretrained(found.model, subfolder=found.parts[0].subfolder)
 
 
-def loaded_prompt(model: Any) -> DeclaredPrompt | None:
-    """The same of a loaded CrossEncoder."""
-    kinds = [type(module).__name__ for module in model]
-    if "LogitScore" not in kinds:
-        return None
-    return _read(
-        f"this {type(model).__name__}",
-        kinds,
-        model[-1].get_config_dict(),
-        model.tokenizer,
-        (model.prompts or {}).get(model.default_prompt_name),
-        getattr(model[0], "processing_kwargs", None) or {},
-        model.max_length,
-    )
+def _rendered(tokenizer: Any, has_prompt: bool, options: Mapping[str, Any]) -> str | None:
+    """A tokenizer's chat template as a template; None where it has none, or one that does more than to put texts in."""
+    chat = {key: value for key, value in options.items() if key != "restore_suffix"}
 
-
-def _read(
-    name: str,
-    kinds: list[str],
-    score: Mapping[str, Any],
-    tokenizer: Any,
-    prompt: str | None,
-    options: Mapping[str, Any],
-    max_length: int | None,
-) -> DeclaredPrompt:
-    if kinds != ["Transformer", "LogitScore"] or score.get("module_input_name", "causal_logits") != "causal_logits":
-        raise ValueError(
-            f"{name} has the sentence-transformers modules {', '.join(kinds)}; GenerativeReranker computes a "
-            "Transformer and a LogitScore of its logits."
-        )
-    chat = {key: value for key, value in options.get("chat_template", {}).items() if key != "restore_suffix"}
-    limits = [options[kind]["max_length"] for kind in options if "max_length" in options[kind]]
-
-    def rendered(query: str, document: str, system: str) -> str:
-        said = [("system", system)] * (prompt is not None) + [("query", query), ("document", document)]
+    def render(query: str, document: str, system: str) -> str:
+        said = [("system", system)] * has_prompt + [("query", query), ("document", document)]
         messages = [{"role": role, "content": content} for role, content in said]
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **chat))
 
-    template = _rendered(rendered) if getattr(tokenizer, "chat_template", None) else None
-    if template is None:
-        raise ValueError(
-            f"{name} has no chat template in which a query and a document stand once each as they are; give "
-            "GenerativeReranker a template= with {query} and {document} in it, and yes= and no=."
-        )
-    longest = (limits or [max_length])[-1]
-    return DeclaredPrompt(template, prompt, score["true_token_id"], score.get("false_token_id"), longest)
-
-
-def _rendered(render: Callable[[str, str, str], str]) -> str | None:
-    """A chat template as a template; None where it does more than to put texts in."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
     try:
         template = render("{query}", "{document}", _SYSTEM)
         filled = [(render(probe, probe, probe), probe) for probe in _PROBES]

@@ -67,12 +67,11 @@ def _colbert(model: Any) -> Ranker:
 def _cross_encoder(model: Any) -> Ranker:
     from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
     from pyterrier_mechir.rankers.generative import GenerativeReranker
-    from pyterrier_mechir.rankers.templates import loaded_prompt
+    from pyterrier_mechir.rankers.templates import read_prompt
 
-    prompt = loaded_prompt(model)
+    loaded, prompt = read_prompt(model)
     if prompt is None:
         return _named(CrossEncoder(model), _path(model))
-    loaded = (model[0].auto_model, model.tokenizer)
     return _named(GenerativeReranker(loaded, add_special_tokens=False, **prompt.options), _path(model))
 
 
