@@ -36,9 +36,6 @@ ALIGNMENTS = ("fill", "mask", "swap", "permute", "free")
 """How the sides of a perturbation correspond: an insertion against as many filler tokens, an insertion against
 attention-masked positions, a replacement of equal length, the same tokens in another order, or not at all."""
 
-NOTHING = np.empty(0, dtype=np.int64)
-"""No token ids."""
-
 FILL = -1
 """Stands for a filler token, to be chosen, where the other side has an insertion."""
 

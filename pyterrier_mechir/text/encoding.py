@@ -177,10 +177,6 @@ class Parts(NamedTuple):
     segments: tuple[Tokens, ...]
     joined: tuple[bool, ...] = (False, False)
 
-    @property
-    def n_around(self) -> int:
-        return sum(map(len, self.around))
-
 
 @dataclass(frozen=True)
 class Sides:
