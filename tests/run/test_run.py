@@ -16,6 +16,7 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 from small_models import QUERIES, TEXTS, build
+from tolerance import widened
 
 from pyterrier_mechir import BiEncoder, PairScorer, PatchResults, PatchScorer, PerturbDocs
 from pyterrier_mechir.commands.cli import main
@@ -55,7 +56,7 @@ def _assert_same(results, expected):
     assert set(found.columns) == set(expected.columns) and found.attrs == expected.attrs
     plain = [name for name in expected.columns if name not in (*arrays, *scores, "rank")]
     pd.testing.assert_frame_equal(found[plain], expected[plain])
-    rounding = 1e-5 * expected[scores].abs().to_numpy().max()
+    rounding = widened(1e-5) * expected[scores].abs().to_numpy().max()
     np.testing.assert_allclose(found[scores], expected[scores], rtol=0, atol=rounding)
     assert (results.sort_values("rank").groupby("qid")["score"].diff().dropna() <= 0).all()
     assert sorted(results["rank"]) == sorted(expected["rank"])
