@@ -129,7 +129,7 @@ def slopes(reference: Reference, inputs: Inputs, *hooks) -> Slopes:
         for component in (*COMPONENTS, "neuron"):
             for layer in range(1 if component == "embed" else reference.n_layers):
                 keep = partial(kept.__setitem__, (component, layer))
-                stack.enter_context(reference._hook(component, layer, keep))
+                stack.enter_context(reference.hook(component, layer, keep))
         score = score_of(reference, inputs)
     constant = {key for key, value in kept.items() if not value.requires_grad}
     varying = [key for key in kept if key not in constant]
@@ -143,7 +143,7 @@ def slopes(reference: Reference, inputs: Inputs, *hooks) -> Slopes:
 
 def product(reference: Reference, change: Tensor, gradient: Tensor, site: Site, positions: list[int] | None) -> float:
     """The product of a change and a gradient, summed over a site's features at some positions."""
-    part = reference._part(site.component, site.number, change.shape[-1])
+    part = reference.part(site.component, site.number, change.shape[-1])
     of_positions = (change * gradient)[0, :, part].sum(-1)
     return (of_positions if positions is None else of_positions[positions]).sum().item()
 

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from small_models import DECODERS
 from torch import Tensor, nn
+
+from pyterrier_mechir.verify.hooks import PATHS, PER_HEAD, Hooks
+
+__all__ = ["PATHS", "PER_HEAD"]
 
 COMPONENTS = ("head", "q", "k", "v", "attn_out", "mlp_out", "resid_pre", "resid_mid", "resid_post", "embed")
 
 CROSS_COMPONENTS = ("cross_head", "cross_q", "cross_k", "cross_v", "cross_attn_out")
-
-PER_HEAD = ("head", "q", "k", "v", "cross_head", "cross_q", "cross_k", "cross_v")
 
 
 class Shape(NamedTuple):
@@ -35,75 +36,6 @@ def shape(n_layers: int, n_heads: int, n_kv_heads: int | None = None) -> Shape:
     """A model of some layers and heads, without the model."""
     return Shape(n_layers, n_heads, n_kv_heads or n_heads)
 
-
-class Paths(NamedTuple):
-    """Where parts are, as read in transformers' modeling files; ``prefix`` is the encoder's place in a classifier.
-
-    ``maps`` are those of queries, keys and values, ``mid`` the norm that the stream between attention and MLP leaves
-    (or, for ModernBERT and decoders, enters; for T5 the part of the layer that it enters), ``cross`` the module of
-    cross-attention.
-    """
-
-    prefix: str
-    layer: str
-    attention_projection: str
-    mlp_projection: str
-    maps: tuple[str, ...]
-    mid: str
-    cross: str = ""
-
-
-_BERT_MAPS = tuple(f"attention.self.{name}" for name in ("query", "key", "value"))
-_BERT_MID = "attention.output.LayerNorm"
-
-PATHS = {
-    name: Paths(f"{prefix}.", "encoder.layer.{}", "attention.output.dense", "output.dense", _BERT_MAPS, _BERT_MID)
-    for name, prefix in {"bert": "bert", "electra": "electra", "roberta": "roberta", "xlm-roberta": "roberta"}.items()
-} | {
-    "distilbert": Paths(
-        "distilbert.",
-        "transformer.layer.{}",
-        "attention.out_lin",
-        "ffn.lin2",
-        ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-        "sa_layer_norm",
-    ),
-    "modernbert": Paths("model.", "layers.{}", "attn.Wo", "mlp.Wo", ("attn.Wqkv",) * 3, "mlp_norm"),
-    "mpnet": Paths(
-        "mpnet.",
-        "encoder.layer.{}",
-        "attention.attn.o",
-        "output.dense",
-        ("attention.attn.q", "attention.attn.k", "attention.attn.v"),
-        "attention.LayerNorm",
-    ),
-    **{
-        kind + suffix: Paths(
-            "",
-            f"{stack}.block.{{}}",
-            "layer.0.SelfAttention.o",
-            f"layer.{mlp}.DenseReluDense.wo",
-            tuple(f"layer.0.SelfAttention.{name}" for name in "qkv"),
-            "layer.1",
-            "layer.1.EncDecAttention",
-        )
-        for kind in ("t5", "mt5")
-        for suffix, stack, mlp in (("", "encoder", 1), (".decoder", "decoder", 2))
-    },
-    **{
-        name: Paths(
-            "model.",
-            "layers.{}",
-            "self_attn.o_proj",
-            "mlp.down_proj",
-            tuple(f"self_attn.{letter}_proj" for letter in "qkv"),
-            "pre_feedforward_layernorm" if name in ("gemma2", "gemma3_text") else "post_attention_layernorm",
-        )
-        for name in DECODERS
-    },
-}
-
-_MID_IS_INPUT = ("modernbert", "t5", "mt5", *DECODERS)
 
 Inputs = dict[str, Tensor]
 
@@ -155,7 +87,7 @@ def _row(values: Mapping[str, Any], row: int) -> dict[str, Any]:
     return {name: of(value) for name, value in values.items()}
 
 
-class Reference:
+class Reference(Hooks):
     """Scores and patched scores of one model.
 
     Args:
@@ -165,12 +97,8 @@ class Reference:
     """
 
     def __init__(self, model: nn.Module, to_score: Callable[[Any, Inputs], Tensor], decoder: bool = False):
-        self.model = model
+        super().__init__(model, decoder)
         self.to_score = to_score
-        self.decoder = decoder
-        self.n_layers = model.config.num_decoder_layers if decoder else model.config.num_hidden_layers
-        self.n_heads = model.config.num_attention_heads
-        self.n_kv_heads = getattr(model.config, "num_key_value_heads", self.n_heads)
 
     @classmethod
     def bi_encoder(cls, model: nn.Module, query: Inputs, pooling: str, kind: str) -> Reference:
@@ -206,7 +134,7 @@ class Reference:
 
     def sites(self, component: str) -> list[tuple[int, int | None]]:
         """(layer, head) of each site of a component, in order; head is None where the site is the whole layer's."""
-        heads = range(self._n_parts(component)) if component in PER_HEAD else [None]
+        heads = range(self.n_parts(component)) if component in PER_HEAD else [None]
         return [(layer, head) for layer in range(1 if component == "embed" else self.n_layers) for head in heads]
 
     def activation(self, inputs: Inputs, component: str, layer: int) -> Tensor:
@@ -222,7 +150,7 @@ class Reference:
 
         with ExitStack() as stack:
             for place in dict.fromkeys(places):
-                stack.enter_context(self._hook(*place, partial(keep, place)))
+                stack.enter_context(self.hook(*place, partial(keep, place)))
             self.score(inputs)
         return found
 
@@ -243,12 +171,12 @@ class Reference:
                 places = self._places(target, source, taken, positions)
 
                 def replace(value: Tensor, component=component, head=head, taken=taken, places=places) -> Tensor:
-                    part = self._part(component, head, value.shape[-1])
+                    part = self.part(component, head, value.shape[-1])
                     mixed = value.clone()
                     mixed[:, places, part] = taken[:, places, part]
                     return mixed
 
-                stack.enter_context(self._hook(component, layer, replace))
+                stack.enter_context(self.hook(component, layer, replace))
             return self.score(target)
 
     @torch.no_grad()
@@ -274,13 +202,13 @@ class Reference:
             def replace(at: tuple[str, int], value: Tensor, changes=changes) -> Tensor:
                 mixed = value.clone()
                 for row, head, places in changes[at]:
-                    part = self._part(at[0], head, value.shape[-1])
+                    part = self.part(at[0], head, value.shape[-1])
                     mixed[row, places, part] = taken[at][0, places, part]
                 return mixed
 
             with ExitStack() as stack:
                 for at in changes:
-                    stack.enter_context(self._hook(*at, partial(replace, at)))
+                    stack.enter_context(self.hook(*at, partial(replace, at)))
                 scores = self.scores(repeated(target, len(cells)))
             found[tuple(zip(*cells, strict=True))] = scores.numpy()
         return found
@@ -296,60 +224,6 @@ class Reference:
         """Which positions may be taken: those that both sides attend to."""
         return (target["attention_mask"] & source["attention_mask"])[0].bool().tolist()
 
-    def _part(self, component: str, head: int | None, width: int) -> slice:
-        """The features of a value that a site has."""
-        if component == "neuron":
-            return slice(head, head + 1)
-        if head is None:
-            return slice(None)
-        is_one_map = width == 3 * self.model.config.hidden_size
-        size = (width // 3 if is_one_map else width) // self._n_parts(component)
-        start = PER_HEAD[1:].index(component) * self.model.config.hidden_size if is_one_map else 0
-        return slice(start + head * size, start + (head + 1) * size)
-
     def readers(self, component: str, head: int) -> list[int]:
         """The heads that read a head's queries, or the keys or values of a group of heads."""
-        return [reader for reader in range(self.n_heads) if reader * self._n_parts(component) // self.n_heads == head]
-
-    def _n_parts(self, component: str) -> int:
-        return self.n_kv_heads if component in ("k", "v") else self.n_heads
-
-    def _hook(self, component: str, layer: int, function: Callable[[Tensor], Tensor | None]) -> Any:
-        module, is_input = self._place(component, layer)
-
-        def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            new = function(args[0])
-            if component == "resid_mid" and new is not None:
-                args[0].copy_(new)
-                return None
-            return None if new is None else (new, *args[1:])
-
-        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            if isinstance(output, tuple):
-                new = function(output[0])
-                return None if new is None else (new, *output[1:])
-            return function(output)
-
-        return module.register_forward_pre_hook(before) if is_input else module.register_forward_hook(after)
-
-    def _place(self, component: str, layer: int) -> tuple[nn.Module, bool]:
-        paths = PATHS[self.model.config.model_type + (".decoder" if self.decoder else "")]
-        has_head = type(self.model).__name__.endswith(("ForSequenceClassification", "ForMaskedLM", "ForCausalLM"))
-        path = (paths.prefix if has_head else "") + paths.layer.format(layer)
-        if component == "embed":
-            stack = getattr(self.model, "encoder", None)
-            return getattr(stack, "embed_tokens", None) or self.model.get_input_embeddings(), False
-        if component in ("resid_pre", "resid_post"):
-            return self.model.get_submodule(path), component == "resid_pre"
-        if component == "resid_mid":
-            return self.model.get_submodule(f"{path}.{paths.mid}"), self.model.config.model_type in _MID_IS_INPUT
-        if component in ("q", "k", "v"):
-            return self.model.get_submodule(f"{path}.{paths.maps['qkv'.index(component)]}"), False
-        if component in CROSS_COMPONENTS:
-            name = component[-1] if component[-2] == "_" else "o"
-            return self.model.get_submodule(f"{path}.{paths.cross}.{name}"), component == "cross_head"
-        if component == "neuron":
-            return self.model.get_submodule(f"{path}.{paths.mlp_projection}"), True
-        if component == "mlp_out":
-            return self.model.get_submodule(f"{path}.{paths.mlp_projection}"), False
-        return self.model.get_submodule(f"{path}.{paths.attention_projection}"), component == "head"
+        return [reader for reader in range(self.n_heads) if reader * self.n_parts(component) // self.n_heads == head]

@@ -11,12 +11,15 @@ from pyterrier_mechir._version import __version__
 from pyterrier_mechir.commands.errors import CommandError
 from pyterrier_mechir.patching.plan import DIRECTIONS
 
+FAMILIES = ("BiEncoder", "ColBERT", "CrossEncoder", "GenerativeReranker", "MonoT5", "Splade")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit status: 0, or 2 where something that was asked for cannot be done.
+        The exit status: 0; 1 where ``verify`` found a check to fail; 2 where something that was asked for cannot be
+        done; 130 where it was interrupted.
     """
     options = _parser().parse_args(argv)
     if options.command == "perturbations":
@@ -29,6 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _report(options)
         elif options.command == "run":
             _run(options)
+        elif options.command == "verify":
+            from pyterrier_mechir.commands.verify import run as verify
+
+            return verify(options)
         else:
             from pyterrier_mechir.commands.demo import run
 
@@ -116,6 +123,30 @@ def _parser() -> argparse.ArgumentParser:
         "--examples", type=Path, metavar="DIR", help="artifact of single positions, whose effects colour the examples"
     )
     report.add_argument("--title", help="of the page")
+    verify = commands.add_parser(
+        "verify",
+        help="can a ranker be trusted? Its scores and its patches, checked on your own checkpoint",
+        description="Check a checkpoint: whether its scores are those of the library that it was made for, and whether "
+        "patches do what they say. Exits with 1 where a check fails.",
+    )
+    verify.add_argument("ranker", metavar="ID_OR_DIRECTORY", help="Hugging Face id or directory")
+    verify.add_argument(
+        "--family", choices=FAMILIES, help="the class of the ranker (default: what the checkpoint's files tell)"
+    )
+    verify.add_argument(
+        "--setting",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of that class, such as pooling=mean or dtype=bfloat16; may be repeated",
+    )
+    verify.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="pairs to check by: .parquet, .csv, .tsv or .jsonl with query and text (default: the lab collection)",
+    )
+    verify.add_argument("--json", action="store_true", help="print JSON and nothing else")
     commands.add_parser(
         "perturbations",
         help="print the table of all perturbations, in Markdown",

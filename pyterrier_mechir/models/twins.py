@@ -70,17 +70,13 @@ class Twins:
             ValueError: the model is one that cannot be run so (see :func:`twin_of`).
         """
         kept: tuple[Any, list[tuple[Any, ...]]] | None = getattr(self._of_thread, "kept", None)
-        if kept is None or not _is_as(self.model, kept[1]):
-            kept = self._of_thread.kept = (twin_of(self.model), _looks(self.model))
+        if kept is None or not looks_as(self.model, kept[1]):
+            kept = self._of_thread.kept = (twin_of(self.model), looks_of(self.model))
         return kept[0]
-
-    def held(self) -> Twins:
-        """The running thread's twin alone, whatever becomes of the model from now on."""
-        return self.of_all_threads(self.current())
 
     @staticmethod
     def of_all_threads(twin: nn.Module) -> Twins:
-        """Twins of which all are one that is given."""
+        """Twins of which all are one that is given, whatever becomes of the model that it was made of."""
         return _Held(twin)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -182,7 +178,7 @@ def _owned(value: Any, twins: dict[int, nn.Module]) -> Any:
     return value
 
 
-def _looks(model: nn.Module) -> list[tuple[Any, ...]]:
+def looks_of(model: nn.Module) -> list[tuple[Any, ...]]:
     """What a twin is made of: of each module its class, its attributes, submodules and hooks."""
     return [
         (
@@ -198,9 +194,9 @@ def _looks(model: nn.Module) -> list[tuple[Any, ...]]:
     ]
 
 
-def _is_as(model: nn.Module, looks: list[tuple[Any, ...]]) -> bool:
+def looks_as(model: nn.Module, looks: list[tuple[Any, ...]]) -> bool:
     """Whether a model has the very parts that it had."""
-    now = _looks(model)
+    now = looks_of(model)
     return len(now) == len(looks) and all(
         len(one) == len(other) and all(map(is_, one, other)) for one, other in zip(now, looks, strict=True)
     )

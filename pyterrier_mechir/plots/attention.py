@@ -56,9 +56,9 @@ def plot_attention(
             let its attention weights be read.
     """
     from pyterrier_mechir.observe.attention import attention_of
-    from pyterrier_mechir.rankers.unwrap import check_ranker
+    from pyterrier_mechir.rankers.unwrap import document_ranker
 
-    tokens, classes, weights = attention_of(check_ranker(ranker), query, text, [head])
+    tokens, classes, weights = attention_of(document_ranker(ranker), query, text, [head])
     name = name_of_head(head)
     if of is None:
         length = PITCH * len(tokens)

@@ -89,9 +89,17 @@ class Running(Identified, ABC):
 
     def _held(self: Self) -> Self:
         """This ranker with the running thread's twin alone, which no batch then compares with the model again."""
-        held = copy(self)
-        held._twins = self._twins.held()
-        return held
+        return self.running(self.twin)
+
+    def running(self: Self, model: Any) -> Self:
+        """This ranker with another model of the same kind in the place of its twins, whatever thread it runs in.
+
+        Args:
+            model: what runs; nobody else may put hooks into it meanwhile.
+        """
+        made = copy(self)
+        made._twins = self._twins.of_all_threads(model)
+        return made
 
     @property
     def models(self) -> list[PreTrainedModel]:

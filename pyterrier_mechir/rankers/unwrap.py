@@ -186,7 +186,7 @@ _KNOWN: dict[tuple[str, str], Callable[[Any], Ranker]] = {
 """What is known, by the package and the name of a class."""
 
 
-def check_ranker(ranker: Any) -> Ranker:
+def document_ranker(ranker: Any) -> Ranker:
     """Anything that :func:`as_ranker` takes, as a ranker whose pairs vary on the document.
 
     Raises:

@@ -14,7 +14,7 @@ from pyterrier_mechir.checks import check_batch_size
 from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.sites import Site
 from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.rankers.unwrap import check_ranker
+from pyterrier_mechir.rankers.unwrap import document_ranker
 from pyterrier_mechir.results.frames import METADATA, as_cells, perturbed_side
 from pyterrier_mechir.stages.base.checks import check_results
 from pyterrier_mechir.stages.base.keyed import Keyed
@@ -92,7 +92,7 @@ class AttentionPatterns(Keyed, pt.Transformer):
     ):
         from pyterrier_mechir.observe.attention_summary import ATTENTION_FEATURES
 
-        self.ranker = check_ranker(ranker)
+        self.ranker = document_ranker(ranker)
         self.heads = heads
         self.features = (features,) if isinstance(features, str) else tuple(features)
         self.idf = None if idf is None else Idf.of(idf)

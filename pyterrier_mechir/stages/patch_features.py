@@ -12,7 +12,7 @@ import pyterrier as pt
 from pyterrier_mechir.models.sites import activation_of, parse_site
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.rankers.unwrap import check_ranker
+from pyterrier_mechir.rankers.unwrap import document_ranker
 from pyterrier_mechir.stages.base.keyed import Keyed
 from pyterrier_mechir.stages.base.rows import PairRows
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
@@ -74,7 +74,7 @@ class PatchFeatures(Keyed, pt.Transformer):
         batch_size: int | None = None,
         verbose: bool = False,
     ):
-        self.ranker = check_ranker(ranker)
+        self.ranker = document_ranker(ranker)
         self.autoencoder = autoencoder
         self.site = site
         self.features = None if features is None else [int(feature) for feature in features]

@@ -11,7 +11,7 @@ import pandas as pd
 from pyterrier_mechir.interventions.edited import edited
 from pyterrier_mechir.interventions.vectors import Vectors, place_of
 from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.rankers.unwrap import check_ranker
+from pyterrier_mechir.rankers.unwrap import document_ranker
 from pyterrier_mechir.stages.base.rows import PairRows
 from pyterrier_mechir.stages.base.text_stage import TextStage
 
@@ -89,7 +89,7 @@ def steering_vectors(
     """
     from pyterrier_mechir.observe.differences import mean_differences
 
-    ranker = check_ranker(ranker)
+    ranker = document_ranker(ranker)
     places = {name: place_of(ranker, name) for name in sites}
     pairs = PairRows.of(frame, "text")
     facing = ranker.facing(pairs.side)

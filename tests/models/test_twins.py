@@ -93,7 +93,7 @@ def test_a_twin_is_made_once_for_a_thread_and_again_when_a_part_is_replaced():
         assert pool.submit(twins.current).result() is not first
     model.encoder.layer[0] = deepcopy(model.encoder.layer[1])
     assert twins.current() is not first
-    assert twins.held().current() is twins.current()
+    assert Twins.of_all_threads(twins.current()).current() is twins.current()
 
 
 # The caller's model is never touched

@@ -252,7 +252,7 @@ def test_the_qk_fix_needs_plain_attention(architecture):
 @cached
 def slopes_holding(reference: Reference, target: Inputs, dropped: int):
     """Gradients where what a layer adds to the stream is a constant."""
-    hooks = (reference._hook(output, dropped, torch.Tensor.detach) for output in ("attn_out", "mlp_out"))
+    hooks = (reference.hook(output, dropped, torch.Tensor.detach) for output in ("attn_out", "mlp_out"))
     return slopes(reference, target, *hooks)
 
 

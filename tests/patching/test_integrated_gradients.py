@@ -37,7 +37,7 @@ def slopes_between(reference: Reference, target: Inputs, source: Inputs, way: fl
     def between(value):
         return (value - value.detach()) + (1 - way) * start + way * end
 
-    return slopes(reference, target, reference._hook("embed", 0, between))
+    return slopes(reference, target, reference.hook("embed", 0, between))
 
 
 def over_inputs(reference: Reference, target: Inputs, source: Inputs, site: Site, positions=None) -> float:
@@ -89,12 +89,12 @@ def along(reference: Reference, target: Inputs, source: Inputs, site: Site | Sit
                 taken = slopes_at(reference, source)[part.component, part.layer][0]
 
                 def mixed(value, part=part, taken=taken, way=way):
-                    features = reference._part(part.component, part.number, value.shape[-1])
+                    features = reference.part(part.component, part.number, value.shape[-1])
                     weight = torch.zeros_like(value)
                     weight[:, places, features] = 1
                     return value + way * weight * (taken - value)
 
-                stack.enter_context(reference._hook(part.component, part.layer, mixed))
+                stack.enter_context(reference.hook(part.component, part.layer, mixed))
             score = score_of(reference, target)
         total += torch.autograd.grad(score, way)[0].item() / STEPS
     return total

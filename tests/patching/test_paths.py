@@ -90,7 +90,7 @@ def path_patched(
 def hooked(reference: Reference, inputs: Inputs, hooks: list[tuple[Site, Hook]]) -> np.ndarray:
     with ExitStack() as stack:
         for site, function in hooks:
-            stack.enter_context(reference._hook(site.component, site.layer, function))
+            stack.enter_context(reference.hook(site.component, site.layer, function))
         return reference.scores(inputs).numpy()
 
 
@@ -104,7 +104,7 @@ def taking(
     """A hook that changes a site in some rows to what was taken: of the same row, or of the only one."""
 
     def replace(value: torch.Tensor) -> torch.Tensor:
-        mixed, part = value.clone(), reference._part(site.component, site.number, value.shape[-1])
+        mixed, part = value.clone(), reference.part(site.component, site.number, value.shape[-1])
         places = slice(None) if positions is None else positions
         for row in rows:
             mixed[row, places, part] = taken[row % len(taken), places, part]

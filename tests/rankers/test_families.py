@@ -69,16 +69,16 @@ def test_each_component_of_each_cell_is_patched_as_by_a_hook(cell):
 def _patched(ranker, reference, runs, site):
     """The score of the first run with a site taken from the second, by one hook that the engine knows nothing of."""
     taken = []
-    with reference._hook(site.component, site.layer, lambda value: taken.append(value.clone())):
+    with reference.hook(site.component, site.layer, lambda value: taken.append(value.clone())):
         ranker.forward(runs[1])
-    part = reference._part(site.component, site.number, taken[0].shape[-1])
+    part = reference.part(site.component, site.number, taken[0].shape[-1])
 
     def replace(value):
         mixed = value.clone()
         mixed[..., part] = taken[0][..., part]
         return mixed
 
-    with reference._hook(site.component, site.layer, replace):
+    with reference.hook(site.component, site.layer, replace):
         return float(ranker.forward(runs[0]))
 
 

@@ -560,9 +560,9 @@ def slopes(
     added = ("attn_out", "cross_attn_out", "mlp_out") if reference.decoder else ("attn_out", "mlp_out")
     with torch.enable_grad(), ExitStack() as stack:
         for place in dict.fromkeys(places):
-            stack.enter_context(reference._hook(*place, partial(kept.setdefault, place)))
+            stack.enter_context(reference.hook(*place, partial(kept.setdefault, place)))
         for component in () if dropped is None else added:
-            stack.enter_context(reference._hook(component, dropped, held))
+            stack.enter_context(reference.hook(component, dropped, held))
         score = reference.to_score(reference.model(**inputs), inputs)[0]
         gradients = torch.autograd.grad(score, list(kept.values()), allow_unused=True)
     return {
@@ -584,7 +584,7 @@ def estimated(case: Case, row: int, noise: bool, sites: list[Site], dropped: int
     found = []
     for site, place in zip(sites, places, strict=True):
         value, slope = of_target[place]
-        part = case.reference._part(site.component, site.number, value.shape[-1])
+        part = case.reference.part(site.component, site.number, value.shape[-1])
         products = ((taken[place] - value) * slope)[0, :, part].sum(-1)
         found.append((products[are_open] if len(products) == len(are_open) else products).sum().item())
     return np.array(found)

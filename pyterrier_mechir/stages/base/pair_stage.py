@@ -17,7 +17,7 @@ from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.perturb.axioms.frequency import TFC1
 from pyterrier_mechir.perturb.base import Perturbation, as_perturbation
 from pyterrier_mechir.rankers.base import REDUCED, Ranker
-from pyterrier_mechir.rankers.unwrap import check_ranker
+from pyterrier_mechir.rankers.unwrap import document_ranker
 from pyterrier_mechir.results.frames import METADATA, PERTURBATION, perturbed_side
 from pyterrier_mechir.stages.base.checks import check_results, check_rows
 from pyterrier_mechir.stages.base.effect_columns import ADDED, EffectColumns
@@ -54,7 +54,7 @@ class PairStage(Keyed, pt.Transformer):
         batch_size: int | None,
         verbose: bool,
     ):
-        self.ranker = check_ranker(ranker)
+        self.ranker = document_ranker(ranker)
         self.perturbation = perturbation
         self.filler = filler
         self.text_field = text_field

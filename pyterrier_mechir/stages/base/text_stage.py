@@ -11,7 +11,7 @@ import pyterrier as pt
 from pyterrier_mechir.checks import check_batch_size
 from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.rankers.unwrap import check_ranker
+from pyterrier_mechir.rankers.unwrap import document_ranker
 from pyterrier_mechir.stages.base.checks import check_results, check_rows
 from pyterrier_mechir.stages.base.keyed import Keyed
 
@@ -34,7 +34,7 @@ class TextStage(Keyed, pt.Transformer):
     def __init__(
         self, ranker: Ranker, *, text_field: str = "text", batch_size: int | None = None, verbose: bool = False
     ):
-        self.ranker = check_ranker(ranker)
+        self.ranker = document_ranker(ranker)
         self.text_field = text_field
         self.batch_size = check_batch_size(batch_size)
         self.verbose = verbose
