@@ -114,6 +114,8 @@ def test_gradients_miss_the_matching_head_of_the_document_direction():
     matching = role.index[role == "matching"].item()
     assert effects(patched("document", "denoise"))[matching] > 0.7
     assert effects(patched("document", "denoise", "attribution"))[matching] < 0.1
+    exact, estimated = (effects(patched("document", "noise", method))[matching] for method in ("exact", "attribution"))
+    assert estimated > 2 * exact
     assert effects(patched("query", "denoise", "attribution"))[roles("query").eq("matching").idxmax()] > 0.7
 
 
@@ -220,3 +222,23 @@ def test_without_the_matching_head_the_gain_is_gone_and_without_those_of_no_use_
     role = roles(direction)
     assert abs(gain(role.index[role == "matching"])) < 0.05 * gain([])
     assert gain(role.index[role.isin(["decoy", "inert"])]) == pytest.approx(gain([]), rel=0.05)
+
+
+def test_the_code_of_the_page_runs(capsys):
+    page = (SCRIPTS.parents[1] / "docs" / "known_circuit.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    blocks = [block.split("```")[0] for block in page.split("```python\n")[1:]]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "page", "exec"), names)
+    assert "overlap@3" in capsys.readouterr().out
+
+
+def test_the_page_tells_the_evidence_that_ships():
+    page = (SCRIPTS.parents[1] / "docs" / "known_circuit.md").read_text(encoding="utf-8")
+    for direction in DIRECTIONS:
+        for _, its in known(direction).heads.query("role != 'inert'").iterrows():
+            cells = [
+                f"{its[of]:.3f} ({its[of + '_low']:.3f} to {its[of + '_high']:.3f})" for of in ("denoise", "noise")
+            ]
+            assert f"| {its['docno']} | {its['role']} | {' | '.join(cells)} |" in page
