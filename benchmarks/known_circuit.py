@@ -2,8 +2,8 @@
 
 ``python benchmarks/known_circuit.py [DIRECTORY ...] [--figure FILE]`` ranks the heads of both rankers of
 :func:`~pyterrier_mechir.known_circuit`, and of checkpoints that ``examples/known_circuit/train.py`` wrote, by each
-method, over the three best documents of BM25 for each topic of the lab collection, a query term appended (TFC1). For each
-ranker it prints the evidence that lies beside it, and a table of methods:
+method, over the three best documents of BM25 for each topic of the lab collection, a query term appended (TFC1). For
+each ranker it prints the evidence that lies beside it, and a table of methods:
 
 - AUC: how likely a head of the circuit stands above one that is not part of it;
 - P@k: how many of the first k heads are of the circuit, which has k;

@@ -88,7 +88,7 @@ def columns(number: int) -> slice:
 
 
 @torch.no_grad()
-def draft(vocabulary: dict[str, int], idf: dict[str, float], roles: Roles, seed: int) -> _Draft:
+def draft(vocabulary: dict[str, int], idf: dict[str, float], roles: Roles, seed: int) -> Draft:
     """A model with a first draft of the circuit, and which entries of its weights are trained."""
     config = BertConfig(
         vocab_size=len(vocabulary),
@@ -101,7 +101,7 @@ def draft(vocabulary: dict[str, int], idf: dict[str, float], roles: Roles, seed:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    made = _Draft(BertForSequenceClassification(config), roles, torch.Generator().manual_seed(seed))
+    made = Draft(BertForSequenceClassification(config), roles, torch.Generator().manual_seed(seed))
     made.embed(vocabulary, idf)
     for layer in range(N_LAYERS):
         made.attention(layer)
@@ -113,7 +113,7 @@ def draft(vocabulary: dict[str, int], idf: dict[str, float], roles: Roles, seed:
     return made
 
 
-class _Draft:
+class Draft:
     """A model under construction.
 
     Args:

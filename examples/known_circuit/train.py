@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pyterrier as pt
 import torch
-from circuit import Interventions, Roles, _Draft, draft, head
+from circuit import Interventions, Roles, Draft, draft, head
 from groups import ROWS, Groups
 from torch import Tensor
 from transformers import BertForSequenceClassification
@@ -64,7 +64,7 @@ class Training:
         self._random = Random(self.seed)
         texts = [document["text"] for document in pt.get_dataset("mechir:lab").get_corpus_iter()]
         self.groups = Groups(texts, self.seed, per_query=self.roles.direction == "query")
-        self._draft: _Draft = draft(self.groups.vocabulary, self.groups.idf, self.roles, self.seed)
+        self._draft: Draft = draft(self.groups.vocabulary, self.groups.idf, self.roles, self.seed)
         self.model: BertForSequenceClassification = self._draft.model
         self._interventions = Interventions(self.model, self.roles.matching)
         embeddings = self.model.bert.embeddings
