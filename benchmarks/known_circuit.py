@@ -7,8 +7,8 @@ each ranker it prints the evidence that lies beside it, and a table of methods:
 
 - AUC: how likely a head of the circuit stands above one that is not part of it;
 - P@k: how many of the first k heads are of the circuit, which has k;
-- nDCG over all heads, the matching head graded 2 and gathering heads 1;
-- the place of the matching head and that of the decoy among the 12 heads, which a good method puts low;
+- nDCG over all heads, by their labels;
+- the places of the matching head and of the decoy among the 12 heads;
 - the share of queries on which the first k heads are the circuit.
 
 Values are of the heads ranked over all queries; intervals are those of a bootstrap of queries, 95%. A method's score of

@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pyterrier as pt
 import torch
-from circuit import Interventions, Roles, Draft, draft, head
+from circuit import Draft, Interventions, Roles, draft, head
 from groups import ROWS, Groups
 from torch import Tensor
 from transformers import BertForSequenceClassification
