@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.rankers.colbert import ColBERT
     from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
     from pyterrier_mechir.rankers.generative import GenerativeReranker
+    from pyterrier_mechir.rankers.known_circuit import KnownCircuit, known_circuit
     from pyterrier_mechir.rankers.load import load_ranker
     from pyterrier_mechir.rankers.mono_t5 import MonoT5
     from pyterrier_mechir.rankers.splade import Splade
@@ -73,6 +74,7 @@ _HOMES = {
     "EffectConcentration": "results.measures",
     "GenerativeReranker": "rankers.generative",
     "IntegratedGradients": "patching.plan",
+    "KnownCircuit": "rankers.known_circuit",
     "MonoT5": "rankers.mono_t5",
     "PairScorer": "stages.pair_scorer",
     "PatchEffect": "results.measures",
@@ -99,6 +101,7 @@ _HOMES = {
     "grow_circuit": "circuits",
     "head_agreement": "results.agreement",
     "head_qrels": "results.measures",
+    "known_circuit": "rankers.known_circuit",
     "lens_agreement": "results.agreement",
     "load_ranker": "rankers.load",
     "plot_attention": "plots.attention",
@@ -126,6 +129,7 @@ __all__ = [
     "EffectConcentration",
     "GenerativeReranker",
     "IntegratedGradients",
+    "KnownCircuit",
     "MonoT5",
     "PairScorer",
     "PatchEffect",
@@ -152,6 +156,7 @@ __all__ = [
     "grow_circuit",
     "head_agreement",
     "head_qrels",
+    "known_circuit",
     "lens_agreement",
     "load_ranker",
     "plot_attention",

@@ -86,7 +86,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     demo.add_argument("--dataset", default="mechir:lab", help="any PyTerrier dataset with a corpus, topics and qrels")
-    demo.add_argument("--ranker", metavar="ID_OR_DIR", help="Hugging Face id or directory (default: all-MiniLM-L6-v2)")
+    demo.add_argument(
+        "--ranker",
+        metavar="ID_OR_DIR",
+        help="Hugging Face id or directory (default: all-MiniLM-L6-v2, or for --type cross the small cross-encoder of "
+        "the package, whose circuit is known)",
+    )
     demo.add_argument("--type", choices=("bi", "cross"), default="bi", help="bi-encoder or cross-encoder")
     demo.add_argument(
         "--perturbation",

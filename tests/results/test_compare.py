@@ -132,6 +132,41 @@ def test_agreement_is_the_rank_correlation_and_the_shared_first_components():
     assert head_agreement(first, second, n_boot=0)[["ci_low", "ci_high"]].isna().all(axis=None)
 
 
+def test_a_run_is_held_against_a_ranking_that_is_given():
+    first, second = runs(n_heads=12, n_queries=10)
+    given = AggregateHeads(by=None, n_boot=0)(second)[["docno", "score"]].sample(frac=1, random_state=0)
+    wanted = head_agreement(first, second, k=5, n_boot=0).set_index("measure")["value"]
+    out = head_agreement(first, given, k=5, n_boot=200).set_index("measure")
+    assert out["value"].to_dict() == pytest.approx(wanted.to_dict())
+    assert (out["ci_low"] < out["value"]).all() and (out["value"] <= out["ci_high"]).all()
+    own = head_agreement(first, AggregateHeads(by=None, n_boot=0)(first), k=5, n_boot=200).set_index("measure")
+    assert (own["value"] == 1).all()
+
+
+def test_rankings_of_queries_are_averaged_and_held_against_a_ranking():
+    first, second = runs(n_heads=12, n_queries=10)
+    given = AggregateHeads(by=None, n_boot=0)(second)
+    of_queries = AggregateHeads(n_boot=0)(first)
+    mean = of_queries.groupby("docno")["score"].mean()
+    out = head_agreement(of_queries, given, n_boot=100).set_index("measure")
+    expected = scipy.stats.spearmanr(mean, given.set_index("docno")["score"][mean.index]).statistic
+    assert out.loc["spearman", "value"] == pytest.approx(expected)
+    assert out.loc["spearman", "ci_low"] < expected < out.loc["spearman", "ci_high"]
+    pooled = head_agreement(AggregateHeads(by=None, n_boot=0)(first), given)
+    assert pooled["value"].notna().all() and pooled[["ci_low", "ci_high"]].isna().all(axis=None)
+
+
+def test_a_given_ranking_has_every_component_once():
+    first, _ = runs()
+    given = AggregateHeads(by=None, n_boot=0)(first)
+    with pytest.raises(ValueError, match=f"no component '{given['docno'][0]}'"):
+        head_agreement(first, given[1:])
+    with pytest.raises(ValueError, match=f"component '{given['docno'][1]}' comes twice"):
+        head_agreement(first, pd.concat([given, given[1:2]]))
+    with pytest.raises(ValueError, match="comes twice"):
+        head_agreement(pd.concat([given, given]), given)
+
+
 def test_intervals_of_agreement_narrow_with_queries():
     widths = []
     for n_queries in (8, 200):
