@@ -59,14 +59,15 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _ranker(options: Namespace) -> Any:
-    import pyterrier_mechir
+    from pyterrier_mechir.rankers.load import FAMILIES, load_ranker
     from pyterrier_mechir.verify.memory import check_memory
 
     check_memory(options.ranker)
     given = dict(_setting(one) for one in options.setting)
     if options.family is None:
-        return pyterrier_mechir.load_ranker(options.ranker, verbose=not options.json, **given)
-    return getattr(pyterrier_mechir, options.family)(options.ranker, **given)
+        return load_ranker(options.ranker, verbose=not options.json, **given)
+    made: Any = next(family for family in FAMILIES if family.__name__ == options.family)
+    return made(options.ranker, **given)
 
 
 def _setting(text: str) -> tuple[str, Any]:

