@@ -16,6 +16,8 @@ from pyterrier_mechir._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pyterrier_mechir.circuits import circuit_measures, grow_circuit
+    from pyterrier_mechir.interventions.edits import Ablate, Add, Scale
+    from pyterrier_mechir.interventions.means import head_means
     from pyterrier_mechir.models.autoencoder import SparseAutoencoder
     from pyterrier_mechir.observe.attention import attention_of
     from pyterrier_mechir.patching.metrics import AttentionTo, QueryTokenScore, TermWeight
@@ -60,8 +62,11 @@ if TYPE_CHECKING:
     from pyterrier_mechir.stages.score_lens import ScoreLens
     from pyterrier_mechir.stages.settings import Sweep
     from pyterrier_mechir.stages.steer import Steer, steering_vectors
+    from pyterrier_mechir.verify import check_ranker
 
 _HOMES = {
+    "Ablate": "interventions.edits",
+    "Add": "interventions.edits",
     "AggregateHeads": "stages.aggregate_heads",
     "AttentionPatterns": "stages.attention_patterns",
     "AttentionTo": "patching.metrics",
@@ -85,6 +90,7 @@ _HOMES = {
     "PerturbQueries": "stages.perturb_queries",
     "QueryTokenScore": "patching.metrics",
     "RankShift": "results.measures",
+    "Scale": "interventions.edits",
     "ScoreAttribution": "stages.score_attribution",
     "ScoreLens": "stages.score_lens",
     "ScoreShift": "results.measures",
@@ -100,6 +106,7 @@ _HOMES = {
     "explode_effects": "results.explode",
     "grow_circuit": "circuits",
     "head_agreement": "results.agreement",
+    "head_means": "interventions.means",
     "head_qrels": "results.measures",
     "known_circuit": "rankers.known_circuit",
     "lens_agreement": "results.agreement",
@@ -117,6 +124,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "Ablate",
+    "Add",
     "AggregateHeads",
     "AttentionPatterns",
     "AttentionTo",
@@ -140,6 +149,7 @@ __all__ = [
     "PerturbQueries",
     "QueryTokenScore",
     "RankShift",
+    "Scale",
     "ScoreAttribution",
     "ScoreLens",
     "ScoreShift",
@@ -155,6 +165,7 @@ __all__ = [
     "explode_effects",
     "grow_circuit",
     "head_agreement",
+    "head_means",
     "head_qrels",
     "known_circuit",
     "lens_agreement",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pyterrier_mechir.models.components import CODED_COMPONENTS
 from pyterrier_mechir.models.sites import Site, activation_of, check_site, parse_site
 from pyterrier_mechir.rankers.base import Ranker
 
@@ -39,8 +40,12 @@ class Vectors(Mapping[str, np.ndarray]):
         return f"{{{', '.join(f'{name!r}: {list(vector.shape)}' for name, vector in self.items())}}}"
 
 
-def place_of(ranker: Ranker, name: str) -> tuple[tuple[int, str], slice]:
-    """Where a vector for a site is added.
+Place = tuple[tuple[int, str], slice]
+"""The (layer, activation) that a site is in, and which columns of the activation are the site's."""
+
+
+def place_of(ranker: Ranker, name: str) -> Place:
+    """Where a site is edited.
 
     Args:
         ranker: the model.
@@ -50,11 +55,13 @@ def place_of(ranker: Ranker, name: str) -> tuple[tuple[int, str], slice]:
         The (layer, activation) that the site is in, and which columns of the activation are the site's.
 
     Raises:
-        ValueError: the model has no such site, or a vector cannot be added there.
+        ValueError: the model has no such site, or it is none whose activation is as wide for every text.
     """
     site, anatomy = parse_site(name), ranker.anatomy
-    if not isinstance(site, Site) or site.component in ("pattern", "neuron"):
-        raise ValueError(f"{name!r} is no site to steer; name a stream, an output or a head, such as 'L5.resid_post'.")
+    if not isinstance(site, Site) or "pattern" in site.component or site.component in CODED_COMPONENTS:
+        raise ValueError(
+            f"{name!r} is no site to edit; name a stream, an output, a head or a neuron, such as 'L5.resid_post'."
+        )
     key = activation_of(site, ranker.n_layers)
     groups = anatomy.groups(key[1])
     check_site(site, anatomy)

@@ -63,7 +63,7 @@ class Anatomy:
         self.n_layers = len(self.layers)
         self.n_heads: int = model.config.num_attention_heads
         self.n_kv_heads: int = getattr(model.config, "num_key_value_heads", None) or self.n_heads
-        self._base: nn.Module = base
+        self.base: nn.Module = base
         self._word_embedding: nn.Module = (base if self.architecture.stack else model).get_input_embeddings()
         self._config = base.config
         self._decoder = decoder
@@ -269,12 +269,12 @@ class Anatomy:
                 if norm:
                     path.append(layer.get_submodule(norm))
         if table.final_norm:
-            path.append(self._base.get_submodule(table.final_norm))
+            path.append(self.base.get_submodule(table.final_norm))
         return path
 
     def width(self, activation: str) -> int:
         """How many features an activation has."""
-        if activation in ("z", "q", "k", "v"):
+        if activation.removeprefix("cross_") in ("z", "q", "k", "v"):
             size = int(self.out_proj(0).weight.shape[1]) // self.n_heads  # type: ignore[index]
             return size * self.groups(activation)
         if activation == "embed":

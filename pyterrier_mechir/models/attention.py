@@ -35,14 +35,20 @@ def on_pattern(attention: nn.Module, function: OnPattern) -> Iterator[None]:
         function: what is called; the last that was put there sees what those before it made.
     """
     config: Any = attention.config
-    asked = copy(config)
-    asked._attn_implementation = _IMPLEMENTATION
-    asked.on_pattern = (*getattr(config, "on_pattern", ()), function)
-    attention.config = asked
+    put_on_pattern(attention, function)
     try:
         yield
     finally:
         attention.config = config
+
+
+def put_on_pattern(attention: nn.Module, function: OnPattern) -> None:
+    """Have a function called as in :func:`on_pattern`, from now on."""
+    config: Any = attention.config
+    asked = copy(config)
+    asked._attn_implementation = _IMPLEMENTATION
+    asked.on_pattern = (*getattr(config, "on_pattern", ()), function)
+    attention.config = asked
 
 
 def attend(

@@ -26,6 +26,7 @@ from pyterrier_mechir.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from pyterrier_mechir.models.autoencoder import Autoencoder
+    from pyterrier_mechir.models.edits import Edit
     from pyterrier_mechir.text.positions import Positions
 
 
@@ -240,6 +241,21 @@ class Ranker(Running):
         made = copy(self)
         count = n_features(autoencoder, self.model.config.hidden_size, self.device)
         made.anatomy = self.anatomy.attach((at.layer, COMPONENTS[at.component]), autoencoder, count)
+        return made
+
+    def under(self: Self, edits: Sequence[Edit], side: str = "both") -> Self:
+        """This ranker with edits of its model, which stays as it is.
+
+        Args:
+            edits: as the model applies them.
+            side: of rankers that encode queries and documents apart, which is edited: ``both``, ``query`` or
+                ``document``.
+        """
+        from pyterrier_mechir.models.edits import EditedTwins
+
+        made = copy(self)
+        if side in ("both", self.varies):
+            made._twins = EditedTwins(self._twins, edits)
         return made
 
     def align(

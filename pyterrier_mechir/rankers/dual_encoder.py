@@ -19,6 +19,7 @@ from pyterrier_mechir.text.sequences import Sequences
 if TYPE_CHECKING:
     import torch
 
+    from pyterrier_mechir.models.edits import Edit
     from pyterrier_mechir.models.opened import Batch
     from pyterrier_mechir.rankers.settings import Modules
 
@@ -51,6 +52,7 @@ class DualEncoder(Interactive):
         ("query_prefix", "doc_prefix"),
         ("max_query_length", "max_length"),
         ("_query_template", "_template"),
+        ("_query_twins", "_twins"),
     )
     """The attributes that queries and documents each have of their own."""
 
@@ -83,6 +85,16 @@ class DualEncoder(Interactive):
             max_query_length = within(self.model, modules.max_query_length) or max_length or self._longest()
         self.max_query_length = self._checked("max_query_length", max_query_length)
         self._query_template = self._template
+        self._query_twins = self._twins
+
+    def under(self: Self, edits: Sequence[Edit], side: str = "both") -> Self:
+        made = super().under(edits, side)
+        if side != self.varies:
+            from pyterrier_mechir.models.edits import EditedTwins
+
+            is_shared = self._query_twins is self._twins and side == "both"
+            made._query_twins = made._twins if is_shared else EditedTwins(self._query_twins, edits)
+        return made
 
     def facing(self: Self, side: str) -> Self:
         return self if one_of("side", side, ("document", "query")) == self.varies else self._other_side()

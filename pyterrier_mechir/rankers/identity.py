@@ -26,6 +26,8 @@ class Identified:
     dtype: str
     max_length: int
     _checkpoint: str | int
+    edits: tuple[tuple[str, Any], ...] = ()
+    """The edits that the model runs under (:mod:`~pyterrier_mechir.interventions.edits`), each with its side."""
 
     def _settings(self) -> dict[str, Any]:
         """What, beside the checkpoint, decides the scores."""
@@ -57,6 +59,7 @@ class Identified:
             "max_length": self.max_length,
             **self._settings(),
             **self._attached(),
+            **({"edits": [{"side": side, **edit.told()} for side, edit in self.edits]} if self.edits else {}),
         }
         if not fingerprint:
             return about
@@ -75,11 +78,20 @@ class Identified:
         return Path(self.name).name
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.short_name!r})"
+        return f"{type(self).__name__}({self.short_name!r}{self._told_edits})"
+
+    @property
+    def _told_edits(self) -> str:
+        """What a repr says of the edits."""
+        if len(self.edits) > 3:
+            return f", {len(self.edits)} edits"
+        of_side = {"both": "", "query": " of queries", "document": " of documents"}
+        return "".join(f", {edit!r}{of_side[side]}" for side, edit in self.edits)
 
     def _key(self) -> tuple[Any, ...]:
         attached = tuple((key, id(autoencoder)) for key, (autoencoder, _) in self.anatomy.autoencoders.items())
-        return (type(self), self._checkpoint, self.dtype, self.max_length, *self._settings().values(), attached)
+        settings = self._settings().values()
+        return (type(self), self._checkpoint, self.dtype, self.max_length, *settings, attached, self.edits)
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, Identified) else NotImplemented

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyterrier_mechir.rankers.base import Ranker
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from pyterrier_mechir.lens.bridge import Hook, Lens, NamesFilter
     from pyterrier_mechir.stages.scorer import Scorer
+
+
+Self = TypeVar("Self", bound="Interactive")
 
 
 class Interactive(Ranker):
@@ -34,6 +37,8 @@ class Interactive(Ranker):
         """
         from pyterrier_mechir.lens.bridge import Lens
 
+        if self.edits:
+            raise ValueError(f"{self!r} is edited, which its lens would not be; use the lens of the ranker itself.")
         kept = getattr(self._of_thread, "lens", None)
         if kept is None or kept[0] is not self.twin:
             self.keep_lens(Lens(self))
@@ -102,6 +107,29 @@ class Interactive(Ranker):
         from pyterrier_mechir.lens.bridge import run_with_hooks
 
         return run_with_hooks(self, queries, texts, fwd_hooks)
+
+    def edited(self: Self, edits: Any, side: str = "both", *, reference: Any = None) -> Self:
+        """This ranker under edits: a ranker like any other, of the same class; this one stays as it is.
+
+        Scores, re-ranking, patching, attention and layer scores are those of the model as the edits change it; its
+        ``repr``, ``about()``, equality and hash tell the edits. Edits of edited rankers come after theirs.
+
+        Args:
+            edits: one or several of :class:`~pyterrier_mechir.Scale`, :class:`~pyterrier_mechir.Ablate` and
+                :class:`~pyterrier_mechir.Add`, each of another site. monoT5's are of the stack that is patched.
+            side: of rankers that encode queries and documents apart, which of them are edited: ``both``, ``query`` or
+                ``document``.
+            reference: what means and resampled activations are taken from, by edits that have none of their own: a
+                frame with ``query`` and ``text``, a list of texts, or what :func:`~pyterrier_mechir.head_means` gives.
+
+        Raises:
+            TypeError: something that is no edit.
+            ValueError: a site that the ranker does not have, a vector of another width, two edits of one site, a mean
+                without a reference, or one side of a ranker that reads both together.
+        """
+        from pyterrier_mechir.interventions.edited import edited
+
+        return edited(self, edits, side, reference)
 
     def scorer(self, *, text_field: str = "text", batch_size: int | None = None, verbose: bool = False) -> Scorer:
         """A plain re-ranker: a ``pt.Transformer`` that gives each (query, document) the ranker's score, and ranks.

@@ -156,4 +156,6 @@ class MonoT5(Interactive):
         return {}
 
     def __repr__(self) -> str:
-        return super().__repr__() if self.stack == "encoder" else f"MonoT5({self.short_name!r}, stack='decoder')"
+        if self.stack == "encoder":
+            return super().__repr__()
+        return f"MonoT5({self.short_name!r}, stack='decoder'{self._told_edits})"

@@ -135,7 +135,6 @@ class Running(Identified, ABC):
         *,
         batch_size: int | None = None,
         verbose: bool = False,
-        opened: Opened | None = None,
     ) -> np.ndarray:
         """Scores of (query, text) pairs, each distinct sequence computed once.
 
@@ -144,9 +143,6 @@ class Running(Identified, ABC):
             texts: the texts.
             batch_size: sequences in a forward pass; None batches by length.
             verbose: show a progress bar.
-            opened: how the model runs on the texts, such as under edits (see
-                :func:`~pyterrier_mechir.interventions.edited.edited`); None runs it as it is. What is made of queries
-                apart is not affected.
 
         Returns:
             float32 ``[len(texts)]``.
@@ -154,12 +150,12 @@ class Running(Identified, ABC):
         import torch
 
         if self.varies == "query":
-            return self.facing("document").score(queries, texts, batch_size=batch_size, verbose=verbose, opened=opened)
+            return self.facing("document").score(queries, texts, batch_size=batch_size, verbose=verbose)
         from pyterrier_mechir.models.precision import check_finite, precision_of
         from pyterrier_mechir.models.products import packed_products
 
         held = self._held()
-        opened = opened or held.opened
+        opened = held.opened
         scores = np.empty(len(texts), dtype=np.float32)
         with torch.no_grad(), packed_products(opened.anatomy):
             for shared in held.parts(queries, texts, batch_size=batch_size, verbose=verbose):

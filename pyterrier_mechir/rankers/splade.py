@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from pyterrier_mechir.models.edits import Edit
     from pyterrier_mechir.models.opened import Batch
 
 POOLINGS = ("max", "sum")
@@ -129,6 +130,12 @@ class Splade(DualEncoder):
             return super()._weights()
         of_queries = self._query_encoder.model.state_dict()
         return super()._weights() | {f"query_model.{name}": weight for name, weight in of_queries.items()}
+
+    def under(self, edits: Sequence[Edit], side: str = "both") -> Splade:
+        made = super().under(edits, side)
+        if self._query_encoder is not None:
+            made._query_encoder = self._query_encoder.under(edits, side)
+        return made
 
     def _other_side(self) -> Splade:
         if self._query_encoder is None:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_mechir.interventions.edited import edited
+from pyterrier_mechir.interventions.edits import Add
 from pyterrier_mechir.interventions.vectors import Vectors, place_of
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.unwrap import document_ranker
@@ -64,9 +65,9 @@ class Steer(TextStage):
                 )
 
     def _scored(self, queries: list[str], texts: list[str]) -> dict[str, Any]:
-        steered = edited(self.ranker, self.vectors, self.alpha)
-        scores = self.ranker.score(queries, texts, batch_size=self.batch_size, verbose=self.verbose, opened=steered)
-        return {"score": scores}
+        added = [Add(site, vector, self.alpha) for site, vector in self.vectors.items()]
+        steered = edited(self.ranker, added, "both" if self.ranker.reads_query else "document")
+        return {"score": steered.score(queries, texts, batch_size=self.batch_size, verbose=self.verbose)}
 
 
 def steering_vectors(

@@ -46,9 +46,11 @@ def check_ranker(
     Raises:
         TypeError: ``ranker`` is no ranker, nor does it hold one.
         pt.validate.InputValidationError: the frame lacks a column.
-        ValueError: the frame has no row with a query and a text.
+        ValueError: the frame has no row with a query and a text, or the ranker is edited.
     """
     made = as_ranker(ranker).facing("document")
+    if made.edits:
+        raise ValueError(f"{made!r} is edited, and its checkpoint is not; check the ranker before its edits.")
     queries, texts, source = pairs_of(frame, made)
     subject = Subject(made, None if made is ranker else ranker, queries, texts, source)
     is_as_before = untouched(subject)
