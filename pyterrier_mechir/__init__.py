@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     )
     from pyterrier_mechir.results.stored.artifact import PatchResults
     from pyterrier_mechir.run import run_sweep
+    from pyterrier_mechir.stages.ablation_scorer import AblationScorer
     from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
     from pyterrier_mechir.stages.attention_patterns import AttentionPatterns
     from pyterrier_mechir.stages.compare_heads import CompareHeads
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Ablate": "interventions.edits",
+    "AblationScorer": "stages.ablation_scorer",
     "Add": "interventions.edits",
     "AggregateHeads": "stages.aggregate_heads",
     "AttentionPatterns": "stages.attention_patterns",
@@ -125,6 +127,7 @@ _HOMES = {
 
 __all__ = [
     "Ablate",
+    "AblationScorer",
     "Add",
     "AggregateHeads",
     "AttentionPatterns",

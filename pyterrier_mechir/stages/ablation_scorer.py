@@ -1,0 +1,135 @@
+"""Each document's score with each component of a ranker switched off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+from pyterrier_mechir._options import one_of
+from pyterrier_mechir.interventions.edited import SIDES
+from pyterrier_mechir.interventions.edits import Ablate
+from pyterrier_mechir.interventions.means import Means
+from pyterrier_mechir.interventions.vectors import place_of
+from pyterrier_mechir.models.sites import Sites, select_sites
+from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.results.frames import METADATA, as_cells
+from pyterrier_mechir.stages.base.text_stage import TextStage
+
+
+class AblationScorer(TextStage):
+    """Re-ranks, and gives each document's score with each site of the ranker ablated by itself.
+
+    An ablated head gives the same whatever it reads: nothing (``zero``), what it gives on the average (``mean``), or
+    what it gives for another text (``resample``; Michel et al., 2019, and SIGIR's own uses of it ablate by zero). All
+    sites are ablated in one sweep: a text is run once up to a layer, and from there once for each site of the layer.
+    What that does to rankings, :class:`~pyterrier_mechir.RankingEffects` tells.
+
+    Expected input columns: ``qid, query, docno, text``. Adds ``score`` and ``rank`` (the ranker's own), and
+    ``ablated_scores``: float32 ``[layer, head]`` for heads and their q, k and v, ``[layer, neuron]``, ``[layer]`` for
+    any other component, or ``[entry]`` with sets in ``heads``: the score with that site ablated, as
+    ``ranker.edited([Ablate(site, ...)])`` gives it; NaN where ``heads`` or ``layers`` leave a site out.
+
+    ``attrs["mechir"]`` says what was ablated how, and ``reference``: whose mean it is.
+
+    Args:
+        ranker: a ranker, such as :class:`~pyterrier_mechir.BiEncoder`.
+        component: what is ablated: ``head``, ``attn_out``, ``mlp_out`` or any other that ``ranker.sites()`` lists but
+            patterns, or a list of these.
+        by: ``mean``, ``zero`` or ``resample``.
+        reference: what means and other texts are taken from: a frame with ``query`` and ``text``, texts, or, for means,
+            what :func:`~pyterrier_mechir.head_means` gives. None takes the documents of the frame itself, so that a
+            score depends on the frame that it comes in.
+        side: of rankers that encode queries and documents apart, what is ablated: ``both`` alike, as in an edit that is
+            saved, ``query`` or ``document``.
+        heads: only these (layer, head), names of sites, or lists of these, which are ablated together.
+        layers: only these layers.
+        per: ``"position class"`` takes a mean for each class of positions.
+        seed: of the draw of ``resample``.
+        text_field: column of the document text.
+        batch_size: documents in a batch; None batches by length.
+        verbose: show a progress bar.
+
+    Raises:
+        TypeError: ``ranker`` is no ranker.
+        ValueError: an unknown option, a site that the ranker does not have or that cannot be ablated, or one side of a
+            ranker that reads both together.
+    """
+
+    schematic: ClassVar = {"label": "AblationScorer"}
+
+    def __init__(
+        self,
+        ranker: Ranker,
+        component: str | Sequence[str] = "head",
+        by: str = "mean",
+        reference: Any = None,
+        side: str = "both",
+        *,
+        heads: Sequence[Any] | None = None,
+        layers: Sequence[int] | None = None,
+        per: str | None = None,
+        seed: int = 0,
+        text_field: str = "text",
+        batch_size: int | None = None,
+        verbose: bool = False,
+    ):
+        super().__init__(ranker, text_field=text_field, batch_size=batch_size, verbose=verbose)
+        self.component = component
+        self.by = by
+        self.reference = reference
+        self.side = one_of("side", side, SIDES)
+        self.heads = heads
+        self.layers = layers
+        self.per = per
+        self.seed = seed
+        self._ablation = Ablate("", by, reference, per, seed)
+        if self.side != "both" and self.ranker.reads_query:
+            raise ValueError(f"{self.ranker!r} reads query and document together; leave out side={side!r}.")
+        for site in {(site.component, site.layer): site for one in self.sites.patched for site in one.members}.values():
+            key, _ = place_of(self.ranker, site.name)
+            self.ranker.anatomy.port(*key)
+
+    @property
+    def sites(self) -> Sites:
+        """The sites that are ablated, and the shape of the arrays."""
+        return select_sites(self.component, self.ranker.anatomy, self.heads, self.layers)
+
+    def _scored(self, queries: list[str], texts: list[str]) -> dict[str, Any]:
+        from pyterrier_mechir.interventions.ablation import ablated_scores, given_for
+
+        sites = self.sites
+        found = np.full((len(texts), len(sites.sites)), np.nan, np.float32)
+        scores = np.empty(0, np.float32)
+        if texts:
+            ablation = self._ablation
+            if ablation.reference is None:
+                own = pd.DataFrame({"query": queries, "text": texts})
+                ablation = Ablate("", self.by, own, self.per, self.seed)
+            given = given_for(self.ranker, sites.patched, ablation)
+            with pt.tqdm(total=len(texts), desc=repr(self.ranker), unit="doc", disable=not self.verbose) as bar:
+                scores, swept = ablated_scores(
+                    self.ranker, queries, texts, sites.patched, given, self.side, self.batch_size, bar.update
+                )
+            found[:, list(sites.swept)] = swept
+        return {"score": scores, "ablated_scores": as_cells(row.reshape(sites.shape) for row in found)}
+
+    def _metadata(self, inp: pd.DataFrame) -> dict[str, Any]:
+        told = self._ablation.told()
+        reference = "none" if self.by == "zero" else told.get("reference", "the documents of the frame")
+        scorer = {"stage": "AblationScorer", "component": self.component, "side": self.side, "by": self.by}
+        options = {"per": self.per, "seed": self.seed, "heads": repr(self.heads), "layers": repr(self.layers)}
+        said = {
+            "ranker": self.ranker.about(),
+            "scorer": {**scorer, **options},
+            "reference": reference,
+            "sites": [site.name for site in self.sites.sites],
+        }
+        return {METADATA: inp.attrs.get(METADATA, {}) | said}
+
+    def _key(self) -> tuple[Any, ...]:
+        given = self.reference if isinstance(self.reference, Means) else self._ablation
+        return (self.ranker, self.component, self.side, repr(self.heads), repr(self.layers), self.text_field, given)
