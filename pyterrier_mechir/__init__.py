@@ -17,6 +17,7 @@ from pyterrier_mechir._version import __version__ as __version__
 if TYPE_CHECKING:
     from pyterrier_mechir.circuits import circuit_measures, grow_circuit
     from pyterrier_mechir.interventions.edits import Ablate, Add, Scale
+    from pyterrier_mechir.interventions.fair_attention import FairAttention
     from pyterrier_mechir.interventions.means import head_means
     from pyterrier_mechir.models.autoencoder import SparseAutoencoder
     from pyterrier_mechir.observe.attention import attention_of
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         ScoreShift,
         head_qrels,
     )
+    from pyterrier_mechir.results.position_sensitivity import position_sensitivity
     from pyterrier_mechir.results.stored.artifact import PatchResults
     from pyterrier_mechir.run import run_sweep
     from pyterrier_mechir.stages.ablation_scorer import AblationScorer
@@ -79,6 +81,7 @@ _HOMES = {
     "CompareHeads": "stages.compare_heads",
     "CrossEncoder": "rankers.cross_encoder",
     "EffectConcentration": "results.measures",
+    "FairAttention": "interventions.fair_attention",
     "GenerativeReranker": "rankers.generative",
     "IntegratedGradients": "patching.plan",
     "KnownCircuit": "rankers.known_circuit",
@@ -120,6 +123,7 @@ _HOMES = {
     "plot_heads": "plots.heads",
     "plot_layers": "plots.layers",
     "plot_positions": "plots.positions",
+    "position_sensitivity": "results.position_sensitivity",
     "run_sweep": "run",
     "split_halves": "results.agreement",
     "steering_vectors": "stages.steer",
@@ -139,6 +143,7 @@ __all__ = [
     "CompareHeads",
     "CrossEncoder",
     "EffectConcentration",
+    "FairAttention",
     "GenerativeReranker",
     "IntegratedGradients",
     "KnownCircuit",
@@ -180,6 +185,7 @@ __all__ = [
     "plot_heads",
     "plot_layers",
     "plot_positions",
+    "position_sensitivity",
     "run_sweep",
     "split_halves",
     "steering_vectors",

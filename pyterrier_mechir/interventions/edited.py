@@ -23,6 +23,6 @@ def edited(ranker: Self, edits: Edit | Sequence[Edit], side: str = "both", refer
     found = [edit.resolved(ranker, reference) for edit in check_edits(edits)]
     if not found:
         return ranker
-    made = ranker.under([edit.placed(ranker) for edit in found], side)
+    made = ranker.under([one for edit in found for one in edit.applied(ranker)], side)
     made.edits = (*ranker.edits, *((side, edit) for edit in found))
     return made

@@ -20,19 +20,14 @@ from pyterrier_mechir.rankers.base import Ranker
 BY = ("zero", "mean", "resample")
 
 
-@dataclass(frozen=True)
 class Edit(ABC):
-    """A change of what a ranker computes at one site, at every position.
-
-    Args:
-        site: its name: any that ``ranker.sites()`` lists but patterns, such as ``L3H4``, ``L3.mlp_out``, ``L3N17`` or
-            ``L3.resid_post``.
-    """
+    """A change of what a ranker computes."""
 
     site: str
+    """What is edited; one call of ``ranker.edited`` edits nothing twice."""
 
     @abstractmethod
-    def placed(self, ranker: Ranker) -> Affine | Placed:
+    def applied(self, ranker: Ranker) -> tuple[Affine | Placed, ...]:
         """The edit as the model applies it.
 
         Raises:
@@ -47,6 +42,25 @@ class Edit(ABC):
         """The edit with all that it takes from a reference, if it takes anything."""
         return self
 
+
+@dataclass(frozen=True)
+class SiteEdit(Edit):
+    """A change of what a ranker computes at one site, at every position.
+
+    Args:
+        site: its name: any that ``ranker.sites()`` lists but patterns, such as ``L3H4``, ``L3.mlp_out``, ``L3N17`` or
+            ``L3.resid_post``.
+    """
+
+    site: str
+
+    @abstractmethod
+    def placed(self, ranker: Ranker) -> Affine | Placed:
+        """The edit as the model applies it, as :meth:`applied` says."""
+
+    def applied(self, ranker: Ranker) -> tuple[Affine | Placed, ...]:
+        return (self.placed(ranker),)
+
     def _place(self, ranker: Ranker) -> Place:
         if not isinstance(self.site, str):
             raise ValueError(f"{self.site!r} is no name of a site; write it as 'L3H4' or 'L3.mlp_out'.")
@@ -54,11 +68,11 @@ class Edit(ABC):
 
 
 @dataclass(frozen=True)
-class Scale(Edit):
+class Scale(SiteEdit):
     """What passes a site becomes ``factor`` times itself; 0 switches a head off, 1 changes nothing.
 
     Args:
-        site: as in :class:`Edit`.
+        site: as in :class:`SiteEdit`.
         factor: the factor.
 
     Raises:
@@ -81,11 +95,11 @@ class Scale(Edit):
 
 
 @dataclass(frozen=True)
-class Ablate(Edit):
+class Ablate(SiteEdit):
     """What passes a site is replaced by what tells nothing of the text.
 
     Args:
-        site: as in :class:`Edit`.
+        site: as in :class:`SiteEdit`.
         by: ``zero``; ``mean``, the mean of the activation over a reference; or ``resample``, the activation of another
             text of the reference, drawn at random and always the same for a text.
         reference: a frame with ``query`` and ``text``, a list of texts, or, for the mean, what
@@ -165,11 +179,11 @@ class Ablate(Edit):
 
 
 @dataclass(frozen=True, eq=False)
-class Add(Edit):
+class Add(SiteEdit):
     """A vector is added to what passes a site (Turner et al., 2023; for rankers Parry et al., ECIR 2025).
 
     Args:
-        site: as in :class:`Edit`.
+        site: as in :class:`SiteEdit`.
         vector: as wide as the site, ``[d]``.
         alpha: how many times it is added.
 

@@ -77,18 +77,20 @@ class Placed:
 
     Args:
         key: the (layer, activation).
-        columns: which features.
+        columns: which features; None for all.
         function: gives, for an activation and the rows that it is of, what takes the place of these columns.
         decoder: whether the layer is one of the decoder of an encoder-decoder.
     """
 
     key: Key
-    columns: slice
+    columns: slice | None
     function: Callable[[Tensor, Rows], Tensor]
     decoder: bool = False
 
     def __call__(self, value: Tensor, rows: Rows) -> Tensor:
         part = self.function(value, rows).to(value)
+        if self.columns is None:
+            return part
         return torch.cat([value[..., : self.columns.start], part, value[..., self.columns.stop :]], dim=-1)
 
 
