@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.circuits import circuit_measures, grow_circuit
     from pyterrier_mechir.interventions.edits import Ablate, Add, Scale
     from pyterrier_mechir.interventions.fair_attention import FairAttention
-    from pyterrier_mechir.interventions.means import head_means
+    from pyterrier_mechir.interventions.references import head_means
     from pyterrier_mechir.models.autoencoder import SparseAutoencoder
     from pyterrier_mechir.observe.attention import attention_of
     from pyterrier_mechir.patching.metrics import AttentionTo, QueryTokenScore, TermWeight
@@ -111,7 +111,7 @@ _HOMES = {
     "explode_effects": "results.explode",
     "grow_circuit": "circuits",
     "head_agreement": "results.agreement",
-    "head_means": "interventions.means",
+    "head_means": "interventions.references",
     "head_qrels": "results.measures",
     "known_circuit": "rankers.known_circuit",
     "lens_agreement": "results.agreement",

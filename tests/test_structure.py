@@ -16,8 +16,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 410
 
 UPWARD = {
-    "pyterrier_mechir.rankers.interactive": {"lens.bridge", "stages.scorer", "notebook"},
-    "pyterrier_mechir.results.stored.artifact": {"stages.base.pair_stage", "stages.results_writer", "plots.report"},
+    "pyterrier_mechir.rankers.interactive": {"interventions.edited", "lens.bridge", "stages.scorer", "notebook"},
+    "pyterrier_mechir.results.stored.artifact": {"stages.base.stored_stage", "stages.results_writer", "plots.report"},
 }
 """The imports that look upwards, by the module that has them."""
 

@@ -12,6 +12,7 @@ Shapes: ``N`` pairs, ``B`` texts of a batch, ``n`` ablations that resume at the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pyterrier_mechir.interventions.edits import Ablate
-from pyterrier_mechir.interventions.means import ByClass, Drawn, drawn, means
+from pyterrier_mechir.interventions.references import ByClass, Drawn, drawn, means
 from pyterrier_mechir.models.edits import Affine, Placed, Rows
 from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.opened import Batch
@@ -27,6 +28,7 @@ from pyterrier_mechir.models.products import packed_products
 from pyterrier_mechir.models.recording import Key, Recording, record
 from pyterrier_mechir.models.replay import Edit, needed_to_replay, replay
 from pyterrier_mechir.models.sites import Site, SiteSet, activation_of
+from pyterrier_mechir.patching.cost import Cost, peak_memory
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.batches import SharedBatch
 from pyterrier_mechir.text.encoding import unique
@@ -203,3 +205,49 @@ def _edits(step: _Step, given: Given, batch: Batch, base: Recording, groups: Cal
         mask = torch.from_numpy(is_head).to(base.scores.device)[:, None, None, :]
         made.append(Edit(*key, source, mask))
     return made
+
+
+def estimated(
+    ranker: Ranker,
+    queries: Sequence[str],
+    texts: Sequence[str],
+    sites: Sequence[Site | SiteSet],
+    side: str,
+    seconds: float,
+) -> Cost:
+    """What :func:`ablated_scores` will cost, found out by growing numbers of texts.
+
+    Args:
+        ranker: the ranker.
+        queries: as there.
+        texts: as there.
+        sites: as there.
+        side: as there.
+        seconds: about how long the probe may take.
+    """
+    begin = perf_counter()
+    items = list(dict.fromkeys(zip(queries, texts, strict=True))) if ranker.reads_query else list(dict.fromkeys(texts))
+    columns = tuple(map(list, zip(*items, strict=True))) if ranker.reads_query else ([], items)
+    n_tokens = sum(len(one.ids) for one in ranker.sequences.plain(*columns)) if items else 0
+    n_queries = 0 if ranker.reads_query or side == "document" else len(set(queries))
+    n_copies = len(sites) if side != "query" else 0
+    rows = np.random.default_rng(0).permutation(len(texts))
+    given, n, took, share = given_for(ranker, sites, Ablate("", "zero")), 1, 0.0, 1.0
+    while len(rows) and perf_counter() - begin + 2 * took < seconds:
+        some, began = rows[:n], perf_counter()
+        ablated_scores(ranker, [queries[i] for i in some], [texts[i] for i in some], sites, given, side)
+        took = perf_counter() - began
+        share = sum(len(texts[i]) for i in some) / max(1, sum(map(len, texts)))
+        if n >= len(rows):
+            break
+        n *= 2
+    return Cost(
+        n_pairs=len(texts),
+        n_sites=len(sites),
+        forward_passes=len(items) * (1 + n_copies) + n_queries * (1 + len(sites)),
+        tokens=n_tokens * (1 + n_copies),
+        seconds=float(took / share) if len(rows) else 0.0,
+        memory=peak_memory(ranker) + 4.0 * len(texts) * len(sites),
+        device=str(ranker.device),
+        probe_seconds=perf_counter() - begin,
+    )

@@ -6,16 +6,17 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.interventions.means import ByClass, Means, drawn, means
+from pyterrier_mechir.interventions.means import Means
 from pyterrier_mechir.interventions.vectors import Place, place_of
-from pyterrier_mechir.models.edits import Affine, Placed
 from pyterrier_mechir.rankers.base import Ranker
+
+if TYPE_CHECKING:
+    from pyterrier_mechir.models.edits import Affine, Placed
 
 BY = ("zero", "mean", "resample")
 
@@ -150,10 +151,17 @@ class Ablate(SiteEdit):
         if self.by == "mean" and not (isinstance(given, Means) and key in given):
             if isinstance(given, Means):
                 raise ValueError(f"the means that are given have none of {self.site}; give a frame or texts instead.")
+            from pyterrier_mechir.interventions.references import means
+
             given = means(ranker, given, [key], self.per)
         return replace(self, reference=given)
 
     def placed(self, ranker: Ranker) -> Affine | Placed:
+        import torch
+
+        from pyterrier_mechir.interventions.references import ByClass, drawn
+        from pyterrier_mechir.models.edits import Placed
+
         place = key, columns = self._place(ranker)
         decoder = ranker.anatomy.cross_attends
         if self.by == "zero":
@@ -225,6 +233,10 @@ class Add(SiteEdit):
 
 
 def _affine(ranker: Ranker, place: Place, scale: float = 1.0, shift: np.ndarray | None = None) -> Affine:
+    import torch
+
+    from pyterrier_mechir.models.edits import Affine
+
     (key, columns), added = place, None if shift is None else torch.from_numpy(np.array(shift, dtype=np.float32))
     return Affine(key, columns, scale, added, ranker.anatomy.cross_attends)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from ir_measures import Measure, calc, nDCG
+from ir_measures import Measure, calc_aggregate, nDCG
 
 from pyterrier_mechir.results.frames import check_columns
 
@@ -46,8 +46,8 @@ def position_sensitivity(
     rows = []
     for place in places:
         queries = {qid for qid, where in of_query.items() if where == place}
-        found = calc([measure], truth[truth["query_id"].isin(queries)], run[run["query_id"].isin(queries)])
-        rows.append((place, found.aggregated[measure], len(queries)))
+        found = calc_aggregate([measure], truth[truth["query_id"].isin(queries)], run[run["query_id"].isin(queries)])
+        rows.append((place, found[measure], len(queries)))
     out = pd.DataFrame(rows, columns=["position", "value", "n_queries"])
     greatest = float(out["value"].max())
     index = 1 - float(out["value"].min()) / greatest if greatest > 0 else float("nan")

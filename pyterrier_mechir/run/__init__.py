@@ -15,7 +15,7 @@ from pyterrier_mechir.results.stored.artifact import PatchResults
 from pyterrier_mechir.run.notes import Notes, heard
 from pyterrier_mechir.run.source import Source, applied
 from pyterrier_mechir.stages.base.perturb_stage import PerturbStage
-from pyterrier_mechir.stages.pair_scorer import PairScorer
+from pyterrier_mechir.stages.base.stored_stage import StoredStage
 from pyterrier_mechir.stages.results_writer import ResultsWriter
 
 ENGINES = ("local", "ray")
@@ -90,7 +90,7 @@ def run_sweep(
     return PatchResults(out)
 
 
-def split(pipeline: Any) -> tuple[list[pt.Transformer], PairScorer]:
+def split(pipeline: Any) -> tuple[list[pt.Transformer], StoredStage]:
     """The stages before a pipeline's scorer, and the scorer.
 
     Raises:
@@ -98,7 +98,7 @@ def split(pipeline: Any) -> tuple[list[pt.Transformer], PairScorer]:
     """
     stages = list(pipeline) if isinstance(pipeline, pt.Compose) else [pipeline]
     scorer = stages.pop()
-    if not isinstance(scorer, PairScorer):
+    if not isinstance(scorer, StoredStage):
         raise TypeError(
             f"the pipeline of a run should be or end with a PatchScorer or a PairScorer, not {scorer!r}; what comes "
             "after it is for the results of the run."

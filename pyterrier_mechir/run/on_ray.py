@@ -20,7 +20,7 @@ from pyterrier_mechir.results.stored.ledger import Index
 from pyterrier_mechir.results.stored.tables import to_frame, to_table
 from pyterrier_mechir.run.notes import Notes, heard
 from pyterrier_mechir.run.source import TOPICS, Source, applied
-from pyterrier_mechir.stages.pair_scorer import PairScorer
+from pyterrier_mechir.stages.base.stored_stage import StoredStage
 from pyterrier_mechir.stages.results_writer import ResultsWriter, scored, with_hashes, with_one_perturbation
 
 _STORE = 2**29
@@ -43,7 +43,7 @@ _CORES = 4
 
 def run_on_ray(
     writer: ResultsWriter,
-    scorer: PairScorer,
+    scorer: StoredStage,
     before: Sequence[Any],
     source: Source,
     n_workers: int | None,
@@ -71,7 +71,7 @@ def run_on_ray(
         return
     with heard(note):
         given = applied(before, first.head(1))
-        like = scorer.perturbed(given)
+        like = scorer.prepared(given)
     with _cluster(ray, scorer):
         packed: dict[str, Any] = {"stages": []}
         for stage in before:
@@ -150,7 +150,7 @@ class _Worker:
 
         torch.set_num_threads(threads)
         content = BytesIO(ray.get(packed["scorer"]))
-        self._scorer: PairScorer
+        self._scorer: StoredStage
         self._scorer, kind = torch.load(content, map_location=device, weights_only=False)
         ranker = self._scorer.ranker
         if ranker.device.type != kind:
@@ -161,7 +161,7 @@ class _Worker:
     def __call__(self, block: pa.Table) -> dict[str, list[Any]]:
         notes, frame = Notes(), to_frame(block.replace_schema_metadata(self._kinds))
         with heard(notes.add):
-            made = with_hashes(self._scorer.perturbed(frame), self._scorer.text_field)
+            made = with_hashes(self._scorer.prepared(frame), self._scorer.text_field)
             part = made.iloc[self._index.lacking(made)]
             results = _content(to_table(scored(self._scorer, part))) if len(part) else b""
         return {"results": [results], "notes": [json.dumps(notes.messages)]}
@@ -186,7 +186,7 @@ def _fetched(reference: Any) -> Any:
     return ray.get(reference)
 
 
-def _packed(scorer: PairScorer) -> bytes:
+def _packed(scorer: StoredStage) -> bytes:
     """A scorer as any device reads it."""
     import torch
     from ray import cloudpickle
@@ -251,7 +251,7 @@ def _ray() -> Any:
 
 
 @contextmanager
-def _cluster(ray: Any, scorer: PairScorer) -> Iterator[None]:
+def _cluster(ray: Any, scorer: StoredStage) -> Iterator[None]:
     """Be connected to a cluster: the one that there is, or one of this machine for as long as it is needed."""
     begun = not ray.is_initialized()
     quiet = {"log_to_driver": False, "logging_level": logging.WARNING}

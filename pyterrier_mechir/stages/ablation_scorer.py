@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -17,10 +17,15 @@ from pyterrier_mechir.interventions.vectors import place_of
 from pyterrier_mechir.models.sites import Sites, select_sites
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.results.frames import METADATA, as_cells
+from pyterrier_mechir.stages.base.checks import check_results, check_rows
 from pyterrier_mechir.stages.base.text_stage import TextStage
+from pyterrier_mechir.stages.results_writer import Storing
+
+if TYPE_CHECKING:
+    from pyterrier_mechir.patching.cost import Cost
 
 
-class AblationScorer(TextStage):
+class AblationScorer(TextStage, Storing):
     """Re-ranks, and gives each document's score with each site of the ranker ablated by itself.
 
     An ablated head gives the same whatever it reads: nothing (``zero``), what it gives on the average (``mean``), or
@@ -33,7 +38,7 @@ class AblationScorer(TextStage):
     any other component, or ``[entry]`` with sets in ``heads``: the score with that site ablated, as
     ``ranker.edited([Ablate(site, ...)])`` gives it; NaN where ``heads`` or ``layers`` leave a site out.
 
-    ``attrs["mechir"]`` says what was ablated how, and ``reference``: whose mean it is.
+    ``attrs["mechir"]["scorer"]`` says what was ablated how, and ``reference``: whose means or texts were taken.
 
     Args:
         ranker: a ranker, such as :class:`~pyterrier_mechir.BiEncoder`.
@@ -60,6 +65,8 @@ class AblationScorer(TextStage):
     """
 
     schematic: ClassVar = {"label": "AblationScorer"}
+
+    added: ClassVar = ("score", "rank", "ablated_scores")
 
     def __init__(
         self,
@@ -98,6 +105,67 @@ class AblationScorer(TextStage):
         """The sites that are ablated, and the shape of the arrays."""
         return select_sites(self.component, self.ranker.anatomy, self.heads, self.layers)
 
+    @property
+    def whole_frame(self) -> str:
+        if self.by == "zero" or self.reference is not None:
+            return ""
+        return (
+            f"by={self.by!r} takes its reference of the whole frame, so it cannot be written in parts; give "
+            "reference=, a frame or texts"
+        )
+
+    def prepared(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """The input, checked.
+
+        Raises:
+            pt.validate.InputValidationError: a column is missing.
+            ValueError: a query or text that is not a string, or a (qid, docno) that comes twice.
+        """
+        check_results(self, inp, self.text_field)
+        check_rows(inp, ["query", self.text_field])
+        return inp
+
+    def about(self, *, fingerprint: bool = False) -> dict[str, Any]:
+        """What decides the results: ``ranker`` and ``scorer``, as those of :class:`~pyterrier_mechir.PatchScorer`."""
+        reference = self._ablation.told().get("reference", "the documents of the frame")
+        scorer = {
+            "stage": "AblationScorer",
+            "component": self.component if isinstance(self.component, str) else list(self.component),
+            "by": self.by,
+            "reference": "none" if self.by == "zero" else reference,
+            "side": self.side,
+            "heads": None if self.heads is None else repr(self.heads),
+            "layers": None if self.layers is None else list(self.layers),
+            "per": self.per,
+            "seed": self.seed,
+            "text_field": self.text_field,
+        }
+        return {"ranker": self.ranker.about(fingerprint=fingerprint), "scorer": scorer}
+
+    def estimate(self, frame: pd.DataFrame, *, seconds: float = 10.0) -> Cost:
+        """What scoring a frame will cost on this device, before it is paid.
+
+        Some of its documents are scored to find out.
+
+        Args:
+            frame: what the stage would be given.
+            seconds: about how long the probe may take.
+
+        Returns:
+            Forward passes, tokens, seconds and memory (:class:`~pyterrier_mechir.patching.cost.Cost`); printed, one
+            line.
+
+        Raises:
+            pt.validate.InputValidationError: a column is missing.
+            ValueError: a query or text that is not a string, or a (qid, docno) that comes twice.
+        """
+        from pyterrier_mechir.interventions.ablation import estimated
+
+        made = self.prepared(frame)
+        return estimated(
+            self.ranker, made["query"].tolist(), made[self.text_field].tolist(), self.sites.patched, self.side, seconds
+        )
+
     def _scored(self, queries: list[str], texts: list[str]) -> dict[str, Any]:
         from pyterrier_mechir.interventions.ablation import ablated_scores, given_for
 
@@ -118,16 +186,7 @@ class AblationScorer(TextStage):
         return {"score": scores, "ablated_scores": as_cells(row.reshape(sites.shape) for row in found)}
 
     def _metadata(self, inp: pd.DataFrame) -> dict[str, Any]:
-        told = self._ablation.told()
-        reference = "none" if self.by == "zero" else told.get("reference", "the documents of the frame")
-        scorer = {"stage": "AblationScorer", "component": self.component, "side": self.side, "by": self.by}
-        options = {"per": self.per, "seed": self.seed, "heads": repr(self.heads), "layers": repr(self.layers)}
-        said = {
-            "ranker": self.ranker.about(),
-            "scorer": {**scorer, **options},
-            "reference": reference,
-            "sites": [site.name for site in self.sites.sites],
-        }
+        said = {**self.about(), "sites": [site.name for site in self.sites.sites]}
         return {METADATA: inp.attrs.get(METADATA, {}) | said}
 
     def _key(self) -> tuple[Any, ...]:

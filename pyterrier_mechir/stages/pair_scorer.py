@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,14 +15,14 @@ from pyterrier_mechir.stages.base.checks import check_results
 from pyterrier_mechir.stages.base.measure import Measure
 from pyterrier_mechir.stages.base.pair_stage import PairStage
 from pyterrier_mechir.stages.base.rows import PairRows
-from pyterrier_mechir.stages.results_writer import ResultsWriter
+from pyterrier_mechir.stages.results_writer import Storing
 from pyterrier_mechir.text.fillers import Filler
 
 if TYPE_CHECKING:
     from pyterrier_mechir.patching.cost import Cost
 
 
-class PairScorer(PairStage):
+class PairScorer(PairStage, Storing):
     """Scores both sides of every minimal pair, aligned as for patching, without patching anything.
 
     It tells how far a perturbation moves a ranker's score, at the cost of two forward passes a document; it is what
@@ -67,20 +66,6 @@ class PairScorer(PairStage):
     def measure(self) -> Measure:
         """What is measured: the scores of both sides."""
         return Measure()
-
-    def store(self, path: str | Path, *, shard_size: int = 256) -> ResultsWriter:
-        """This stage with its results kept in a :class:`~pyterrier_mechir.PatchResults`, as they are computed.
-
-        What the artifact holds is not computed again, so that a run that died goes on where it was.
-
-        Args:
-            path: directory of the artifact, which is made if it is not there.
-            shard_size: pairs that are written together; what a run that is killed loses at most.
-
-        Raises:
-            ValueError: the stage screens, or ``path`` holds something else.
-        """
-        return ResultsWriter(path, self, shard_size=shard_size)
 
     def estimate(self, frame: pd.DataFrame, *, seconds: float = 10.0) -> Cost:
         """What scoring a frame will cost on this device, before it is paid.

@@ -15,14 +15,13 @@ import pyarrow as pa
 import pyterrier as pt
 
 from pyterrier_mechir.checks import check_batch_size
-from pyterrier_mechir.results.frames import METADATA, PERTURBATION, check_columns, joined
+from pyterrier_mechir.results.frames import METADATA, PERTURBATION, check_columns, joined, perturbed_side
 from pyterrier_mechir.results.stored.ledger import PAIR, PAIR_HASH, Index, Ledger
 from pyterrier_mechir.results.stored.store import Store
 from pyterrier_mechir.results.stored.tables import to_frame, to_table
-from pyterrier_mechir.stages.base.effect_columns import ADDED
 from pyterrier_mechir.stages.base.keyed import Keyed
-from pyterrier_mechir.stages.base.pair_stage import PairStage
 from pyterrier_mechir.stages.base.rows import PairRows
+from pyterrier_mechir.stages.base.stored_stage import StoredStage
 
 
 class ResultsWriter(Keyed, pt.Transformer):
@@ -42,7 +41,7 @@ class ResultsWriter(Keyed, pt.Transformer):
 
     Raises:
         TypeError: ``scorer`` is no scorer.
-        ValueError: it screens, which needs the whole frame at once; or ``path`` holds something else.
+        ValueError: it needs the whole frame at once, as screening does; or ``path`` holds something else.
     """
 
     schematic: ClassVar = {"label": "ResultsWriter"}
@@ -50,18 +49,17 @@ class ResultsWriter(Keyed, pt.Transformer):
     def __init__(
         self,
         path: str | Path,
-        scorer: PairStage | None = None,
+        scorer: StoredStage | None = None,
         *,
         text_field: str = "text",
         shard_size: int = 256,
     ):
-        if scorer is not None and not isinstance(scorer, PairStage):
-            raise TypeError(f"scorer should be a PatchScorer or a PairScorer, not a {type(scorer).__name__}.")
-        if scorer is not None and scorer.measure.screen is not None:
-            raise ValueError(
-                "a screened run verifies the best sites of the whole frame, so it cannot be written in parts; leave "
-                "screen out, or write its output with writer() after it."
+        if scorer is not None and not isinstance(scorer, StoredStage):
+            raise TypeError(
+                f"scorer should be a PatchScorer, a PairScorer or an AblationScorer, not a {type(scorer).__name__}."
             )
+        if scorer is not None and scorer.whole_frame:
+            raise ValueError(f"{scorer.whole_frame}.")
         self.path = str(path)
         self.scorer = scorer
         self.text_field = text_field if scorer is None else scorer.text_field
@@ -74,7 +72,7 @@ class ResultsWriter(Keyed, pt.Transformer):
 
     def fuse_left(self, left: pt.Transformer) -> pt.Transformer | None:
         """Take the scorer before this stage in, so that it computes only what is not written."""
-        if self.scorer is None and isinstance(left, PairStage) and left.measure.screen is None:
+        if self.scorer is None and isinstance(left, StoredStage) and not left.whole_frame:
             return ResultsWriter(self.path, left, shard_size=self.shard_size)
         return None
 
@@ -95,7 +93,7 @@ class ResultsWriter(Keyed, pt.Transformer):
                 raise ValueError("writer() writes the results of a scorer; put a PatchScorer before it, or into it.")
             made = inp
         else:
-            made = self.scorer.perturbed(inp)
+            made = self.scorer.prepared(inp)
         if not len(made):
             return made if self.scorer is None else self.scorer.transform(made)
         hashed = with_hashes(made, self.text_field)
@@ -124,7 +122,7 @@ class ResultsWriter(Keyed, pt.Transformer):
         """
         if self.scorer is None:
             raise ValueError("a writer without a scorer has nothing to compute; give writer() a scorer.")
-        parts = in_parts(with_one_perturbation(map(self.scorer.perturbed, frames)), self.shard_size)
+        parts = in_parts(with_one_perturbation(map(self.scorer.prepared, frames)), self.shard_size)
         with listen():
             first = next(parts, None)
         if first is None:
@@ -169,7 +167,7 @@ class ResultsWriter(Keyed, pt.Transformer):
         Raises:
             ValueError: a column, or the attrs, cannot; the message names it.
         """
-        replaced = [] if self.scorer is None else ADDED
+        replaced = [] if self.scorer is None else self.scorer.added
         to_table(made.drop(columns=[PAIR_HASH, "rank", *replaced], errors="ignore"))
 
     def _write(self, ledger: Ledger, lacking: pd.DataFrame, done: Callable[[int], object] | None = None) -> None:
@@ -181,8 +179,9 @@ class ResultsWriter(Keyed, pt.Transformer):
                 done(len(part))
 
     def _ranked(self, made: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
-        added = {name: results[name].to_numpy() for name in ADDED if name in results.columns}
-        out = made.drop(columns=ADDED, errors="ignore").assign(**added)
+        assert self.scorer is not None
+        added = {name: results[name].to_numpy() for name in self.scorer.added if name in results.columns}
+        out = made.drop(columns=list(self.scorer.added), errors="ignore").assign(**added)
         out.attrs = made.attrs | {METADATA: results.attrs[METADATA]}
         return pt.model.add_ranks(out)
 
@@ -197,6 +196,24 @@ class ResultsWriter(Keyed, pt.Transformer):
         return "unknown" if self.scorer is None else str(self.scorer.ranker.device)
 
 
+class Storing(StoredStage):
+    """A stage whose results can be kept as they are computed."""
+
+    def store(self, path: str | Path, *, shard_size: int = 256) -> ResultsWriter:
+        """This stage with its results kept in a :class:`~pyterrier_mechir.PatchResults`, as they are computed.
+
+        What the artifact holds is not computed again, so that a run that died goes on where it was.
+
+        Args:
+            path: directory of the artifact, which is made if it is not there.
+            shard_size: rows that are written together; what a run that is killed loses at most.
+
+        Raises:
+            ValueError: the stage needs the whole frame at once, or ``path`` holds something else.
+        """
+        return ResultsWriter(path, self, shard_size=shard_size)
+
+
 def with_hashes(frame: pd.DataFrame, text_field: str) -> pd.DataFrame:
     """A frame with its ``pair_hash``: a digest of each row's query and texts.
 
@@ -205,14 +222,15 @@ def with_hashes(frame: pd.DataFrame, text_field: str) -> pd.DataFrame:
     """
     if PAIR_HASH in frame.columns:
         raise ValueError(f"column {PAIR_HASH!r} is one that stored results have of their own; rename or drop it first.")
-    pairs = PairRows.of(frame, text_field)
+    is_plain = perturbed_side(frame, text_field) is None
+    pairs = PairRows.unedited(frame, text_field) if is_plain else PairRows.of(frame, text_field)
     made = ("" if text is None else pairs.key(row)[1:] for row, text in enumerate(pairs.perturbed))
     rows = zip(frame["qid"], frame["docno"], frame["query"], frame[text_field], made, strict=True)
     encoded = (repr(row).encode("utf-8", "surrogatepass") for row in rows)
     return frame.assign(**{PAIR_HASH: [hashlib.blake2b(row, digest_size=16).hexdigest() for row in encoded]})
 
 
-def scored(scorer: PairStage | None, part: pd.DataFrame) -> pd.DataFrame:
+def scored(scorer: StoredStage | None, part: pd.DataFrame) -> pd.DataFrame:
     """Pairs as they are stored: what a scorer makes of them, without ranks, and their ``pair_hash``.
 
     Args:

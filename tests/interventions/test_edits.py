@@ -22,6 +22,7 @@ from pyterrier_mechir import (
     AttentionPatterns,
     MonoT5,
     PairScorer,
+    PatchResults,
     PatchScorer,
     PerturbDocs,
     Scale,
@@ -29,8 +30,10 @@ from pyterrier_mechir import (
     Splade,
     Steer,
     head_means,
+    run_sweep,
 )
-from pyterrier_mechir.interventions.means import POSITION_CLASSES, position_classes
+from pyterrier_mechir.interventions.means import POSITION_CLASSES
+from pyterrier_mechir.interventions.references import position_classes
 from pyterrier_mechir.interventions.vectors import place_of
 from pyterrier_mechir.models.sites import parse_site
 from pyterrier_mechir.perturb import TFC1
@@ -335,11 +338,39 @@ def test_the_frame_tells_what_was_ablated_how(bi_encoder):
     told = AblationScorer(bi_encoder, "mlp_out", "mean")(FRAME).attrs["mechir"]
     assert (
         told["sites"] == ["L0.mlp_out", "L1.mlp_out", "L2.mlp_out"]
-        and told["reference"] == "the documents of the frame"
+        and told["scorer"]["reference"] == "the documents of the frame"
     )
     assert told["scorer"]["by"] == "mean" and told["ranker"]["ranker"] == "BiEncoder"
-    assert AblationScorer(bi_encoder, by="zero")(FRAME).attrs["mechir"]["reference"] == "none"
+    assert AblationScorer(bi_encoder, by="zero").about()["scorer"]["reference"] == "none"
     json.dumps(told)
+
+
+def test_results_are_kept_and_not_computed_again(bi_encoder, tmp_path, monkeypatch):
+    scorer = AblationScorer(bi_encoder, reference=FRAME)
+    wanted = scorer(FRAME)
+    with pytest.raises(ValueError, match="give reference="):
+        AblationScorer(bi_encoder).store(tmp_path / "none")
+    first = scorer.store(tmp_path / "kept", shard_size=3)(FRAME.iloc[:4])
+    monkeypatch.setattr(AblationScorer, "_scored", lambda self, queries, texts: pytest.fail("computed again"))
+    again = scorer.store(tmp_path / "kept")(FRAME.iloc[:4])
+    assert_near(np.stack(first["ablated_scores"]), np.stack(again["ablated_scores"]))
+    monkeypatch.undo()
+    whole = scorer.store(tmp_path / "kept")(FRAME).sort_values("docno")
+    assert_near(np.stack(whole["ablated_scores"]), np.stack(wanted["ablated_scores"]))
+    assert whole.attrs["mechir"]["sites"] == wanted.attrs["mechir"]["sites"]
+    assert len(PatchResults(tmp_path / "kept")) == len(FRAME)
+
+
+def test_a_run_of_ablations_is_a_run_like_any_other(cross_encoder, tmp_path):
+    scorer = AblationScorer(cross_encoder, by="zero")
+    found = run_sweep(scorer, FRAME, tmp_path / "run", shard_size=2, verbose=False).frame().sort_values("docno")
+    assert_near(np.stack(found["ablated_scores"]), np.stack(scorer(FRAME)["ablated_scores"]))
+
+
+def test_a_cost_is_told_before_it_is_paid(bi_encoder):
+    cost = AblationScorer(bi_encoder, by="zero").estimate(FRAME, seconds=0.2)
+    assert cost.n_pairs == 7 and cost.n_sites == 12 and cost.seconds > 0
+    assert cost.forward_passes == 7 * 13 + 3 * 13
 
 
 def test_an_empty_frame_keeps_its_columns(bi_encoder):

@@ -149,7 +149,7 @@ def test_queries_may_be_what_varies(bi_encoder):
         ({"L0H9": np.ones(8)}, "no head"),
         ({"L0.resid_post": np.ones(8)}, r"shape \(8,\); it should be \(32,\)"),
         ({"L0H1": np.ones(32)}, r"shape \(32,\); it should be \(8,\)"),
-        ({"L0H1.pattern": np.ones(32)}, "no site to steer"),
+        ({"L0H1.pattern": np.ones(32)}, "no site to edit"),
         ({"somewhere": np.ones(32)}, "names no site"),
     ],
 )

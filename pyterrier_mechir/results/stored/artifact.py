@@ -13,7 +13,7 @@ import pandas as pd
 from pyterrier_mechir.results.stored.store import Store
 
 if TYPE_CHECKING:
-    from pyterrier_mechir.stages.base.pair_stage import PairStage
+    from pyterrier_mechir.stages.base.stored_stage import StoredStage
     from pyterrier_mechir.stages.results_writer import ResultsWriter
 
 
@@ -40,13 +40,13 @@ class PatchResults(Store):
         ValueError: the directory holds something else.
     """
 
-    def writer(self, scorer: PairStage | None = None, *, shard_size: int = 256) -> ResultsWriter:
+    def writer(self, scorer: StoredStage | None = None, *, shard_size: int = 256) -> ResultsWriter:
         """A stage that scores and writes, and does not score again what is written.
 
         Args:
-            scorer: a :class:`~pyterrier_mechir.PatchScorer` or :class:`~pyterrier_mechir.PairScorer`, in whose place
-                the stage stands. None writes what comes in from a scorer before it, which then computes everything; a
-                pipeline's ``compile()`` puts the scorer in.
+            scorer: a :class:`~pyterrier_mechir.PatchScorer`, :class:`~pyterrier_mechir.PairScorer` or
+                :class:`~pyterrier_mechir.AblationScorer`, in whose place the stage stands. None writes what comes in
+                from a scorer before it, which then computes everything; a pipeline's ``compile()`` puts the scorer in.
             shard_size: pairs that are written together; what a run that is killed loses at most.
         """
         from pyterrier_mechir.stages.results_writer import ResultsWriter

@@ -21,10 +21,10 @@ from pyterrier_mechir.rankers.unwrap import document_ranker
 from pyterrier_mechir.results.frames import METADATA, PERTURBATION, perturbed_side
 from pyterrier_mechir.stages.base.checks import check_results, check_rows
 from pyterrier_mechir.stages.base.effect_columns import ADDED, EffectColumns
-from pyterrier_mechir.stages.base.keyed import Keyed
 from pyterrier_mechir.stages.base.measure import Measure
 from pyterrier_mechir.stages.base.perturb_stage import perturbed
 from pyterrier_mechir.stages.base.rows import AlignedRows, PairRows
+from pyterrier_mechir.stages.base.stored_stage import StoredStage
 from pyterrier_mechir.text.fillers import Filler
 from pyterrier_mechir.text.positions import ALL
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.patching.plan import Plan
 
 
-class PairStage(Keyed, pt.Transformer):
+class PairStage(StoredStage):
     """Scores both sides of every minimal pair of a frame, and measures what its :attr:`measure` says.
 
     1. A frame without a perturbed side is perturbed (:meth:`perturbed`).
@@ -44,6 +44,8 @@ class PairStage(Keyed, pt.Transformer):
 
     The arguments are those of :class:`~pyterrier_mechir.PairScorer`.
     """
+
+    added = ADDED
 
     def __init__(
         self,
@@ -70,6 +72,15 @@ class PairStage(Keyed, pt.Transformer):
     @abstractmethod
     def measure(self) -> Measure:
         """What is measured."""
+
+    @property
+    def whole_frame(self) -> str:
+        if self.measure.screen is None:
+            return ""
+        return (
+            "a screened run verifies the best sites of the whole frame, so it cannot be written in parts; leave screen "
+            "out, or write its output with writer() after it"
+        )
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
         """None: a ranker is interpreted, not run as a stage."""
@@ -99,6 +110,9 @@ class PairStage(Keyed, pt.Transformer):
         known = {} if made_by is None else {PERTURBATION: made_by}
         out.attrs = inp.attrs | {METADATA: known | self.about() | measure.told(swept)}
         return pt.model.add_ranks(out)
+
+    def prepared(self, inp: pd.DataFrame) -> pd.DataFrame:
+        return self.perturbed(inp)
 
     def perturbed(self, inp: pd.DataFrame) -> pd.DataFrame:
         """The input with its perturbed side, which ``perturbation`` makes where it has none.
