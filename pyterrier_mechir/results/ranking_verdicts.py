@@ -19,6 +19,11 @@ _MOST_NAMED = 5
 _ADJUSTED = {"holm": "after Holm", "bh": "after Benjamini and Hochberg"}
 
 
+def level_of(frame: pd.DataFrame) -> float:
+    """The level of the tests of a table, 0.05 where its attrs are lost."""
+    return float(frame.attrs.get(METADATA, {}).get(RANKING_EFFECTS, {}).get("alpha", 0.05))
+
+
 def verdicts(frame: pd.DataFrame) -> list[str]:
     """What a table of ranking effects amounts to, a paragraph for each of its measures.
 
