@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.stages.patch_scorer import PatchScorer
     from pyterrier_mechir.stages.perturb_docs import PerturbDocs
     from pyterrier_mechir.stages.perturb_queries import PerturbQueries
+    from pyterrier_mechir.stages.ranking_effects import RankingEffects
     from pyterrier_mechir.stages.score_attribution import ScoreAttribution
     from pyterrier_mechir.stages.score_lens import ScoreLens
     from pyterrier_mechir.stages.settings import Sweep
@@ -95,6 +96,7 @@ _HOMES = {
     "PerturbQueries": "stages.perturb_queries",
     "QueryTokenScore": "patching.metrics",
     "RankShift": "results.measures",
+    "RankingEffects": "stages.ranking_effects",
     "Scale": "interventions.edits",
     "ScoreAttribution": "stages.score_attribution",
     "ScoreLens": "stages.score_lens",
@@ -157,6 +159,7 @@ __all__ = [
     "PerturbQueries",
     "QueryTokenScore",
     "RankShift",
+    "RankingEffects",
     "Scale",
     "ScoreAttribution",
     "ScoreLens",

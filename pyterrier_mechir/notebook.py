@@ -1,7 +1,8 @@
 """How frames and rankers look in a notebook.
 
 ``register(get_ipython())``, or ``%load_ext pyterrier_mechir.notebook``, lets IPython show the frames of ``PatchScorer``
-and ``AggregateHeads`` with drawings of their effects. All other frames look as pandas shows them.
+and ``AggregateHeads`` with drawings of their effects, and those of ``RankingEffects`` with a sentence that says whether
+they are more than noise. All other frames look as pandas shows them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _PATCHED = {"qid", "docno", "score_baseline", "score_perturbed", "patch_scores", "patch_effect"}
 _AGGREGATED = {"docno", "component", "layer", "score", "n_pairs", "n_skipped", "p_adjusted"}
+_RANKINGS = {"docno", "component", "layer", "measure", "value", "score", "p_adjusted", "n_queries"}
 _SHOWN = {*_PATCHED, "query", "text", "text_perturbed", "query_perturbed", "rank", "score"}
 _MOST_PAIRS, _MOST_COMPONENTS = 10, 20
 _MOST_CELLS = 3000
@@ -103,6 +105,8 @@ def _results(frame: pd.DataFrame) -> str | None:
         return _patched(frame)
     if columns >= _AGGREGATED and len(frame):
         return _aggregated(frame)
+    if columns >= _RANKINGS and len(frame):
+        return _ranking_effects(frame)
     return None
 
 
@@ -249,6 +253,37 @@ def _aggregated(frame: pd.DataFrame) -> str:
     )
     marked = ["* adjusted p below 0.05"] if (shown["p_adjusted"] < SIGNIFICANT).any() else []
     return _page(f"<p>{escape('; '.join([*counts, *marked]))}</p>", _table(header, rows))
+
+
+def _ranking_effects(frame: pd.DataFrame) -> str:
+    """What ranking effects amount to, and those of greatest size."""
+    import numpy as np
+
+    from pyterrier_mechir.plots.markup import bar_ends, interval, interval_bar, number, p_value, signed
+    from pyterrier_mechir.results.ranking_verdicts import level_of, verdicts
+
+    largest = np.argsort(-frame["score"].abs().to_numpy(), kind="stable")[:_MOST_COMPONENTS]
+    shown, alpha = frame.iloc[np.sort(largest)], level_of(frame)
+    low, high = (shown.get(name, shown["score"]) for name in ("ci_low", "ci_high"))
+    ends = bar_ends(shown["score"], low, high)
+    header = ["measure", "rank", "component", "without it", "change", "", "interval", "adjusted p"]
+    rows = [
+        [
+            _cell(str(row["measure"])),
+            _cell(str(row.get("rank", "")), is_number=True),
+            _cell(str(row["docno"])),
+            _cell(number(row["value"]), is_number=True),
+            _cell(signed(row["score"]), is_number=True),
+            f"<td>{interval_bar(row['score'], first, last, ends)}</td>",
+            _cell(interval(first, last)),
+            _cell(p_value(row["p_adjusted"]) + (" *" if row["p_adjusted"] < alpha else ""), is_number=True),
+        ]
+        for (_, row), first, last in zip(shown.iterrows(), low, high, strict=True)
+    ]
+    counts = [f"The {len(rows)} greatest of {len(frame):,} changes"] if len(frame) > len(rows) else []
+    counts += [f"* adjusted p below {alpha:g}"] if (shown["p_adjusted"] < alpha).any() else []
+    said = "".join(f"<p>{escape(text)}</p>" for text in verdicts(frame))
+    return _page(said, f"<p>{escape('; '.join(counts))}</p>", _table(header, rows))
 
 
 def _cell(text: str, *, title: str = "", is_number: bool = False) -> str:

@@ -18,7 +18,7 @@ def aggregated(frame: pd.DataFrame, figure: str, needs: Sequence[str] = ("layer"
         needs: columns that it has to have.
 
     Raises:
-        ValueError: it is neither, or holds the effects of several estimators.
+        ValueError: it is neither, or holds the effects of several estimators or measures.
     """
     if "patch_effect" in frame.columns:
         from pyterrier_mechir.results.aggregate import aggregate
@@ -27,7 +27,8 @@ def aggregated(frame: pd.DataFrame, figure: str, needs: Sequence[str] = ("layer"
     if not set(needs) <= set(frame.columns):
         columns = f"{', '.join(needs[:-1])} and {needs[-1]}"
         raise ValueError(f"{figure} draws frames of AggregateHeads or PatchScorer; this one has no {columns}.")
-    check_one(frame, "estimator", figure)
+    for column in ("estimator", "measure"):
+        check_one(frame, column, figure)
     return frame
 
 

@@ -24,24 +24,24 @@ def plot_heads(
     title: str | None = None,
     annotate: bool | None = None,
     limit: float | None = None,
-    label: str = "patching effect",
+    label: str | None = None,
     alpha: float | None = 0.05,
 ) -> Axes:
     """Draw a head map: layers downwards, heads across, on a diverging scale centred on 0.
 
-    Red heads move the score the way the perturbation does, blue heads against it; the scale is safe for colour-blind
-    readers. Heads whose adjusted p-value is below ``alpha`` have a marked corner, where the frame has p-values of a
-    single group.
+    Red heads move the score the way the perturbation does, blue heads against it (of ranking effects: red is a ranking
+    that is better without the head, blue one that is worse); the scale is safe for colour-blind readers. Heads whose
+    adjusted p-value is below ``alpha`` have a marked corner, where the frame has p-values of a single group.
 
     Args:
-        effects: an :class:`~pyterrier_mechir.AggregateHeads` frame (several groups are averaged) or a
-            :class:`~pyterrier_mechir.PatchScorer` frame (its pairs are pooled by ratio of means), or a matrix
-            ``[layer, head]``.
+        effects: an :class:`~pyterrier_mechir.AggregateHeads` frame (several groups are averaged), a
+            :class:`~pyterrier_mechir.RankingEffects` frame of one measure, a :class:`~pyterrier_mechir.PatchScorer`
+            frame (its pairs are pooled by ratio of means), or a matrix ``[layer, head]``.
         ax: axes to draw on; a new figure by default.
         title: of the axes.
         annotate: write the values; by default where there is room.
         limit: value at the ends of the scale; by default the largest absolute effect.
-        label: of the colour bar.
+        label: of the colour bar; by default ``patching effect``, or, of ranking effects, the change of their measure.
         alpha: the level below which an adjusted p-value (``p_adjusted``) is marked; None marks none.
 
     Returns:
@@ -59,8 +59,15 @@ def plot_heads(
     ax.set_yticks(range(n_layers))
     finish(ax, title, "head", "layer")
     mark_significant(ax, p_values, alpha, image)
-    colour_bar(image, ax, label)
+    colour_bar(image, ax, _label(effects) if label is None else label)
     return ax
+
+
+def _label(effects: Any) -> str:
+    """What the colours stand for."""
+    if isinstance(effects, pd.DataFrame) and "measure" in effects.columns and len(effects):
+        return f"change of {effects['measure'].iloc[0]} without the head"
+    return "patching effect"
 
 
 def _matrices(effects: Any) -> tuple[np.ndarray, np.ndarray]:

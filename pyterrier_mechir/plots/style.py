@@ -36,6 +36,9 @@ LITERAL: dict[str, Any] = {"parse_math": False}
 SMALL = 8
 """Font size of notes, legends and tokens."""
 
+_FINE = 0.1
+"""Scales that end below this are written with a decimal more."""
+
 _BAR = 0.15
 """Width of a colour bar in inches."""
 
@@ -96,9 +99,10 @@ def effect_map(ax: Axes, effects: np.ndarray, norm: TwoSlopeNorm, *, annotate: b
     image = ax.imshow(effects, cmap=DIVERGING, norm=norm, aspect="auto")
     if annotate:
         style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7}
+        digits = 2 if image.get_clim()[1] >= _FINE else 3
         for (row, column), value in np.ndenumerate(effects):
             if np.isfinite(value):
-                ax.text(column, row, _short(value), color=ink(image, value), **style)
+                ax.text(column, row, _short(value, digits), color=ink(image, value), **style)
     return image
 
 
@@ -175,6 +179,6 @@ def _drawn(image: AxesImage) -> np.ndarray:
     return np.ma.filled(values, np.nan)
 
 
-def _short(value: float) -> str:
-    text = f"{value:.2f}"
+def _short(value: float, digits: int = 2) -> str:
+    text = f"{value:.{digits}f}"
     return "0" if float(text) == 0 else text.replace("0.", ".", 1)

@@ -170,7 +170,7 @@ def ranked_components(labels: list[Label], columns: dict[str, Any]) -> pd.DataFr
 
 def typed(frame: pd.DataFrame, statistics: Sequence[str], extra: Sequence[str] = ()) -> pd.DataFrame:
     """The columns of a frame of components in their order and types: its identity, more strings, and statistics."""
-    kinds: dict[str, Any] = dict.fromkeys(["rank", "n_pairs", "n_skipped"], "int64") | {"head": "Int64"}
+    kinds: dict[str, Any] = dict.fromkeys(["rank", "n_pairs", "n_skipped", "n_queries"], "int64") | {"head": "Int64"}
     kinds |= dict.fromkeys(["qid", "docno", "component", *extra], "str")
     columns = [*_IDENTITY, *extra, *statistics]
     frame = frame.reindex(columns=columns)

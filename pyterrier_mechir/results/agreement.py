@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, rankdata
+from scipy.stats import norm
 
 from pyterrier_mechir.results.compare import Sides, read_sides
-from pyterrier_mechir.results.effects import over
 from pyterrier_mechir.results.frames import METADATA, check_columns
 from pyterrier_mechir.results.given_ranking import AgainstRanking
-from pyterrier_mechir.results.statistics import levels, resamples
+from pyterrier_mechir.results.statistics import levels, random_halves, resamples, spearman
 
 
 def head_agreement(
@@ -147,8 +146,7 @@ def split_halves(
     n_queries = len(sides.first.weights)
     if n_queries < 4:
         raise ValueError(f"halves of {n_queries} queries tell nothing; give the results of at least 4 queries.")
-    rng = np.random.default_rng(seed)
-    half = np.argsort(rng.random((n_splits, n_queries)), axis=1) < n_queries // 2
+    half = random_halves(n_queries, n_splits=n_splits, seed=seed)
     maps = sides.maps(half.astype(np.float64))[0], sides.maps((~half).astype(np.float64))[0]
     rows = []
     for name, (measure, _, _) in _measures(_checked(k, len(sides.labels))).items():
@@ -175,15 +173,9 @@ _Measure = tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], Callable[[Any],
 
 def _measures(k: int) -> dict[str, _Measure]:
     return {
-        "spearman": (_spearman, lambda value: np.arctanh(np.clip(value, -1 + 1e-9, 1 - 1e-9)), np.tanh),
+        "spearman": (spearman, lambda value: np.arctanh(np.clip(value, -1 + 1e-9, 1 - 1e-9)), np.tanh),
         f"overlap@{k}": (lambda one, other: _overlap(one, other, k), lambda value: value, lambda it: np.clip(it, 0, 1)),
     }
-
-
-def _spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    ranks = [rankdata(side, axis=1) for side in (first, second)]
-    one, other = (side - side.mean(axis=1, keepdims=True) for side in ranks)
-    return over((one * other).sum(axis=1), np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1)))
 
 
 def _overlap(first: np.ndarray, second: np.ndarray, k: int) -> np.ndarray:

@@ -13,7 +13,7 @@ cluster. The steps from pairs to a row of statistics for each component:
    :func:`levels` gives, which are further out than the coverage says, since few clusters vary too little.
 4. P-value (:func:`sign_flips`): flip the sign of each cluster's sum, in all ways where these are few, else in random
    ones; p is the share of flips whose sum over clusters is at least as far from 0 as the one that was measured.
-5. Adjust the p-values for the number of components (:func:`adjusted`).
+5. Adjust the p-values for the number of components (:func:`adjusted`, :func:`holm`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.stats import false_discovery_control, norm, t
+from scipy.stats import false_discovery_control, norm, rankdata, t
 
 from pyterrier_mechir.results.effects import over
 
@@ -187,9 +187,7 @@ def sign_flips(sums: np.ndarray, present: np.ndarray, *, n_flips: int, seed: int
         rounding = 1e-10 * np.abs(effects).sum(axis=0)
         total_sum = effects.sum(axis=0)
         threshold = np.abs(total_sum) - rounding
-        n_others = 2 ** (n - 1) - 1
-        is_exact = n_others < max(n_flips, _ENUMERATED)
-        total = n_others if is_exact else n_flips
+        total, is_exact = _flips(n, n_flips)
         rng, first, reached = np.random.default_rng(seed), 1, np.zeros(len(components), np.int64)
         for size in _chunks(total, max(n, len(components))):
             flipped: np.ndarray
@@ -204,6 +202,18 @@ def sign_flips(sums: np.ndarray, present: np.ndarray, *, n_flips: int, seed: int
     return p_values
 
 
+def least_p(n_clusters: int, n_flips: int) -> float:
+    """The least p-value that :func:`sign_flips` can give of so many clusters and random flips."""
+    return 1 / (1 + _flips(n_clusters, n_flips)[0]) if n_clusters > 1 else 1.0
+
+
+def _flips(n_clusters: int, n_flips: int) -> tuple[int, bool]:
+    """How many flips are tried, and whether these are all, up to a common sign, but the one that changes nothing."""
+    n_others = 2 ** (n_clusters - 1) - 1
+    is_exact = n_others < max(n_flips, _ENUMERATED)
+    return (n_others if is_exact else n_flips), is_exact
+
+
 def n_flips(n_boot: int, n_components: int) -> int:
     """How many random flips let the p-value of one component stay small after adjustment for all of them."""
     return max(n_boot, min(50 * n_components, 10_000))
@@ -215,6 +225,28 @@ def adjusted(p_values: np.ndarray) -> np.ndarray:
     if known.any():
         out[known] = false_discovery_control(p_values[known])
     return out
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """P-values adjusted for their number by Holm (1979); missing ones stay so and do not count."""
+    out, known = np.full(p_values.shape, np.nan), np.flatnonzero(np.isfinite(p_values))
+    order = known[np.argsort(p_values[known], kind="stable")]
+    steps = np.arange(len(order), 0, -1) * p_values[order]
+    out[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return out
+
+
+def random_halves(n: int, *, n_splits: int, seed: int) -> np.ndarray:
+    """Which of ``n`` things are in the first half of random splits, ``[split, thing]``."""
+    rng = np.random.default_rng(seed)
+    return np.argsort(rng.random((n_splits, n)), axis=1) < n // 2
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Spearman's rank correlation of each row, ``[row, component]``; missing where all of a row is the same."""
+    ranks = [rankdata(side, axis=1) for side in (first, second)]
+    one, other = (side - side.mean(axis=1, keepdims=True) for side in ranks)
+    return over((one * other).sum(axis=1), np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1)))
 
 
 def _alike(present: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

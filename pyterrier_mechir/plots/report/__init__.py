@@ -18,6 +18,7 @@ from pyterrier_mechir.plots.colours import STEPS, scale
 from pyterrier_mechir.plots.markup import LITERAL_CLASSES, number, signed
 from pyterrier_mechir.plots.report.effects import effect_maps, strongest
 from pyterrier_mechir.plots.report.examples import Examples, make_examples
+from pyterrier_mechir.plots.report.ranking import spared
 from pyterrier_mechir.plots.report.tables import as_given, definitions, effectiveness, pair_rows, run_of
 from pyterrier_mechir.results.aggregate import aggregate
 from pyterrier_mechir.results.effects import change
@@ -33,6 +34,7 @@ def write_report(
     experiment: pd.DataFrame | None = None,
     examples: pd.DataFrame | None = None,
     title: str | None = None,
+    ranking_effects: pd.DataFrame | None = None,
 ) -> Path:
     """Write what a run found as one HTML file, which loads nothing and works offline.
 
@@ -50,6 +52,7 @@ def write_report(
         examples: the output of ``PatchScorer(positions="each")`` for a few of the pairs, whose effects colour the
             tokens of the texts. A frame that has these itself needs none.
         title: of the report.
+        ranking_effects: the output of :class:`~pyterrier_mechir.RankingEffects`, for what the ranking can spare.
 
     Returns:
         The path.
@@ -74,6 +77,7 @@ def write_report(
         run=definitions(run),
         measured=measured,
         **_effects(frame),
+        spared=[] if ranking_effects is None else spared(ranking_effects),
         examples=shown,
         grades=_grades(qrels),
         data=_data(shown),

@@ -61,6 +61,7 @@ class PatchResults(Store):
         experiment: pd.DataFrame | None = None,
         examples: pd.DataFrame | PatchResults | None = None,
         title: str | None = None,
+        ranking_effects: pd.DataFrame | None = None,
     ) -> Path:
         """Write a report: one HTML page that needs no network.
 
@@ -71,6 +72,7 @@ class PatchResults(Store):
             examples: results of ``positions="each"`` for some of the pairs, whose effects colour the tokens of the
                 example documents; as a frame or an artifact.
             title: of the page.
+            ranking_effects: a frame of :class:`~pyterrier_mechir.RankingEffects`, for what the ranking can spare.
 
         Returns:
             The path.
@@ -82,5 +84,12 @@ class PatchResults(Store):
 
         tokens = examples.frame() if isinstance(examples, PatchResults) else examples
         return write_report(
-            self.frame(), path, about=self.about, qrels=qrels, experiment=experiment, examples=tokens, title=title
+            self.frame(),
+            path,
+            about=self.about,
+            qrels=qrels,
+            experiment=experiment,
+            examples=tokens,
+            title=title,
+            ranking_effects=ranking_effects,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 import pyterrier as pt
 
 
@@ -27,12 +28,24 @@ class Keyed:
     def __repr__(self) -> str:
         shown: list[str] = []
         for attribute in pt.inspect.transformer_attributes(self):  # type: ignore[arg-type]
-            if attribute.name == "verbose" or attribute.value == attribute.init_default_value:
+            if attribute.name == "verbose" or _is_same(attribute.value, attribute.init_default_value):
                 continue
             is_positional = attribute.name in ("ranker", "perturbation") and not shown
-            shown.append(repr(attribute.value) if is_positional else f"{attribute.name}={attribute.value!r}")
+            shown.append(
+                _written(attribute.value) if is_positional else f"{attribute.name}={_written(attribute.value)}"
+            )
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
+def _is_same(value: Any, default: Any) -> bool:
+    return not isinstance(value, pd.DataFrame) and bool(value == default)
+
+
+def _written(value: Any) -> str:
+    return f"<{len(value)} rows>" if isinstance(value, pd.DataFrame) else repr(value)
+
+
 def _frozen(value: Any) -> Any:
+    if isinstance(value, pd.DataFrame):
+        return tuple(value.columns), pd.util.hash_pandas_object(value, index=False).to_numpy().tobytes()
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
