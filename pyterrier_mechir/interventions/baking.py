@@ -212,7 +212,9 @@ class _Maps:
 
     def _of(self, module: nn.Module, edit: _Sum) -> _Weights:
         if module not in self.found:
-            is_norm = isinstance(module, nn.LayerNorm) or (type(module).__name__.endswith("RMSNorm") and not edit.scales)
+            is_norm = isinstance(module, nn.LayerNorm) or (
+                type(module).__name__.endswith("RMSNorm") and not edit.scales
+            )
             if not is_norm and not isinstance(module, (nn.Linear, nn.Embedding)):
                 raise self._cannot(
                     edit.scaled_by or edit.shifted_by,

@@ -76,7 +76,7 @@ class Anatomy:
             ValueError: the other has not as many layers, heads or features.
         """
         made = Anatomy(twin, decoder=self._decoder)
-        if made._shape != self._shape:
+        if made.shape != self.shape:
             raise ValueError(
                 f"the {type(twin).__name__} had {self!r} when the ranker was made, and has {made!r} now; make the "
                 "ranker again."
@@ -85,7 +85,8 @@ class Anatomy:
         return made
 
     @property
-    def _shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, ...]:
+        """Layers, heads, groups of these, and the widths of the stream, of all heads and of the MLP."""
         return self.n_layers, self.n_heads, self.n_kv_heads, self.width("resid_pre"), self.width("z"), self.n_neurons
 
     def __repr__(self) -> str:
