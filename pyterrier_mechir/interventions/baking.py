@@ -148,7 +148,8 @@ def _bake_stack(anatomy: Anatomy, edits: dict[Key, list[tuple[Any, str]]]) -> No
     maps = _Maps(anatomy)
     for (layer, activation), of_key in edits.items():
         width = anatomy.width(activation)
-        made = _Sum((layer, activation), *(start(width, dtype=torch.float64) for start in (torch.ones, torch.zeros)))
+        one, nought = torch.ones(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
+        made = _Sum((layer, activation), one, nought)
         for edit, name in of_key:
             made.add(edit, name)
         if made.scales or made.shifts:
@@ -212,10 +213,8 @@ class _Maps:
 
     def _of(self, module: nn.Module, edit: _Sum) -> _Weights:
         if module not in self.found:
-            is_norm = isinstance(module, nn.LayerNorm) or (
-                type(module).__name__.endswith("RMSNorm") and not edit.scales
-            )
-            if not is_norm and not isinstance(module, (nn.Linear, nn.Embedding)):
+            is_known = isinstance(module, (nn.LayerNorm, nn.Linear, nn.Embedding)) and module.weight is not None
+            if not is_known and (edit.scales or not type(module).__name__.endswith("RMSNorm")):
                 raise self._cannot(
                     edit.scaled_by or edit.shifted_by,
                     f"{self._path(module)} is a {type(module).__name__}, whose weights are not known here",
@@ -235,7 +234,7 @@ class _Maps:
         if weights.bias is None:
             if getattr(module, "bias", None) is None:
                 self._switch_on(module, edit)
-            weights.bias = module.bias.detach().cpu().double().clone()  # type: ignore[operator,union-attr]
+            weights.bias = module.bias.detach().cpu().double().clone()  # type: ignore[operator]
         return weights.bias
 
     def _switch_on(self, module: nn.Module, edit: _Sum) -> None:
@@ -276,7 +275,8 @@ class _Maps:
                 "edit a later site",
             )
         if output is not None and output in sharing:
-            output.weight = nn.Parameter(table.detach().clone(), requires_grad=table.requires_grad)
+            for name, tied in list(output.named_parameters(recurse=False)):
+                setattr(output, name, nn.Parameter(tied.detach().clone(), requires_grad=tied.requires_grad))
             model.config.tie_word_embeddings = False
 
     def write(self) -> None:

@@ -136,8 +136,8 @@ def _bi_encoder(ranker: Any, models: Models, directory: Path) -> dict[str, Any]:
         if weights:
             _tensors(directory / name / "model.safetensors", weights)
     cuts = [step.apply.keywords["dim"] for step in ranker.projection or () if step.kind == "Truncate"]
-    similarity: dict[str, Any] = {"similarity_fn_name": ranker.similarity} | {"truncate_dim": dim for dim in cuts}
-    _json(directory / _OF_MODEL, {"model_type": "SentenceTransformer", **_prompts(ranker), **similarity})
+    compares = {"similarity_fn_name": ranker.similarity, **({"truncate_dim": cuts[0]} if cuts else {})}
+    _json(directory / _OF_MODEL, {"model_type": "SentenceTransformer", **_prompts(ranker), **compares})
     return {}
 
 
@@ -248,8 +248,11 @@ def _cross_encoder(ranker: Any, models: Models, directory: Path) -> dict[str, An
     _pretrained(ranker, models["both"], directory)
     prefix, was = ranker._query_prefix, _of_original(ranker, _OF_MODEL)
     if was or prefix or ranker.max_length != ranker._longest():
-        reads = {"transformer_task": "sequence-classification", "module_output_name": "scores"}
-        reads |= {"modality_config": {"text": {"method": "forward", "method_output_name": "logits"}}}
+        reads = {
+            "transformer_task": "sequence-classification",
+            "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+            "module_output_name": "scores",
+        }
         _json(directory / _TRANSFORMER, {"max_seq_length": ranker.max_length, "do_lower_case": False, **reads})
         _modules(directory, {"": "sentence_transformers.base.modules.transformer.Transformer"})
         prompts = {"prompts": {"query": prefix}, "default_prompt_name": "query"} if prefix else {}

@@ -34,8 +34,8 @@ _QUERIES = ("why are there two high tides each day", "iron bridge", "how does ye
 _TEXTS = (
     "The moon pulls the ocean into two bulges, so most coasts see two high tides each day.",
     "tides",
-    "An iron bridge expands on a warm day and shrinks at night, so that engineers leave gaps between its parts; without "
-    "them it would bend when the sun heats the deck, and crack when the night cools it again, year after year.",
+    "An iron bridge expands on a warm day and shrinks at night, so that engineers leave gaps between its parts; else "
+    "it would bend when the sun heats the deck, and crack when the night cools it again, year after year.",
     "Yeast eats sugar and breathes out gas, which makes the dough rise before the bread is baked.",
 )
 
@@ -124,7 +124,7 @@ def _measured(
     precision = precision_of(ranker.model)
     dtype = "float64" if precision == torch.float64 else "float32"
     device = str(ranker.device)
-    loaded = family_of(ranker)(str(made), device=device, dtype=dtype, **options)  # type: ignore[call-arg]
+    loaded = family_of(ranker)(str(made), device=device, dtype=dtype, **options)
     wanted, found = ranker.score(queries, texts), loaded.score(queries, texts)
     off = np.abs(found.astype(np.float64) - wanted)
     shares = off / np.maximum(1, np.abs(wanted))

@@ -70,7 +70,7 @@ def load_ranker(name: str | Path, *, verbose: bool = True, **options: Any) -> In
         _check_prompt(str(name))
     made = choice.of_class(name, **given)
     if manifest is not None:
-        made.baked_edits = tuple(manifest["edits"])
+        made.baked_edits = (*manifest.get("edits_before", ()), *manifest["edits"])
     if verbose:
         settings = ", ".join(f"{key}={value!r}" for key, value in made._settings().items() if value not in (None, ""))
         print(f"{made.short_name}: {choice.ranker}({settings}), because {choice.reason}.", file=sys.stderr)
@@ -122,7 +122,7 @@ def choose(name: str) -> Choice:
         return Choice(Splade, "modules.json has a SpladePooling")
     if any(module["type"].startswith("pylate.") for module in modules) or _is_multi_vector(kinds):
         return Choice(ColBERT, "modules.json has a projection of single tokens")
-    if kinds == ["Router"]:
+    if kinds == ["Router"] and "Pooling" in _kinds_of_routes(name, modules[0]["path"]):
         return Choice(BiEncoder, "modules.json has a Router of encoders of queries and documents")
     if "Pooling" in kinds:
         return Choice(BiEncoder, "modules.json has a Pooling")
@@ -158,6 +158,13 @@ def _t5_answers(name: str, kind: str) -> dict[str, str]:
     if "ptt5" in name.lower():
         return {"true": "sim", "false": "não"}
     return {"true": "yes", "false": "no"} if kind == "mt5" else {}
+
+
+def _kinds_of_routes(name: str, folder: str) -> set[str]:
+    from pyterrier_mechir.models.checkpoints import read_json
+
+    routed = read_json(name, f"{folder}/router_config.json".lstrip("/")) or {}
+    return {kind.rsplit(".", 1)[-1] for kind in routed.get("types", {}).values()}
 
 
 def _is_multi_vector(kinds: list[str]) -> bool:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_models
 import torch
-from small_models import QUERIES, TEXTS, build, build_decoder, build_t5, masked_lm
+from small_models import build, build_decoder, build_t5, masked_lm
 from tolerance import assert_near
 
 from pyterrier_mechir import (
@@ -26,6 +27,8 @@ from pyterrier_mechir import (
 from pyterrier_mechir.interventions.vectors import place_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+QUERIES, TEXTS = small_models.QUERIES[:4], small_models.TEXTS[:4]
 
 TEMPLATE = "Query: {query} Document: {document} Relevant:"
 
