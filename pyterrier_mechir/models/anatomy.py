@@ -76,7 +76,7 @@ class Anatomy:
             ValueError: the other has not as many layers, heads or features.
         """
         made = Anatomy(twin, decoder=self._decoder)
-        if made._shape != self._shape:
+        if made.shape != self.shape:
             raise ValueError(
                 f"the {type(twin).__name__} had {self!r} when the ranker was made, and has {made!r} now; make the "
                 "ranker again."
@@ -85,7 +85,8 @@ class Anatomy:
         return made
 
     @property
-    def _shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, ...]:
+        """Layers, heads, groups of these, and the widths of the stream, of all heads and of the MLP."""
         return self.n_layers, self.n_heads, self.n_kv_heads, self.width("resid_pre"), self.width("z"), self.n_neurons
 
     def __repr__(self) -> str:
@@ -247,6 +248,27 @@ class Anatomy:
             return Port(of(table.qkv[which]), is_input=False)
         width = self._config.hidden_size
         return Port(of(table.qkv[0]), is_input=False, columns=slice(which * width, (which + 1) * width))
+
+    def writer(self, layer: int, activation: str) -> tuple[nn.Module, bool]:
+        """The module whose output an activation is, or is a sum with, and whether it is that output alone.
+
+        Args:
+            layer: the layer.
+            activation: any that comes out of a module: a stream, an output, the queries, keys and values, the word
+                embeddings.
+        """
+        table = self.architecture
+        if activation == "resid_pre" and layer:
+            return self.writer(layer - 1, "resid_post")
+        if activation == "resid_pre":
+            widened = getattr(self.base, "embeddings_project", None)
+            first = self.base.get_submodule(table.first_norm) if table.first_norm else self._word_embedding
+            return first if widened is None else widened, True
+        if activation == "resid_post":
+            inside = table.out_norm or (table.added_norms[1] if table.added_norms else table.mlp_out)
+            return self.layers[layer].get_submodule(inside), bool(table.out_norm)
+        port = self.port(layer, activation)
+        return port.module, port.added_to is None
 
     def direct_path(self) -> list[tuple[int, str] | nn.Module]:
         """What the residual stream is made of: the activations that are added to it (z through ``out_proj``) and the

@@ -44,6 +44,9 @@ class Architecture:
         mlp_in: in a layer, the map into the MLP's hidden units; in gated MLPs the map that is activated and the one
             that it is multiplied with, or the one map that gives both after one another.
         is_decoder: whether it is the decoder of a language model, which reads prompts.
+        first_norm: the norm after the embeddings, from the stack, whose output enters the first layer (through a map of
+            the embeddings to another width, where there is one); empty where word embeddings enter it.
+        bias_switches: the switches of the config that give maps and norms the biases that they lack without.
     """
 
     layers: str
@@ -67,6 +70,8 @@ class Architecture:
     blocks: str = "blocks"
     mlp_in: tuple[str, ...] = ()
     is_decoder: bool = False
+    first_norm: str = ""
+    bias_switches: tuple[str, ...] = ()
 
 
 _BERT = Architecture(
@@ -80,6 +85,7 @@ _BERT = Architecture(
     plain_attention=True,
     embeddings=("embeddings", "embeddings_project"),
     mlp_in=("intermediate.dense",),
+    first_norm="embeddings.LayerNorm",
 )
 
 _LLAMA = Architecture(
@@ -92,6 +98,7 @@ _LLAMA = Architecture(
     embeddings=("embed_tokens",),
     mlp_in=("mlp.gate_proj", "mlp.up_proj"),
     is_decoder=True,
+    bias_switches=("attention_bias", "mlp_bias"),
 )
 
 _GEMMA = replace(_LLAMA, added_norms=("post_attention_layernorm", "post_feedforward_layernorm"))
@@ -134,6 +141,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         out_norm="output_layer_norm",
         plain_attention=True,
         mlp_in=("ffn.lin1",),
+        first_norm="embeddings.LayerNorm",
     ),
     "modernbert": Architecture(
         layers="layers",
@@ -143,6 +151,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         qkv=("attn.Wqkv",),
         final_norm="final_norm",
         mlp_in=("mlp.Wi",),
+        first_norm="embeddings.norm",
+        bias_switches=("attention_bias", "mlp_bias", "norm_bias"),
     ),
     "mpnet": Architecture(
         layers="encoder.layer",
@@ -155,6 +165,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         out_norm="output.LayerNorm",
         layer_returns_tuple=True,
         mlp_in=("intermediate.dense",),
+        first_norm="embeddings.LayerNorm",
     ),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), _LLAMA),
     **dict.fromkeys(("gemma2", "gemma3_text"), _GEMMA),

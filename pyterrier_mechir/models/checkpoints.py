@@ -204,11 +204,16 @@ def fingerprint(weights: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) 
     for name, weight in sorted(weights.items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    tokens = json.loads(tokenizer.backend_tokenizer.to_str())
+    digest.update(json.dumps(how_it_reads(tokenizer), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def how_it_reads(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """All that decides which tokens a fast tokenizer makes of a text."""
+    tokens: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     for set_by_calls in ("truncation", "padding"):
         tokens.pop(set_by_calls, None)
-    digest.update(json.dumps(tokens, sort_keys=True).encode())
-    return digest.hexdigest()
+    return tokens
 
 
 def read_tensors(name: str, folder: str, *keys: str) -> dict[str, torch.Tensor]:

@@ -57,7 +57,12 @@ class Twins:
 
     Args:
         model: the caller's model.
+
+    Attributes:
+        edits: what the twins compute under (:class:`~pyterrier_mechir.models.edits.EditedTwins`); nothing here.
     """
+
+    edits: tuple[Any, ...] = ()
 
     def __init__(self, model: nn.Module):
         self.model = model

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_mechir._options import one_of
+from pyterrier_mechir.rankers.base import REDUCED
 from pyterrier_mechir.rankers.batches import last_attended
 from pyterrier_mechir.rankers.dual_encoder import DualEncoder, inputs_of_model
+from pyterrier_mechir.rankers.lengths import n_positions
 from pyterrier_mechir.rankers.settings import DISTANCES, POOLINGS, SIMILARITIES
 
 if TYPE_CHECKING:
     import torch
 
     from pyterrier_mechir.models.opened import Batch
+    from pyterrier_mechir.rankers.settings import Modules
 
 
 class BiEncoder(DualEncoder):
@@ -25,7 +28,9 @@ class BiEncoder(DualEncoder):
     A sentence-transformers checkpoint, or a loaded ``SentenceTransformer``, scores as its ``encode_query``,
     ``encode_document`` and ``similarity_pairwise`` do: its pooling, the maps and norms after it (sentence-T5, GTR,
     ANCE), ``truncate_dim``, similarity, prompts and lengths are followed, and what else it declares is an error that
-    names it. ``default_prompt_name`` is not read, as these two do not read it.
+    names it. ``default_prompt_name`` is not read, as these two do not read it. Of a ``Router``, one of a route for
+    queries and one for documents is followed, where these differ in nothing but weights and lengths: the two encoders
+    then each encode their side, and an edit or a patch is of the side that it is asked of.
 
     Args:
         model: a Hugging Face id, a directory, a loaded ``(model, tokenizer)``, or a ``SentenceTransformer``.
@@ -80,6 +85,8 @@ class BiEncoder(DualEncoder):
             dtype=dtype,
             auto_class="AutoModel",
         )
+        if modules.query_model is not None:
+            self._take_queries(modules, model, device, dtype)
         self.reads_first_token = self.pooling == "cls"
         if self.model.config.is_encoder_decoder:
             raise ValueError(
@@ -92,8 +99,41 @@ class BiEncoder(DualEncoder):
                 "doc_prefix='' to score without prompts."
             )
 
+    def _take_queries(self, modules: Modules, model: Any, device: str | None, dtype: str) -> None:
+        """Encode queries by a model of their own, of the same architecture and tokenizer.
+
+        Raises:
+            ValueError: it is of another architecture or size, or has another tokenizer.
+        """
+        import torch
+
+        from pyterrier_mechir.models.checkpoints import how_it_reads, load_checkpoint, lowercased
+
+        given = modules.query_model
+        if isinstance(given, str):
+            import transformers
+
+            loaded: Any = "auto" if dtype in REDUCED else getattr(torch, dtype)
+            given = load_checkpoint(str(model), transformers.AutoModel, given, loaded)
+        of_queries = BiEncoder(given, pooling=self.pooling, similarity=self.similarity, device=device, dtype=dtype)
+        tokenizer = lowercased(given[1]) if modules.lowercase else given[1]
+        of_sides = [
+            (type(one.model), one.anatomy.shape, n_positions(one.model), how_it_reads(tokens))
+            for one, tokens in ((self, self.tokenizer), (of_queries, tokenizer))
+        ]
+        if of_sides[0] != of_sides[1]:
+            raise ValueError(
+                f"{self!r} encodes queries by another architecture, or by other tokens, than documents; give BiEncoder "
+                "the (model, tokenizer) of one of the two."
+            )
+        self._query_model, self._query_twins = of_queries.model, of_queries._twins
+
     def _weights(self) -> dict[str, torch.Tensor]:
-        return super()._weights() | self._projected()
+        weights = super()._weights() | self._projected()
+        if self._query_model is self.model:
+            return weights
+        of_queries = self._query_model.state_dict()
+        return weights | {f"query_model.{name}": weight for name, weight in of_queries.items()}
 
     def _projected(self) -> dict[str, torch.Tensor]:
         """The weights of the projection."""
@@ -102,7 +142,8 @@ class BiEncoder(DualEncoder):
 
     def _key(self) -> tuple[Any, ...]:
         of_loaded = self._projected() if isinstance(self._checkpoint, int) else {}
-        return (*super()._key(), *(weight.data_ptr() for weight in of_loaded.values()))
+        queries = (id(self._query_model),) if isinstance(self._checkpoint, int) else ()
+        return (*super()._key(), *queries, *(weight.data_ptr() for weight in of_loaded.values()))
 
     def _settings(self) -> dict[str, Any]:
         names = ("pooling", "similarity", "query_prefix", "doc_prefix", "max_query_length")

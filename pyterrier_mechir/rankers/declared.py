@@ -7,7 +7,7 @@ setting is dropped in silence, be it of this version of sentence-transformers or
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -119,11 +119,14 @@ class Declared:
         model: what to load, or the loaded ``(model, tokenizer)``.
         parts: its modules, in their order.
         settings: those of the model as a whole.
+        of_queries: the same for queries, where a Router sends them and documents through modules of their own; what
+            stands here is then of documents.
     """
 
     model: str | tuple[Any, Any]
     parts: list[Part]
     settings: Settings
+    of_queries: Declared | None = None
 
     def check(self, kinds: tuple[str, ...]) -> None:
         """Check that the ranker computes all modules.
@@ -149,6 +152,8 @@ class Declared:
         """Refuse what was not read, of the model and of its modules."""
         for settings in (self.settings, *(part.settings for part in self.parts)):
             settings.end()
+        if self.of_queries is not None:
+            self.of_queries.end()
 
 
 def declared(model: Any, ranker: str) -> Declared | None:
@@ -168,31 +173,65 @@ def _of_files(name: str, ranker: str) -> Declared | None:
     listed = read_json(name, "modules.json")
     if listed is None:
         return None
-    parts = []
-    for module in listed:
-        kind, path = _kind(module["type"]), module["path"]
+
+    def part(kind: str, path: str) -> Part:
         files = _FILES if kind in TRANSFORMERS else ("config.json",)
         found = (read_json(name, f"{path}/{file}".lstrip("/")) for file in files)
         settings = Settings(f"the {kind} of {name!r}", ranker, dict(next(filter(None, found), {})))
-        parts.append(Part(kind, path, settings, partial(read_tensors, name, path)))
-    of_model = read_json(name, "config_sentence_transformers.json") or {}
-    return Declared(name, parts, Settings(repr(name), ranker, dict(of_model)))
+        return Part(kind, path, settings, partial(read_tensors, name, path))
+
+    def declares(parts: list[Part], of_queries: Declared | None = None) -> Declared:
+        of_model = read_json(name, "config_sentence_transformers.json") or {}
+        return Declared(name, parts, Settings(repr(name), ranker, dict(of_model)), of_queries)
+
+    kinds = [_kind(module["type"]) for module in listed]
+    if kinds == ["Router"] and ranker == "BiEncoder":
+        folder = listed[0]["path"]
+        routed = read_json(name, f"{folder}/router_config.json".lstrip("/")) or {}
+        types, structure = routed.get("types", {}), routed.get("structure", {})
+        if _is_of_sides(structure, routed.get("parameters", {})):
+            of_side = {
+                side: [part(_kind(types[one]), f"{folder}/{one}".lstrip("/")) for one in structure[side]]
+                for side in _SIDES
+            }
+            return declares(of_side["document"], declares(of_side["query"]))
+    return declares([part(kind, module["path"]) for kind, module in zip(kinds, listed, strict=True)])
+
+
+_SIDES = ("query", "document")
+
+
+def _is_of_sides(routes: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
+    """Whether a Router has one route for queries and one for documents, and no other way to find them."""
+    known = ("default_route", "allow_empty_key", "route_mappings")
+    return (
+        sorted(routes) == sorted(_SIDES) and not parameters.get("route_mappings") and not parameters.keys() - {*known}
+    )
 
 
 def _of_model(model: Any, ranker: str) -> Declared:
     """What would be written, were the model saved."""
     kind = next(base.__name__ for base in type(model).__mro__ if base.__name__ in _RANKERS)
-    parts = []
-    for module in model:
-        name = _kind(f"{type(module).__module__}.{type(module).__qualname__}")
-        told = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
-        settings = Settings(f"the {name} of the {kind}", ranker, dict(told))
-        parts.append(Part(name, "", settings, module.state_dict, module))
-    told = {name: getattr(model, name, None) for name in _OF_MODEL} | getattr(model, "_get_model_config", dict)()
-    settings = Settings(f"the {kind}", ranker, told | {"model_type": kind})
-    first = model[0]
-    pair = (getattr(first, "auto_model", None), getattr(model, "tokenizer", None))
-    return Declared(pair, parts, settings)
+
+    def declares(modules: Any, tokenizer: Any, of_queries: Declared | None = None) -> Declared:
+        parts = []
+        for module in modules:
+            name = _kind(f"{type(module).__module__}.{type(module).__qualname__}")
+            told = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
+            settings = Settings(f"the {name} of the {kind}", ranker, dict(told))
+            parts.append(Part(name, "", settings, module.state_dict, module))
+        told = {name: getattr(model, name, None) for name in _OF_MODEL} | getattr(model, "_get_model_config", dict)()
+        settings = Settings(f"the {kind}", ranker, told | {"model_type": kind})
+        return Declared((getattr(modules[0], "auto_model", None), tokenizer), parts, settings, of_queries)
+
+    router = model[0]
+    name = _kind(f"{type(router).__module__}.{type(router).__qualname__}")
+    if len(model) == 1 and name == "Router" and ranker == "BiEncoder":
+        routes = router.sub_modules
+        if _is_of_sides(routes, router.get_config_dict()):
+            of_queries, of_documents = (declares(routes[side], routes[side][0].tokenizer) for side in _SIDES)
+            return replace(of_documents, of_queries=of_queries)
+    return declares(model, getattr(model, "tokenizer", None))
 
 
 def _kind(path: str) -> str:

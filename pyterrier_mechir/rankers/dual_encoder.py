@@ -14,10 +14,12 @@ from pyterrier_mechir._options import one_of
 from pyterrier_mechir.rankers.batches import batches_of_sequences
 from pyterrier_mechir.rankers.interactive import Interactive
 from pyterrier_mechir.rankers.lengths import within
+from pyterrier_mechir.rankers.running import Tower
 from pyterrier_mechir.text.sequences import Sequences
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
     from pyterrier_mechir.models.edits import Edit
     from pyterrier_mechir.models.opened import Batch
@@ -53,6 +55,7 @@ class DualEncoder(Interactive):
         ("max_query_length", "max_length"),
         ("_query_template", "_template"),
         ("_query_twins", "_twins"),
+        ("_query_model", "model"),
     )
     """The attributes that queries and documents each have of their own."""
 
@@ -86,6 +89,7 @@ class DualEncoder(Interactive):
         self.max_query_length = self._checked("max_query_length", max_query_length)
         self._query_template = self._template
         self._query_twins = self._twins
+        self._query_model = self.model
 
     def under(self: Self, edits: Sequence[Edit], side: str = "both") -> Self:
         made = super().under(edits, side)
@@ -95,6 +99,18 @@ class DualEncoder(Interactive):
             is_shared = self._query_twins is self._twins and side == "both"
             made._query_twins = made._twins if is_shared else EditedTwins(self._query_twins, edits)
         return made
+
+    def towers(self) -> dict[str, Tower]:
+        made = self.facing("document")
+        of_documents = Tower(made.model, made._twins.edits)
+        of_queries = Tower(made._query_model, made._query_twins.edits)
+        if of_documents.is_as(of_queries):
+            return {"both": of_documents}
+        return {"query": of_queries, "document": of_documents}
+
+    @property
+    def models(self) -> list[PreTrainedModel]:
+        return [self.twin] if self._query_twins is self._twins else [self.twin, self._query_twins.current()]
 
     def facing(self: Self, side: str) -> Self:
         return self if one_of("side", side, ("document", "query")) == self.varies else self._other_side()

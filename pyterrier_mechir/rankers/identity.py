@@ -28,6 +28,8 @@ class Identified:
     _checkpoint: str | int
     edits: tuple[tuple[str, Any], ...] = ()
     """The edits that the model runs under (:mod:`~pyterrier_mechir.interventions.edits`), each with its side."""
+    baked_edits: tuple[dict[str, Any], ...] = ()
+    """The edits that the weights of the checkpoint hold, as its manifest tells them; those of ``load_ranker`` only."""
 
     def _settings(self) -> dict[str, Any]:
         """What, beside the checkpoint, decides the scores."""
@@ -59,6 +61,7 @@ class Identified:
             "max_length": self.max_length,
             **self._settings(),
             **self._attached(),
+            **({"baked_edits": list(self.baked_edits)} if self.baked_edits else {}),
             **({"edits": [{"side": side, **edit.told()} for side, edit in self.edits]} if self.edits else {}),
         }
         if not fingerprint:

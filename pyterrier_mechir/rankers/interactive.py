@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyterrier_mechir.rankers.base import Ranker
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
     from transformer_lens import ActivationCache
     from transformer_lens.hook_points import HookPoint
+    from transformers import PreTrainedModel
 
     from pyterrier_mechir.lens.bridge import Hook, Lens, NamesFilter
     from pyterrier_mechir.stages.scorer import Scorer
@@ -130,6 +133,59 @@ class Interactive(Ranker):
         from pyterrier_mechir.interventions.edited import edited
 
         return edited(self, edits, side, reference)
+
+    def bake(self) -> PreTrainedModel:
+        """A transformers model of the same class that computes what this ranker computes under its edits.
+
+        The edits are in its weights, which are its own: this ranker, the one that was edited and the model that was
+        given stay as they are. Of an unedited ranker it is a copy. Where an edit adds a constant and a linear map has
+        no bias, the map is given one if the config of the model has a switch for it (Llama, ModernBERT).
+
+        A ColBERT's projection, and what a bi-encoder does after its encoder, are no part of the model;
+        :meth:`save_pretrained` writes them too.
+
+        Raises:
+            ValueError: an edit that weights cannot hold (what differs from text to text, a factor of the stream of a
+                pre-norm model, a constant without a bias), an edit of one side alone, or a model in reduced precision
+                or with an adapter; the message says why, and what can be done instead.
+        """
+        from pyterrier_mechir.interventions.baking import bake
+
+        return bake(self)
+
+    def save_pretrained(
+        self, directory: str | Path, *, effects: pd.DataFrame | None = None, sample: pd.DataFrame | None = None
+    ) -> Path:
+        """Write this ranker with its edits as a checkpoint that others load without this package.
+
+        transformers loads it, and sentence-transformers where the family is one of its own: bi-encoders (with pooling,
+        projection, normalisation, similarity, prompts and lengths, be the original one of sentence-transformers or
+        not), Splade and ColBERT always, cross-encoders as plain checkpoints or with their prompt and length. A
+        bi-encoder whose queries are edited otherwise than its documents becomes a ``Router`` of two encoders.
+        :func:`~pyterrier_mechir.load_ranker` reads the directory back with all of this ranker's settings, and its class
+        with those that the formats hold.
+
+        Beside it stand ``mechir_edits.json`` (what it was made of: the name and a digest of the weights of the ranker
+        without its edits, the edits, versions, and how far the scores of the files are off at most) and a draft of a
+        model card, ``README.md``. All is written beside ``directory``, loaded and scored, and moved there at last.
+
+        Args:
+            directory: where; it does not exist, or is empty.
+            effects: what the edits do to the ranking, as ``RankingEffects`` gives it: ``docno``, ``measure``,
+                ``value``, ``score``, ``ci_low``, ``ci_high`` and ``p_adjusted``, for the card.
+            sample: pairs whose scores are compared, with ``query`` and ``text``; None takes some sentences.
+
+        Returns:
+            The directory.
+
+        Raises:
+            ValueError: as :meth:`bake`; one side of a Splade or ColBERT edited alone; settings that the format cannot
+                hold; a directory that exists and is not empty; or files that score otherwise than this ranker.
+            pt.validate.InputValidationError: ``effects`` or ``sample`` lacks a column.
+        """
+        from pyterrier_mechir.interventions.saving import save_pretrained
+
+        return save_pretrained(self, directory, effects, sample)
 
     def scorer(self, *, text_field: str = "text", batch_size: int | None = None, verbose: bool = False) -> Scorer:
         """A plain re-ranker: a ``pt.Transformer`` that gives each (query, document) the ranker's score, and ranks.

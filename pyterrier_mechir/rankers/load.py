@@ -12,6 +12,7 @@ from pyterrier_mechir.rankers.colbert import ColBERT
 from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
 from pyterrier_mechir.rankers.generative import GenerativeReranker
 from pyterrier_mechir.rankers.interactive import Interactive
+from pyterrier_mechir.rankers.manifest import MANIFEST, read_manifest, told_edits
 from pyterrier_mechir.rankers.mono_t5 import MonoT5
 from pyterrier_mechir.rankers.splade import Splade
 from pyterrier_mechir.rankers.templates import is_declared, is_known
@@ -34,6 +35,10 @@ class Choice(NamedTuple):
 
 def load_ranker(name: str | Path, *, verbose: bool = True, **options: Any) -> Interactive:
     """A ranker of whatever class a checkpoint needs, with the options that its files say.
+
+    A directory that an edited ranker was saved to (:meth:`~pyterrier_mechir.BiEncoder.save_pretrained`) gives a ranker
+    of the same class and settings; the line that is printed, and ``about()`` as ``baked_edits``, tell the edits that
+    its weights hold.
 
     Args:
         name: a Hugging Face id, or a directory.
@@ -58,14 +63,34 @@ def load_ranker(name: str | Path, *, verbose: bool = True, **options: Any) -> In
             "directory, or make a ranker of the class that a loaded (model, tokenizer) needs, such as BiEncoder."
         )
     check_directory(str(name))
-    choice = choose(str(name))
-    if choice.of_class is GenerativeReranker and options.get("template") is None:
+    manifest = read_manifest(str(name))
+    choice = choose(str(name)) if manifest is None else _as_saved(str(name), manifest)
+    given = {**choice.options, **options}
+    if choice.of_class is GenerativeReranker and given.get("template") is None:
         _check_prompt(str(name))
-    made = choice.of_class(name, **{**choice.options, **options})
+    made = choice.of_class(name, **given)
+    if manifest is not None:
+        made.baked_edits = (*manifest.get("edits_before", ()), *manifest["edits"])
     if verbose:
         settings = ", ".join(f"{key}={value!r}" for key, value in made._settings().items() if value not in (None, ""))
         print(f"{made.short_name}: {choice.ranker}({settings}), because {choice.reason}.", file=sys.stderr)
     return made
+
+
+def _as_saved(name: str, manifest: Mapping[str, Any]) -> Choice:
+    """The class and the options that a manifest tells.
+
+    Raises:
+        ValueError: it tells a class that there is not.
+    """
+    of_class = next((family for family in FAMILIES if family.__name__ == manifest["ranker"]), None)
+    if of_class is None:
+        raise ValueError(
+            f"the {MANIFEST} of {name!r} tells of a {manifest['ranker']}, which is no ranker; use one of "
+            f"{', '.join(family.__name__ for family in FAMILIES)}."
+        )
+    reason = f"its {MANIFEST} says so; edits of {manifest.get('base')} in its weights: {told_edits(manifest['edits'])}"
+    return Choice(of_class, reason, manifest["options"])
 
 
 def _check_prompt(name: str) -> None:
@@ -97,6 +122,8 @@ def choose(name: str) -> Choice:
         return Choice(Splade, "modules.json has a SpladePooling")
     if any(module["type"].startswith("pylate.") for module in modules) or _is_multi_vector(kinds):
         return Choice(ColBERT, "modules.json has a projection of single tokens")
+    if kinds == ["Router"] and "Pooling" in _kinds_of_routes(name, modules[0]["path"]):
+        return Choice(BiEncoder, "modules.json has a Router of encoders of queries and documents")
     if "Pooling" in kinds:
         return Choice(BiEncoder, "modules.json has a Pooling")
     others = [kind for kind in kinds if kind not in ("Transformer", "LogitScore")]
@@ -131,6 +158,13 @@ def _t5_answers(name: str, kind: str) -> dict[str, str]:
     if "ptt5" in name.lower():
         return {"true": "sim", "false": "não"}
     return {"true": "yes", "false": "no"} if kind == "mt5" else {}
+
+
+def _kinds_of_routes(name: str, folder: str) -> set[str]:
+    from pyterrier_mechir.models.checkpoints import read_json
+
+    routed = read_json(name, f"{folder}/router_config.json".lstrip("/")) or {}
+    return {kind.rsplit(".", 1)[-1] for kind in routed.get("types", {}).values()}
 
 
 def _is_multi_vector(kinds: list[str]) -> bool:

@@ -83,6 +83,28 @@ def _apart(found: Declared, encoder: Encoder) -> dict[str, Any]:
 
 
 def _bi_encoder(found: Declared) -> dict[str, Any]:
+    read = _tower(found)
+    if found.of_queries is None:
+        return read
+    of_queries, lengths = _tower(found.of_queries), ("subfolder", "max_length", "max_query_length")
+    if any(not _is_same(read[name], of_queries[name]) for name in read.keys() - {*lengths}):
+        found.settings.fail("has a Router whose queries and documents are pooled, projected or lower-cased differently")
+    given = found.of_queries.model
+    model = given if isinstance(given, tuple) else of_queries["subfolder"]
+    return read | {"max_query_length": of_queries["max_query_length"], "query_model": model}
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether settings of two routes are the same; of projections, step by step and weight by weight."""
+    if not isinstance(one, tuple):
+        return bool(one == other)
+    if [str(step) for step in one] != [str(step) for step in other]:
+        return False
+    weights = [(step.weights(), same.weights()) for step, same in zip(one, other, strict=True)]
+    return all(mine.keys() == its.keys() and all(mine[k].equal(its[k]) for k in mine) for mine, its in weights)
+
+
+def _tower(found: Declared) -> dict[str, Any]:
     kinds = ("Pooling", *_STEPS, "Dropout")
     encoder = first_encoder(found, kinds, task="feature-extraction", output="last_hidden_state")
     if [at for at, part in enumerate(found.parts) if part.kind == "Pooling"] != [1]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,26 @@ if TYPE_CHECKING:
 
 
 Self = TypeVar("Self", bound="Running")
+
+
+class Tower(NamedTuple):
+    """A model that encodes, and what it runs under.
+
+    Args:
+        model: the transformers model, without edits.
+        edits: the edits, in the order in which those of one activation are applied.
+    """
+
+    model: Any
+    edits: tuple[Any, ...]
+
+    def is_as(self, other: Tower) -> bool:
+        """Whether the other is the same model under the same edits."""
+        return (
+            self.model is other.model
+            and len(self.edits) == len(other.edits)
+            and all(one is another for one, another in zip(self.edits, other.edits, strict=True))
+        )
 
 
 class Running(Identified, ABC):
@@ -100,6 +120,10 @@ class Running(Identified, ABC):
         made = copy(self)
         made._twins = self._twins.of_all_threads(model)
         return made
+
+    def towers(self) -> dict[str, Tower]:
+        """The models that encode, by the side that each encodes: ``both``, or ``query`` and ``document``."""
+        return {"both": Tower(self.model, self._twins.edits)}
 
     @property
     def models(self) -> list[PreTrainedModel]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.projection import Step
@@ -32,6 +32,8 @@ class Modules:
         activation: of SPLADE, what becomes of logits.
         projection: what becomes of a pooled vector before it is compared, step by step.
         pools_prefix: whether the positions of what is put before texts are pooled with the others.
+        query_model: the encoder of queries where it is another than that of documents, as a loaded pair or as its
+            subfolder.
     """
 
     subfolder: str = ""
@@ -45,3 +47,4 @@ class Modules:
     activation: str | None = None
     projection: tuple[Step, ...] = ()
     pools_prefix: bool = True
+    query_model: Any = None

@@ -135,6 +135,7 @@ class Splade(DualEncoder):
         made = super().under(edits, side)
         if self._query_encoder is not None:
             made._query_encoder = super(Splade, self._query_encoder).under(edits, side)
+            made._query_encoder._query_encoder = made
         return made
 
     def _other_side(self) -> Splade:

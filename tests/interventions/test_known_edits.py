@@ -21,6 +21,14 @@ def judged():
     return lab.text_loader()(rows)
 
 
+def among_others(judged: pd.DataFrame, n: int = 12) -> pd.DataFrame:
+    """The judged documents, each query's among some others of the collection."""
+    texts = pd.DataFrame(pt.get_dataset("mechir:lab").get_corpus_iter())
+    topics = judged[["qid", "query"]].drop_duplicates()
+    others = [texts.sample(n, random_state=i).assign(qid=qid, query=query) for i, (qid, query) in topics.iterrows()]
+    return pd.concat([judged, *others]).drop_duplicates(["qid", "docno"]).reset_index(drop=True)
+
+
 def of_role(heads: pd.DataFrame, *roles: str) -> list[str]:
     return heads.loc[heads["role"].isin(roles), "docno"].tolist()
 

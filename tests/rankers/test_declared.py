@@ -446,12 +446,20 @@ def test_a_late_interaction_model_that_is_not_normalised_is_refused(plain, tmp_p
 # Models of another kind
 
 
-def test_a_router_is_refused_by_name(plain, tmp_path):
-    def route() -> list[nn.Module]:
-        return [Transformer(plain["dense"]), Pooling(32, "mean")]
+def test_a_router_of_two_encoders_is_followed_and_any_other_refused_by_name(plain, tmp_path):
+    def route(pooling: str = "mean", **lengths: int) -> list[nn.Module]:
+        return [Transformer(plain["dense"], **lengths), Pooling(32, pooling)]
 
-    router = Router.for_query_document(query_modules=route(), document_modules=route())
-    assert_refused(SentenceTransformer(modules=[router], device="cpu"), tmp_path / "a", BiEncoder, "module 'Router'")
+    sides = route(query_length=6), route(document_length=12)
+    with torch.no_grad():
+        sides[0][0].auto_model.encoder.layer[1].output.dense.weight.mul_(0.5)
+    router = Router.for_query_document(query_modules=sides[0], document_modules=sides[1])
+    assert_followed(SentenceTransformer(modules=[router], device="cpu"), tmp_path / "two", BiEncoder)
+    with_norm = SentenceTransformer(modules=[router, Normalize()], device="cpu")
+    assert_refused(with_norm, tmp_path / "a", BiEncoder, "module 'Router'")
+    router = Router.for_query_document(query_modules=route(), document_modules=route("cls"))
+    apart = SentenceTransformer(modules=[router], device="cpu")
+    assert_refused(apart, tmp_path / "c", BiEncoder, "pooled, projected or lower-cased differently")
     sides = [[Transformer(plain["sparse"], transformer_task="fill-mask"), SpladePooling("max")] for _ in range(2)]
     router = Router.for_query_document(query_modules=sides[0], document_modules=sides[1])
     assert_refused(SparseEncoder(modules=[router], device="cpu"), tmp_path / "b", Splade, "module 'Router'")
