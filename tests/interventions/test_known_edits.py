@@ -56,7 +56,7 @@ def test_the_ranking_can_spare_all_heads_but_those_of_the_circuit(judged):
     matching, gathering, others = (
         of_role(heads, *roles) for roles in (["matching"], ["gathering"], ["inert", "decoy"])
     )
-    scored = AblationScorer(ranker, heads=[matching, gathering, *([name] for name in others)])(judged)
+    scored = AblationScorer(ranker, heads=[matching, gathering, *([name] for name in others)])(among_others(judged))
     found = RankingEffects(lab.get_qrels(), [nDCG @ 10])(scored).set_index("docno")
     circuit = [*matching, "+".join(gathering)]
     assert set(found["score"].nsmallest(2).index) == set(circuit)
