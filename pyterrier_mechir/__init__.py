@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
     from pyterrier_mechir.stages.attention_patterns import AttentionPatterns
     from pyterrier_mechir.stages.compare_heads import CompareHeads
+    from pyterrier_mechir.stages.head_gates import HeadGates
     from pyterrier_mechir.stages.pair_scorer import PairScorer
     from pyterrier_mechir.stages.patch_features import PatchFeatures
     from pyterrier_mechir.stages.patch_scorer import PatchScorer
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.stages.score_attribution import ScoreAttribution
     from pyterrier_mechir.stages.score_lens import ScoreLens
     from pyterrier_mechir.stages.settings import Sweep
+    from pyterrier_mechir.stages.site_tuning import SiteTuning
     from pyterrier_mechir.stages.steer import Steer, steering_vectors
     from pyterrier_mechir.verify import check_ranker
 
@@ -84,6 +86,7 @@ _HOMES = {
     "EffectConcentration": "results.measures",
     "FairAttention": "interventions.fair_attention",
     "GenerativeReranker": "rankers.generative",
+    "HeadGates": "stages.head_gates",
     "IntegratedGradients": "patching.plan",
     "KnownCircuit": "rankers.known_circuit",
     "MonoT5": "rankers.mono_t5",
@@ -101,6 +104,7 @@ _HOMES = {
     "ScoreAttribution": "stages.score_attribution",
     "ScoreLens": "stages.score_lens",
     "ScoreShift": "results.measures",
+    "SiteTuning": "stages.site_tuning",
     "SparseAutoencoder": "models.autoencoder",
     "Splade": "rankers.splade",
     "Steer": "stages.steer",
@@ -147,6 +151,7 @@ __all__ = [
     "EffectConcentration",
     "FairAttention",
     "GenerativeReranker",
+    "HeadGates",
     "IntegratedGradients",
     "KnownCircuit",
     "MonoT5",
@@ -164,6 +169,7 @@ __all__ = [
     "ScoreAttribution",
     "ScoreLens",
     "ScoreShift",
+    "SiteTuning",
     "SparseAutoencoder",
     "Splade",
     "Steer",

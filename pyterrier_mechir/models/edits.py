@@ -58,7 +58,8 @@ class Affine:
     decoder: bool = False
 
     def __call__(self, value: Tensor, rows: Rows) -> Tensor:
-        part = value[..., self.columns] * self.scale
+        scale = self.scale.to(value) if isinstance(self.scale, Tensor) else self.scale
+        part = value[..., self.columns] * scale
         if self.shift is not None:
             part = part + self.shift.to(part)
         return torch.cat([value[..., : self.columns.start], part, value[..., self.columns.stop :]], dim=-1)
@@ -109,6 +110,9 @@ class EditedTwins(Twins):
         super().__init__(plain.model)
         self.plain: Twins = plain.plain if isinstance(plain, EditedTwins) else plain
         self.edits: tuple[Edit, ...] = (*(plain.edits if isinstance(plain, EditedTwins) else ()), *edits)
+
+    def of_model(self, model: nn.Module) -> EditedTwins:
+        return EditedTwins(self.plain.of_model(model), self.edits)
 
     def current(self) -> Any:
         plain = self.plain.current()

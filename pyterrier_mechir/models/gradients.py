@@ -26,13 +26,21 @@ SHARE = 4
 
 
 @contextmanager
-def differentiable(opened: Opened) -> Iterator[None]:
-    """Gradients of activations but not of weights, whose modules hold these without gradients for a while."""
+def differentiable(opened: Opened, but: Sequence[Tensor] = ()) -> Iterator[None]:
+    """Gradients of activations but not of weights, whose modules hold these without gradients for a while.
+
+    Args:
+        opened: the model, whose modules are a twin's.
+        but: weights that do take gradients.
+    """
     plain = [(module, module._parameters) for module in opened.anatomy.model.modules()]
+    kept = {id(weight) for weight in but}
     try:
         for module, weights in plain:
-            without = {name: weight if weight is None else weight.detach() for name, weight in weights.items()}
-            vars(module)["_parameters"] = without
+            vars(module)["_parameters"] = {
+                name: weight if weight is None or id(weight) in kept else weight.detach()
+                for name, weight in weights.items()
+            }
         with torch.enable_grad():
             yield
     finally:

@@ -79,6 +79,10 @@ class Twins:
             kept = self._of_thread.kept = (twin_of(self.model), looks_of(self.model))
         return kept[0]
 
+    def of_model(self, model: nn.Module) -> Twins:
+        """The twins of another model, under the same edits if these are edited."""
+        return Twins(model)
+
     @staticmethod
     def of_all_threads(twin: nn.Module) -> Twins:
         """Twins of which all are one that is given, whatever becomes of the model that it was made of."""

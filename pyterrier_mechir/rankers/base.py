@@ -258,6 +258,17 @@ class Ranker(Running):
             made._twins = EditedTwins(self._twins, edits)
         return made
 
+    def with_model(self: Self, model: Any) -> Self:
+        """This ranker with another model in the place of its own, under the same edits.
+
+        Args:
+            model: a transformers model of the same class and shape.
+        """
+        made = copy(self)
+        made.model, made._checkpoint = model, id(model)
+        made._twins, made.anatomy = self._twins.of_model(model), self.anatomy.of(model)
+        return made
+
     def align(
         self,
         contexts: Sequence[str],

@@ -112,6 +112,14 @@ class DualEncoder(Interactive):
     def models(self) -> list[PreTrainedModel]:
         return [self.twin] if self._query_twins is self._twins else [self.twin, self._query_twins.current()]
 
+    def with_model(self: Self, model: Any) -> Self:
+        made = super().with_model(model)
+        if self._query_model is self.model:
+            is_shared = self._query_twins is self._twins
+            made._query_model = model
+            made._query_twins = made._twins if is_shared else self._query_twins.of_model(model)
+        return made
+
     def facing(self: Self, side: str) -> Self:
         return self if one_of("side", side, ("document", "query")) == self.varies else self._other_side()
 
@@ -133,7 +141,7 @@ class DualEncoder(Interactive):
         import torch
 
         for index, batch in batches_of_sequences(self, self.sequences.plain([], texts)):
-            with torch.no_grad():
+            with torch.set_grad_enabled(self.keeps_graph and torch.is_grad_enabled()):
                 made = self.encode(batch)
             yield index, batch, made
 

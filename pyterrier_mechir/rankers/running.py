@@ -66,6 +66,9 @@ class Running(Identified, ABC):
     reads_first_token: bool
     """Whether the score reads the last layer at the first position only."""
 
+    keeps_graph: bool = False
+    """Whether gradients reach what encodes the side that is the same for both sides of a pair, as learning needs."""
+
     batch_tokens: int
     _twins: Twins
 
@@ -189,9 +192,23 @@ class Running(Identified, ABC):
         return scores
 
     def parts(
-        self, queries: Sequence[str], texts: Sequence[str], *, batch_size: int | None = None, verbose: bool = False
+        self,
+        queries: Sequence[str],
+        texts: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        verbose: bool = False,
+        inputs: Batch | None = None,
     ) -> Iterator[SharedBatch]:
-        """The batches of distinct sequences that :meth:`score` computes for these arguments; each row is in one."""
+        """The batches of distinct sequences that :meth:`score` computes for these arguments; each row is in one.
+
+        Args:
+            queries: as in :meth:`score`.
+            texts: as there.
+            batch_size: as there.
+            verbose: as there.
+            inputs: the :meth:`query_inputs` of the distinct queries, if they are known.
+        """
         distinct, which_query = unique(queries)
         if self.reads_query:
             items, which_item = unique(list(zip(queries, texts, strict=True)))
@@ -200,7 +217,7 @@ class Running(Identified, ABC):
             items, which_item = unique(texts)
             sequences = self.sequences.plain([], items)
         readers = rows_of(which_item, len(items))
-        inputs = self.query_inputs(distinct)
+        inputs = self.query_inputs(distinct) if inputs is None else inputs
         for index, batch in batches_of_sequences(self, sequences, batch_size, show_as=repr(self) if verbose else None):
             rows = [row for i in index for row in readers[i]]
             places = [place for place, i in enumerate(index) for _ in readers[i]]

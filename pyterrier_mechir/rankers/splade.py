@@ -142,7 +142,7 @@ class Splade(DualEncoder):
         if self._query_encoder is None:
             return super()._other_side()
         other = copy(self._query_encoder)
-        other._query_encoder = self
+        other._query_encoder, other.keeps_graph = self, self.keeps_graph
         return other
 
     def encode(self, batch: Batch) -> torch.Tensor:
