@@ -42,6 +42,11 @@ def judgments() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["qid", "docno", "label"])
 
 
+def favourite(docno: str) -> pd.DataFrame:
+    """Judgments that one text alone answers every query, which is easy to learn."""
+    return pd.DataFrame([(f"q{q}", docno, 1) for q in range(len(QUERIES))], columns=["qid", "docno", "label"])
+
+
 def of_the_lab() -> tuple[pd.DataFrame, pd.DataFrame]:
     """The judged passages of the lab's topics, cut short, and the judgments."""
     dataset = pt.get_dataset("mechir:lab")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from pyterrier_mechir.interventions.edits import Scale
-from pyterrier_mechir.models.edits import Affine
 from pyterrier_mechir.rankers.base import Ranker
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STAGES = ("retention", "removal")
 """What gates are pulled towards: 1, or 0 (causal head gating: Nam et al., NeurIPS 2025)."""
@@ -31,6 +32,10 @@ class Gates:
     """
 
     def __init__(self, ranker: Ranker, start: np.ndarray, max_gate: float, l1: float, pull: str):
+        import torch
+
+        from pyterrier_mechir.models.edits import Affine
+
         self.max_gate, self.l1, self.towards = max_gate, l1, float(pull == "retention")
         self.gates = torch.tensor(start, dtype=torch.float64, requires_grad=True)
         self.numbers = [self.gates]
@@ -46,12 +51,16 @@ class Gates:
         self.put()
 
     def put(self) -> None:
+        import torch
+
         with torch.no_grad():
             self.gates.clamp_(0.0, self.max_gate)
             for scale, of_layer in zip(self.leaves, self.gates, strict=True):
                 scale.copy_(of_layer.repeat_interleave(self.size))
 
     def gradients(self, of_leaves: Sequence[Tensor]) -> list[Tensor]:
+        import torch
+
         return [torch.stack([leaf.double().cpu().view(-1, self.size).sum(1) for leaf in of_leaves])]
 
     def penalty(self) -> Tensor:
@@ -64,12 +73,12 @@ def edits_of(gates: np.ndarray) -> tuple[Scale, ...]:
     Args:
         gates: ``[layer, head]``.
     """
-    return tuple(
-        Scale(f"L{layer}H{head}", float(gate)) for (layer, head), gate in np.ndenumerate(gates) if gate != 1.0
-    )
+    return tuple(Scale(f"L{layer}H{head}", float(gate)) for (layer, head), gate in np.ndenumerate(gates) if gate != 1.0)
 
 
-def gate_frame(gates: np.ndarray, retention: np.ndarray | None = None, removal: np.ndarray | None = None) -> pd.DataFrame:
+def gate_frame(
+    gates: np.ndarray, retention: np.ndarray | None = None, removal: np.ndarray | None = None
+) -> pd.DataFrame:
     """Gates as a frame, with the roles of heads where both stages are given; the arguments are ``[layer, head]``."""
     rows = [(f"L{layer}H{head}", layer, head, gate) for (layer, head), gate in np.ndenumerate(gates)]
     frame = pd.DataFrame(rows, columns=["docno", "layer", "head", "gate"])

@@ -146,8 +146,8 @@ def setting(loss: str, train: Candidates, validation: Candidates, scores: Sequen
     width = spread(known[0], train.groups)
     targets = [each / width for each in known] if loss == "distill" else [train.gains, validation.gains]
     temperature, worth = calibrated(loss, known[0], targets[0], train.groups, width)
-    tasks = (Task(each, target) for each, target in zip((train, validation), targets, strict=True))
-    return Setting(*tasks, width if loss == "distill" else temperature, max(worth, LEAST_WORTH))
+    first = width if loss == "distill" else temperature
+    return Setting(Task(train, targets[0]), Task(validation, targets[1]), first, max(worth, LEAST_WORTH))
 
 
 def learn(learner: Learner, course: Course, given: Setting) -> Learned:

@@ -37,6 +37,7 @@ class Tuning:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         self.ranker = ranker.with_model(model)
+        self.ranker.name = f"{ranker.name}-tuned"
         self.columns, self.modules = [], []
         for site in self.sites:
             module, columns = output_weights(self.ranker, site)
@@ -138,4 +139,3 @@ def _others(ranker: Ranker, site: str) -> set[str]:
         return {at._replace(layer=layer).name for layer in range(ranker.n_layers)}
     (_, activation), _ = place_of(ranker, site)
     return {at._replace(number=number).name for number in range(ranker.anatomy.groups(activation))}
-

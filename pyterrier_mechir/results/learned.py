@@ -113,8 +113,8 @@ class LearnedReport:
         row, before = self.learned, self._of("unchanged").iloc[0]
         verdict = "An improvement." if self.improves else f"Not an improvement: {self._why_not()}."
         parts = [
-            f"{self.measure} of {row['n_queries']} held-out queries: {before['value']:.3f}, and {row['value']:.3f} with "
-            f"what was learned, {row['score']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f})."
+            f"{self.measure} of {row['n_queries']} held-out queries: {before['value']:.3f}, and {row['value']:.3f} "
+            f"with what was learned, {row['score']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f})."
         ]
         if self.n_controls:
             parts.append(f"It is above {self.n_beaten} of {self.n_controls} {self.control}.")
@@ -138,7 +138,8 @@ class LearnedReport:
         shown = self.rows[self.rows["kind"] != "control"].drop(columns="kind")
         if len(controls):
             spread = f"{controls['score'].min():+.3f} to {controls['score'].max():+.3f}"
-            note = f"<p>{len(controls)} {escape(self.control)}: {spread}, mean {controls['score'].mean():+.3f}.</p>"
+            mean = f"{controls['score'].mean():+.3f}"
+            note = f"<p>{len(controls)} {escape(self.control)}: {spread}, mean {mean}.</p>"
         else:
             note = ""
         table = shown.to_html(index=False, float_format=lambda value: f"{value:.3f}", na_rep="", border=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,12 @@ from pyterrier_mechir._options import one_of
 from pyterrier_mechir.interventions.edited import edited
 from pyterrier_mechir.interventions.edits import Scale
 from pyterrier_mechir.interventions.gates import STAGES, Gates, edits_of, gate_frame
-from pyterrier_mechir.interventions.learning import Course, Learned, Setting, learn
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.results.learned import LearnedReport
 from pyterrier_mechir.stages.base.learned_stage import LearnedStage, check_number
+
+if TYPE_CHECKING:
+    from pyterrier_mechir.interventions.learning import Course, Learned, Setting
 
 
 class HeadGates(LearnedStage):
@@ -24,8 +26,9 @@ class HeadGates(LearnedStage):
 
     The weights of the ranker stay as they are. Gates begin at 1. A pull of ``l1`` keeps them there unless the loss
     speaks against a head (``pull="retention"``), or closes them unless the loss needs a head (``pull="removal"``). The
-    loss is of scores over a temperature, which is learned along. Of a bi-encoder, queries and documents are under the
-    same gates; of monoT5, the heads are those of self-attention in the stack that is patched.
+    loss is of scores over a temperature, which is learned: first that of the scores as they are, then along with the
+    gates; where these are pulled towards 0, it is held, as both could shrink together. Of a bi-encoder, queries and
+    documents are under the same gates; of monoT5, the heads are those of self-attention in the stack that is patched.
 
     Every few steps the validation queries are ranked, and the gates of the step of the greatest nDCG@10 are kept (of
     equal ones, that of the least loss); with ``loss="distill"``, ``pull="removal"`` or ``roles`` those of the least
@@ -36,8 +39,9 @@ class HeadGates(LearnedStage):
 
     Args:
         ranker: a ranker, which may be edited already.
-        l1: how hard gates are pulled: what the loss, in nats a query, gets for a mean distance of 1. With ``roles`` the
-            same for both stages.
+        l1: how hard gates are pulled: the mean distance of gates from where they are pulled to costs ``l1`` times what
+            the ranker's scores are worth, which is by how much their loss is less than that of equal scores. With
+            ``roles`` the same for both stages.
         loss: ``listwise`` (softmax over candidates against their judgments), ``pairwise`` (logistic), or ``distill``
             (towards the ranking of the ranker without gates; needs no judgments).
         pull: ``retention`` pulls gates towards 1, ``removal`` towards 0.
@@ -48,10 +52,10 @@ class HeadGates(LearnedStage):
         batch_docs: most candidates of a query in a step, at most half of them relevant where there are others; None
             for all.
         validate_every: steps from one validation to the next.
-        roles: run the stages of causal head gating (Nam et al., NeurIPS 2025), with gates between 0 and 1: gates without
+        roles: run the stages of causal head gating (Nam et al., NeurIPS 2025), with gates from 0 to 1: gates without
             a pull, and from these both with a pull towards 1 (retention) and towards 0 (removal). A head that is open
-            after both is *facilitating*, one that is closed after both *interfering*, one that only the pull keeps open
-            *irrelevant*. ``pull`` says which of the two stages ranks.
+            after both is *facilitating*, one that is closed after both *interfering*, one that only the pull keeps
+            open *irrelevant*. ``pull`` says which of the two stages ranks.
         seed: of what is drawn.
         text_field: column of the document text.
         batch_size: documents in a forward pass; None batches by length.
@@ -128,6 +132,8 @@ class HeadGates(LearnedStage):
         self._keep(edited(self.ranker, edits_of(self._gates)), found.temperature, history)
 
     def _trained(self, course: Course, given: Setting, start: np.ndarray, l1: float, pull: str) -> Learned:
+        from pyterrier_mechir.interventions.learning import learn
+
         bound = min(self.max_gate, 1.0) if self.roles else self.max_gate
         return learn(Gates(self.ranker, start, bound, l1, pull), course, given)
 

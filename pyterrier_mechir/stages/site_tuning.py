@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
 
-from pyterrier_mechir.interventions.learning import Course, Setting, learn
-from pyterrier_mechir.interventions.tuning import Tuning, check_sites, random_sites
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.results.learned import LearnedReport
 from pyterrier_mechir.stages.base.learned_stage import LearnedStage, check_number
+
+if TYPE_CHECKING:
+    from pyterrier_mechir.interventions.learning import Course, Setting
 
 
 class SiteTuning(LearnedStage):
@@ -34,8 +35,9 @@ class SiteTuning(LearnedStage):
         ranker: a ranker whose weights are float32 or float64.
         sites: names of sites: ``L3H4``, ``L3N17``, ``L5.mlp_out`` or ``L5.attn_out``.
         loss: as in :class:`~pyterrier_mechir.HeadGates`.
-        l2: how hard weights are pulled back to what they were: what the loss, in nats a query, gets for a squared change
-            as great as the squared weights, on the mean over sites.
+        l2: how hard weights are pulled back to what they were: a squared change as great as the squared weights, on the
+            mean over sites, costs ``l2`` times what the ranker's scores are worth, as in
+            :class:`~pyterrier_mechir.HeadGates`.
         steps: steps of Adam.
         lr: their rate.
         batch_queries: queries in a step.
@@ -73,6 +75,8 @@ class SiteTuning(LearnedStage):
         batch_size: int | None = None,
         verbose: bool = False,
     ):
+        from pyterrier_mechir.interventions.tuning import check_sites
+
         super().__init__(
             ranker,
             loss=loss,
@@ -90,6 +94,9 @@ class SiteTuning(LearnedStage):
         self._changes = np.empty(0)
 
     def _learn(self, course: Course, given: Setting) -> None:
+        from pyterrier_mechir.interventions.learning import learn
+        from pyterrier_mechir.interventions.tuning import Tuning
+
         tuning = Tuning(self.ranker, self.sites, self.l2)
         found = learn(tuning, course, given)
         self._changes = np.concatenate([number.cpu().double().numpy().ravel() for number in found.numbers])
@@ -128,6 +135,8 @@ class SiteTuning(LearnedStage):
         return self._report(res, qrels, n_random, n_shuffled, n_seeds, ci, n_boot)
 
     def _controls(self, n: int) -> Iterator[Ranker]:
+        from pyterrier_mechir.interventions.tuning import random_sites
+
         rng = np.random.default_rng([self.seed, 1])
         for _ in range(n):
             yield self._again(self.seed, sites=random_sites(self.ranker, self.sites, rng)).learned

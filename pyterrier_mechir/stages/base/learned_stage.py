@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,13 +15,14 @@ from scipy.stats import spearmanr
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.checks import check_count
 from pyterrier_mechir.interventions.candidates import CUTOFF, Candidates, check_apart
-from pyterrier_mechir.interventions.learning import Course, Setting, setting
-from pyterrier_mechir.interventions.losses import LOSSES
 from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.results.learned import LearnedReport
 from pyterrier_mechir.stages.base.checks import check_results, check_rows
 from pyterrier_mechir.stages.base.text_stage import TextStage
+
+if TYPE_CHECKING:
+    from pyterrier_mechir.interventions.learning import Course, Setting
 
 MIX = 0.3
 """What the first stage's score weighs in the mix that is the yardstick of a report."""
@@ -63,6 +64,8 @@ class LearnedStage(TextStage, pt.Estimator):
         batch_size: int | None,
         verbose: bool,
     ):
+        from pyterrier_mechir.interventions.losses import LOSSES
+
         super().__init__(ranker, text_field=text_field, batch_size=batch_size, verbose=verbose)
         self.loss = one_of("loss", loss, LOSSES)
         self.steps, self.batch_queries = check_count("steps", steps), check_count("batch_queries", batch_queries)
@@ -110,7 +113,9 @@ class LearnedStage(TextStage, pt.Estimator):
         train = Candidates.of(topics_or_res_tr, None if is_distilled else qrels_tr, self.text_field, "training")
         validation = Candidates.of(topics_or_res_va, qrels_va, self.text_field, "validation")
         train = train if is_distilled else train.that_teach()
-        scores = [self.ranker.score(each.queries, each.texts, batch_size=self.batch_size) for each in (train, validation)]
+        scores = [
+            self.ranker.score(each.queries, each.texts, batch_size=self.batch_size) for each in (train, validation)
+        ]
         self._data = train, validation, scores
         both = pd.concat([topics_or_res_tr[["qid", "query"]], topics_or_res_va[["qid", "query"]]])
         self._seen = both.drop_duplicates().reset_index(drop=True)
@@ -119,6 +124,8 @@ class LearnedStage(TextStage, pt.Estimator):
 
     def _fit(self, train: Candidates, validation: Candidates, scores: Any) -> None:
         """Learn, with the ranker's own scores of both known."""
+        from pyterrier_mechir.interventions.learning import setting
+
         course = self._course()
         self._learned, self._history, self._temperature = None, pd.DataFrame(), np.nan
         self._learn(course, setting(self.loss, train, validation, scores))
@@ -139,6 +146,8 @@ class LearnedStage(TextStage, pt.Estimator):
         return self.loss != "distill"
 
     def _course(self) -> Course:
+        from pyterrier_mechir.interventions.learning import Course
+
         return Course(
             self.loss,
             self.steps,
@@ -194,7 +203,14 @@ class LearnedStage(TextStage, pt.Estimator):
 
     @as_alone()
     def _report(
-        self, res: pd.DataFrame, qrels: pd.DataFrame, n_controls: int, n_shuffled: int, n_seeds: int, ci: float, n_boot: int
+        self,
+        res: pd.DataFrame,
+        qrels: pd.DataFrame,
+        n_controls: int,
+        n_shuffled: int,
+        n_seeds: int,
+        ci: float,
+        n_boot: int,
     ) -> LearnedReport:
         learned = self.learned
         check_results(self, res, self.text_field)
@@ -260,7 +276,7 @@ class LearnedStage(TextStage, pt.Estimator):
 
     def _like(self, **changes: Any) -> Any:
         """Another stage with these settings, but for changes."""
-        settings = {attribute.name: attribute.value for attribute in pt.inspect.transformer_attributes(self)}  # type: ignore[arg-type]
+        settings = {attribute.name: attribute.value for attribute in pt.inspect.transformer_attributes(self)}
         return type(self)(**{**settings, "verbose": False, **changes})
 
 
