@@ -18,6 +18,7 @@ from pyterrier_mechir import (
     BiEncoder,
     ColBERT,
     CrossEncoder,
+    FairAttention,
     GenerativeReranker,
     MonoT5,
     Scale,
@@ -210,6 +211,7 @@ def test_each_stack_of_an_encoder_decoder_is_baked():
 
 
 REFUSED = {
+    "attention": (lambda: FairAttention(baskets=4), "from position to position"),
     "resample": (lambda: Ablate("L0H1", by="resample", reference=TEXTS), "differs from text to text"),
     "class": (lambda: Ablate("L0H1", by="mean", per="position class", reference=TEXTS), "from position to position"),
 }
@@ -220,7 +222,9 @@ def test_what_is_no_map_of_each_position_alike_is_refused(edit):
     made, reason = REFUSED[edit]
     with pytest.raises(ValueError, match=reason) as told:
         RANKERS["bert"]().edited([made()]).bake()
-    assert str(told.value).startswith("Ablate('L0H1'") and "keep the edited ranker" in str(told.value)
+    assert str(told.value).startswith(("Ablate('L0H1'", "FairAttention(")) and "keep the edited ranker" in str(
+        told.value
+    )
 
 
 def test_one_side_alone_is_no_model():
