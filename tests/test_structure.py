@@ -16,7 +16,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 410
 
 UPWARD = {
-    "pyterrier_mechir.rankers.interactive": {"interventions.edited", "lens.bridge", "stages.scorer", "notebook"},
+    "pyterrier_mechir.rankers.interactive": {
+        "interventions.baking",
+        "interventions.edited",
+        "interventions.saving",
+        "lens.bridge",
+        "stages.scorer",
+        "notebook",
+    },
     "pyterrier_mechir.results.stored.artifact": {"stages.base.stored_stage", "stages.results_writer", "plots.report"},
 }
 """The imports that look upwards, by the module that has them."""

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyterrier_mechir.interventions.edits import SiteEdit
 from pyterrier_mechir.models.anatomy import Anatomy
 from pyterrier_mechir.models.edits import Affine
 from pyterrier_mechir.models.modes import as_alone
@@ -66,7 +67,11 @@ def baked(ranker: Ranker, side: str, tower: Tower) -> Any:
     """
     _check(ranker, tower.model)
     model = deepcopy(tower.model).eval()
-    names = [repr(edit) for of, edit in ranker.edits if of in ("both", side)]
+    told = [edit for of, edit in ranker.edits if of in ("both", side)]
+    for edit in told:
+        if not isinstance(edit, SiteEdit):
+            raise _varies(repr(edit))
+    names = [repr(edit) for edit in told]
     if len(names) != len(tower.edits):
         names = [f"the edit of {edit.key[1]} in layer {edit.key[0]}" for edit in tower.edits]
     for decoder in (False, True):
@@ -136,12 +141,16 @@ def _sums(edits: Sequence[tuple[Any, str]]) -> dict[Key, list[tuple[Any, str]]]:
     found: dict[Key, list[tuple[Any, str]]] = {}
     for edit, name in edits:
         if not isinstance(edit, Affine):
-            raise ValueError(
-                f"{name} cannot be in weights, as what it puts there differs from text to text or from position to "
-                "position; ablate by zero, or by a mean over all positions, or keep the edited ranker."
-            )
+            raise _varies(name)
         found.setdefault(edit.key, []).append((edit, name))
     return dict(sorted(found.items(), key=lambda item: (item[0][0], _IN_ORDER.index(item[0][1]))))
+
+
+def _varies(edit: str) -> ValueError:
+    return ValueError(
+        f"{edit} cannot be in weights, as what it puts there differs from text to text or from position to position; "
+        "ablate by zero, or by a mean over all positions, or keep the edited ranker."
+    )
 
 
 def _bake_stack(anatomy: Anatomy, edits: dict[Key, list[tuple[Any, str]]]) -> None:

@@ -198,17 +198,18 @@ def _inputs(tokenizer: Any, model: nn.Module, *texts: str, max_length: int, **op
 
 def _bi_encoder(ranker: Any, model: nn.Module, tokenizer: Any, query: str, text: str) -> float:
     vectors = []
+    queries: Any = model if ranker._query_model is ranker.model else ranker._query_model
     sides = (
-        (ranker.query_prefix + query, ranker.max_query_length),
-        (ranker.doc_prefix + text, ranker.max_length),
+        (queries, ranker.query_prefix + query, ranker.max_query_length),
+        (model, ranker.doc_prefix + text, ranker.max_length),
     )
-    for read, longest in sides:
-        states = model(**_inputs(tokenizer, model, read, max_length=longest)).last_hidden_state[0]
+    for reader, read, longest in sides:
+        states = reader(**_inputs(tokenizer, reader, read, max_length=longest)).last_hidden_state[0]
         vector = {"cls": states[0], "last": states[-1], "mean": states.mean(0)}[ranker.pooling][None]
         for step in ranker.projection or ():
             vector = step(vector.float())
         vectors.append(vector[0])
-    one, other = vectors
+    one, other = vectors[0].to(vectors[1].dtype), vectors[1]
     if ranker.similarity == "dot":
         return float(one @ other)
     if ranker.similarity == "cosine":

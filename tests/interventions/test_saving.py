@@ -31,6 +31,7 @@ from pyterrier_mechir import (
     MonoT5,
     Scale,
     Splade,
+    check_ranker,
     head_means,
     load_ranker,
 )
@@ -196,6 +197,7 @@ def test_a_router_may_be_edited_and_patched_like_any_other(tmp_path):
     found, same = (PatchScorer(one, min_delta=0)(frame) for one in (read, ranker))
     for name in ("patch_scores", "score_perturbed"):
         assert_near(np.stack(found[name].tolist()), np.stack(same[name].tolist()))
+    assert check_ranker(read, frame).passed
     weights = [one.about(fingerprint=True)["weights"] for one in (read, plain)]
     assert weights[0] != weights[1]
 
