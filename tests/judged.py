@@ -32,4 +32,14 @@ def collection(n_queries=30, n_docs=12, shape=(2, 4), seed=0, noise=0.05, plante
 
 
 def told(out: pd.DataFrame) -> dict:
+    """What a table of ranking effects says beside its rows."""
     return out.attrs["mechir"]["ranking_effects"]
+
+
+def of_measure(out: pd.DataFrame, measure) -> dict:
+    """What a table of ranking effects says of all components by a measure."""
+    return next(row for row in told(out)["measures"] if row["measure"] == str(measure))
+
+
+def by_name(out: pd.DataFrame) -> pd.DataFrame:
+    return out.set_index("docno")

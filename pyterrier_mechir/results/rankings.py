@@ -26,6 +26,9 @@ ABLATED = ("qid", "docno", "score", "ablated_scores")
 PATCHED = ("qid", "docno", "score", "score_baseline", "score_perturbed", "patch_scores")
 """What a frame of ablated scores, and one of patched scores, has to have."""
 
+_ANY = pd.DataFrame({"qid": ["q"], "docno": ["d"], "label": [1]})
+"""Judgments to try measures on."""
+
 
 class Rankings(NamedTuple):
     """The rankings of each query's documents, without any change and by the scores that each component leaves.
@@ -167,7 +170,7 @@ def checked_measures(measures: Measure | str | Sequence[Measure | str]) -> tuple
         measures: one or several, or their names (``"nDCG@10"``).
 
     Raises:
-        ValueError: there is none, one comes twice, is unknown, or is no mean over queries.
+        ValueError: there is none, or one comes twice, is unknown, cannot be computed, or is no mean over queries.
         TypeError: what is no measure.
     """
     listed = [measures] if isinstance(measures, (Measure, str)) else list(measures)
@@ -188,6 +191,10 @@ def checked_measures(measures: Measure | str | Sequence[Measure | str]) -> tuple
             raise ValueError(
                 f"{measure} is no mean over queries, so that it has no interval over them; choose another."
             )
+        try:
+            ir_measures.evaluator([measure], pt.model.to_ir_measures(_ANY))
+        except (ValueError, AssertionError) as error:
+            raise ValueError(f"ir_measures cannot compute {measure}: {str(error).splitlines()[0]}") from None
     return tuple(found)
 
 
