@@ -21,12 +21,16 @@ def judged():
     return lab.text_loader()(rows)
 
 
-def among_others(judged: pd.DataFrame, n: int = 12) -> pd.DataFrame:
-    """The judged documents, each query's among some others of the collection."""
+def among_others(judged: pd.DataFrame, n: int = 8) -> pd.DataFrame:
+    """The judged documents of some queries, each query's among some others of the collection."""
     texts = pd.DataFrame(pt.get_dataset("mechir:lab").get_corpus_iter())
-    topics = judged[["qid", "query"]].drop_duplicates()
+    topics = judged[["qid", "query"]].drop_duplicates().head(26)
     others = [texts.sample(n, random_state=i).assign(qid=qid, query=query) for i, (qid, query) in topics.iterrows()]
-    return pd.concat([judged, *others]).drop_duplicates(["qid", "docno"]).reset_index(drop=True)
+    return (
+        pd.concat([judged[judged["qid"].isin(topics["qid"])], *others])
+        .drop_duplicates(["qid", "docno"])
+        .reset_index(drop=True)
+    )
 
 
 def of_role(heads: pd.DataFrame, *roles: str) -> list[str]:
