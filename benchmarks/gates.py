@@ -6,8 +6,8 @@ and a text) and ``qrels.txt`` (TREC). Candidates are BM25's first for each query
 are judged relevant before all others.
 
 1. *Planted*: the columns of W_O of one head become noise of 4, 8, 16 or 32 times their norm: the smallest that costs
-   at least .04 nDCG@10 over all queries. Gates are learned on a third of the queries, validated on another, and reported on
-   the last: the place of the head's gate among all, and how much of the loss they win back.
+   at least .04 nDCG@10 over all queries. Gates are learned on a third of the queries, validated on another, and
+   reported on the last: the place of the head's gate among all, and how much of the loss they win back.
 2. *Untouched*: the same of the ranker as it is, where nothing is to be won.
 3. With ``--tune N``, output weights: the head's columns of the planted ranker are tuned, beside N random ones.
 """
