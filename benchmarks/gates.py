@@ -92,6 +92,9 @@ def main() -> None:
     parser.add_argument("--l1", type=float, default=0.5)
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--loss", default="listwise")
+    parser.add_argument("--queries", type=int, default=None, help="how many queries, drawn at random; all by default")
+    parser.add_argument("--shuffled", type=int, default=1)
+    parser.add_argument("--batch-docs", type=int, default=8)
     parser.add_argument("--tune", type=int, default=0, metavar="N")
     parser.add_argument("--skip-untouched", action="store_true")
     args = parser.parse_args()
@@ -101,6 +104,9 @@ def main() -> None:
         args.model = get_model_path()
     ranker = BiEncoder(args.model, max_length=args.length)
     docs, topics, qrels = collection(args.collection)
+    if args.queries is not None:
+        topics = topics.sample(args.queries, random_state=0)
+        qrels = qrels[qrels["qid"].isin(set(topics["qid"]))]
     frame = retrieved(docs, topics, qrels, args.documents, args.depth)
     every = Candidates.of(frame, qrels[qrels["docno"].isin(set(frame["docno"]))], "text", "all")
     qrels = every.qrels
@@ -118,7 +124,7 @@ def main() -> None:
     qids = np.random.default_rng(0).permutation(base.index.to_numpy())
     train, validation, held_out = (frame[frame["qid"].isin(part)] for part in np.array_split(qids, 3))
     whole = base[base.index.isin(set(held_out["qid"]))].mean()
-    options = {"steps": args.steps, "l1": args.l1, "lr": args.lr, "loss": args.loss}
+    options = {"steps": args.steps, "l1": args.l1, "lr": args.lr, "loss": args.loss, "batch_docs": args.batch_docs}
     for name, each in (("planted", bad), *(() if args.skip_untouched else (("untouched", ranker),))):
         start = time.perf_counter()
         gates = HeadGates(each, **options).fit(train, qrels, validation, qrels)
@@ -128,8 +134,8 @@ def main() -> None:
         at = int(np.flatnonzero(found["docno"] == args.head)[0])
         others = found["gate"].drop(at)
         print(f"{args.head} is number {at + 1} of {len(found)} from below; the others' mean is {others.mean():.3f}")
-        report = gates.report(held_out, qrels, n_permuted=args.permuted)
-        print(report)
+        report = gates.report(held_out, qrels, n_permuted=args.permuted, n_shuffled=args.shuffled)
+        print(report, flush=True)
         print(report.rows[report.rows["kind"] != "control"].round(4).to_string(index=False))
         controls = report.rows[report.rows["kind"] == "control"]["score"]
         print(f"permuted gates: {controls.mean():+.4f} (sd {controls.std():.4f}, greatest {controls.max():+.4f})")
@@ -137,7 +143,8 @@ def main() -> None:
             lost = whole - report.rows["value"].iloc[0]
             print(f"held out, without noise {whole:.3f}: {report.learned['score'] / lost:.0%} of {lost:.3f} won back")
     if args.tune:
-        tuning = SiteTuning(bad, [args.head], steps=args.steps, loss=args.loss).fit(train, qrels, validation, qrels)
+        options.pop("l1"), options.pop("lr")
+        tuning = SiteTuning(bad, [args.head], **options).fit(train, qrels, validation, qrels)
         print(f"\ntuned {args.head} of the planted:")
         print(tuning.report(held_out, qrels, n_random=args.tune).rows.round(4).to_string(index=False))
 

@@ -52,4 +52,4 @@ def of_the_lab() -> tuple[pd.DataFrame, pd.DataFrame]:
     dataset = pt.get_dataset("mechir:lab")
     qrels = dataset.get_qrels()
     found = dataset.text_loader()(qrels[["qid", "docno"]].merge(dataset.get_topics(), on="qid"))
-    return found.assign(text=found["text"].str.split().str[:16].str.join(" ")), qrels
+    return found.assign(text=found["text"].str.split().str[:12].str.join(" ")), qrels

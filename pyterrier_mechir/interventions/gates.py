@@ -29,6 +29,9 @@ class Gates:
         max_gate: the greatest that a gate may become.
         l1: how hard gates are pulled: what the loss gets for each unit of their mean distance from where to.
         pull: one of :data:`STAGES`.
+
+    Raises:
+        ValueError: queries and documents are encoded by models of different shapes.
     """
 
     def __init__(self, ranker: Ranker, start: np.ndarray, max_gate: float, l1: float, pull: str):
@@ -36,6 +39,12 @@ class Gates:
 
         from pyterrier_mechir.models.edits import Affine
 
+        queries = ranker if ranker.reads_query else ranker.facing("query")
+        if (queries.n_layers, queries.n_heads) != (ranker.n_layers, ranker.n_heads):
+            raise ValueError(
+                f"{ranker!r} has an encoder of queries with {queries.n_layers} layers of {queries.n_heads} heads, and "
+                f"one of documents with {ranker.n_layers} of {ranker.n_heads}, so that no gates are those of both."
+            )
         self.max_gate, self.l1, self.towards = max_gate, l1, float(pull == "retention")
         self.gates = torch.tensor(start, dtype=torch.float64, requires_grad=True)
         self.numbers = [self.gates]

@@ -132,6 +132,16 @@ class Setting:
     temperature: float
     worth: float
 
+    @property
+    def tells_nothing(self) -> bool:
+        """Whether the scores tell next to nothing of what is wanted of them."""
+        return self.worth < LEAST_WORTH
+
+    @property
+    def unit(self) -> float:
+        """What penalties are counted in."""
+        return max(self.worth, LEAST_WORTH)
+
 
 def setting(loss: str, train: Candidates, validation: Candidates, scores: Sequence[np.ndarray]) -> Setting:
     """What is learned from.
@@ -147,7 +157,7 @@ def setting(loss: str, train: Candidates, validation: Candidates, scores: Sequen
     targets = [each / width for each in known] if loss == "distill" else [train.gains, validation.gains]
     temperature, worth = calibrated(loss, known[0], targets[0], train.groups, width)
     first = width if loss == "distill" else temperature
-    return Setting(Task(train, targets[0]), Task(validation, targets[1]), first, max(worth, LEAST_WORTH))
+    return Setting(Task(train, targets[0]), Task(validation, targets[1]), first, worth)
 
 
 def learn(learner: Learner, course: Course, given: Setting) -> Learned:
@@ -197,7 +207,7 @@ def _stepped(
     scores = torch.from_numpy(_scores(learner, course, queries, texts, step)).requires_grad_()
     adam.zero_grad()
     loss = mean_loss(course.loss, scores, given.train.targets[drawn], groups, heat)
-    whole = loss + given.worth * learner.penalty().to(loss)
+    whole = loss + given.unit * learner.penalty().to(loss)
     whole.backward()
     assert scores.grad is not None
     of_leaves = pulled_back(learner.ranker, learner.leaves, queries, texts, scores.grad, course.batch_size)
@@ -223,7 +233,7 @@ def _validated(learner: Learner, course: Course, given: Setting, heat: Tensor, s
     if course.loss != "distill":
         groups = [rows for rows in groups if found.gains[rows].max() > found.gains[rows].min()]
     with torch.no_grad():
-        penalty = given.worth * float(learner.penalty())
+        penalty = given.unit * float(learner.penalty())
         loss = np.nan
         if groups:
             loss = float(mean_loss(course.loss, torch.from_numpy(scores), task.targets, groups, heat)) + penalty

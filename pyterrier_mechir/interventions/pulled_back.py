@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from copy import copy
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,8 +78,3 @@ def _add(
     for total, gradient in zip(sums, found, strict=True):
         if gradient is not None:
             total += gradient
-
-
-def values_of(tensor: Tensor) -> np.ndarray:
-    """A tensor's numbers, float64."""
-    return np.asarray(tensor.detach().double().cpu().numpy())

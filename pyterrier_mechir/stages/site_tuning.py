@@ -22,8 +22,8 @@ class SiteTuning(LearnedStage):
     Of a head these are its columns of W_O, of an MLP all of the weights of its last map, of a neuron its column there.
     They are tuned in a copy of the model, all else in which is frozen; the ranker and its model stay as they are.
     What comes out, :attr:`learned`, is a ranker with an ordinary model:
-    ``tuning.learned.model.save_pretrained(directory)``. Queries and documents of a bi-encoder share its weights; a
-    SPLADE's own model of queries is not tuned.
+    ``tuning.learned.model.save_pretrained(directory)``. Queries and documents of a bi-encoder share its weights;
+    where queries have a model of their own, that of the documents is tuned.
 
     Losses, temperature and validation are as in :class:`~pyterrier_mechir.HeadGates`: the step of the greatest nDCG@10
     on the validation queries is kept, with ``loss="distill"`` that of the least loss.

@@ -9,16 +9,19 @@ import pyterrier as pt
 import pytest
 import torch
 from learned_frames import FAMILIES, candidates, judgments, of_the_lab
-from small_models import QUERIES, TEXTS, build
+from small_models import QUERIES, TEXTS, build, masked_lm
 from tolerance import assert_near
 
-from pyterrier_mechir import BiEncoder, CrossEncoder, HeadGates, Scale, known_circuit
+from pyterrier_mechir import BiEncoder, CrossEncoder, HeadGates, Scale, Splade, known_circuit
 from pyterrier_mechir.interventions.candidates import Candidates
 from pyterrier_mechir.interventions.gates import Gates, edits_of, role_scores, roles_of
 from pyterrier_mechir.interventions.losses import calibrated, mean_loss
 from pyterrier_mechir.interventions.pulled_back import pulled_back
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:the ranker's scores of the training candidates tell next to nothing"),
+]
 
 QUICK = {"steps": 4, "validate_every": 2, "batch_queries": 3}
 
@@ -138,7 +141,7 @@ def circuit():
     frame, qrels = of_the_lab()
     topics = frame["qid"].unique()
     parts = [frame[frame["qid"].isin(topics[start : start + 8])] for start in (0, 8)]
-    options = {"steps": 20, "lr": 0.12, "batch_docs": 8, "validate_every": 5}
+    options = {"steps": 15, "lr": 0.15, "validate_every": 5, "batch_size": 64}
     gates = HeadGates(ranker, loss="distill", roles=True, pull="removal", **options).fit(parts[0], None, parts[1], None)
     return truth, gates, frame[frame["qid"].isin(topics[16:28])], qrels
 
@@ -177,6 +180,9 @@ def test_the_table_of_roles():
     np.testing.assert_allclose(scores["irrelevant"], [0, 0, 1, 0.72])
 
 
+PLANTED = {"loss": "pairwise", "l1": 0.3, "steps": 15, "lr": 0.12, "roles": True, "batch_docs": 12, "batch_size": 96}
+
+
 @pytest.fixture(scope="module")
 def planted():
     """A ranker with a head that writes noise, gates with roles, and held-out candidates with judgments.
@@ -194,7 +200,7 @@ def planted():
     with torch.no_grad():
         weight[:, 24:48] = noise * 10 * weight.norm() / noise.norm()
     parts = [frame[frame["qid"].isin(topics[start:stop])] for start, stop in ((0, 12), (12, 20), (20, 44))]
-    gates = HeadGates(CrossEncoder((model, ranker.tokenizer)), loss="pairwise", l1=0.3, steps=15, lr=0.12, roles=True)
+    gates = HeadGates(CrossEncoder((model, ranker.tokenizer)), **PLANTED)
     return gates.fit(parts[0], qrels, parts[1], qrels), parts[2], qrels
 
 
@@ -290,6 +296,15 @@ def test_queries_that_teach_nothing_are_counted_and_left_out():
         HeadGates(ranker).fit(candidates(0, 3), known.assign(label=0), candidates(3, 5), known)
 
 
+def test_scores_that_tell_nothing_of_the_judgments_are_said_to():
+    ranker = CrossEncoder(build("bert", True))
+    frame = candidates(0, 3)
+    worst = frame.assign(label=-ranker.score(frame["query"].tolist(), frame["text"].tolist()))
+    worst["label"] = worst.groupby("qid")["label"].rank().astype(int)
+    with pytest.warns(UserWarning, match="tell next to nothing of their judgments"):
+        HeadGates(ranker, **QUICK).fit(frame, worst, candidates(3, 5), judgments())
+
+
 def test_queries_must_differ(learned):
     gates = HeadGates(learned.ranker, **QUICK)
     with pytest.raises(ValueError, match="1 validation queries are training queries too, such as qid 'q2'"):
@@ -317,6 +332,12 @@ def test_queries_must_differ(learned):
 def test_bad_options(cross_encoder, options, message):
     with pytest.raises(ValueError, match=message):
         HeadGates(cross_encoder, **options)
+
+
+def test_two_encoders_of_different_shapes_have_no_gates_in_common():
+    ranker = Splade(masked_lm("bert"), query_model=masked_lm("bert", num_hidden_layers=2))
+    with pytest.raises(ValueError, match="2 layers of 4 heads, and one of documents with 3 of 4"):
+        fitted(ranker)
 
 
 def test_before_fit_nothing_can_be_asked(cross_encoder):

@@ -17,7 +17,10 @@ from pyterrier_mechir.interventions.losses import mean_loss
 from pyterrier_mechir.interventions.pulled_back import pulled_back
 from pyterrier_mechir.interventions.tuning import Tuning, random_sites
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:the ranker's scores of the training candidates tell next to nothing"),
+]
 
 QUICK = {"steps": 4, "validate_every": 2, "batch_queries": 3}
 SITES = ["L0H1", "L1.mlp_out", "L0H3"]

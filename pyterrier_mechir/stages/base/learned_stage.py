@@ -13,7 +13,7 @@ import pyterrier as pt
 from scipy.stats import spearmanr
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.checks import check_count
+from pyterrier_mechir.checks import check_count, warn
 from pyterrier_mechir.interventions.candidates import CUTOFF, Candidates, check_apart
 from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.rankers.base import Ranker
@@ -95,7 +95,8 @@ class LearnedStage(TextStage, pt.Estimator):
             qrels_va: their judgments; ``loss="distill"`` needs none.
 
         Warns:
-            UserWarning: some queries have no judgments, or none that tell candidates apart, and are left out.
+            UserWarning: some queries have no judgments, or none that tell candidates apart, and are left out; or the
+                ranker's scores tell next to nothing of the judgments.
 
         Raises:
             pt.validate.InputValidationError: a column is missing.
@@ -119,16 +120,24 @@ class LearnedStage(TextStage, pt.Estimator):
         self._data = train, validation, scores
         both = pd.concat([topics_or_res_tr[["qid", "query"]], topics_or_res_va[["qid", "query"]]])
         self._seen = both.drop_duplicates().reset_index(drop=True)
-        self._fit(*self._data)
+        given = self._fit(*self._data)
+        if given.tells_nothing:
+            warn(
+                "the ranker's scores of the training candidates tell next to nothing of their judgments: by "
+                f"{self.loss!r} they are {max(given.worth, 0.0):.1g} nats a query better than equal scores. Are these "
+                "their judgments?"
+            )
         return self
 
-    def _fit(self, train: Candidates, validation: Candidates, scores: Any) -> None:
+    def _fit(self, train: Candidates, validation: Candidates, scores: Any) -> Setting:
         """Learn, with the ranker's own scores of both known."""
         from pyterrier_mechir.interventions.learning import setting
 
         course = self._course()
         self._learned, self._history, self._temperature = None, pd.DataFrame(), np.nan
-        self._learn(course, setting(self.loss, train, validation, scores))
+        given = setting(self.loss, train, validation, scores)
+        self._learn(course, given)
+        return given
 
     @abstractmethod
     def _learn(self, course: Course, given: Setting) -> None:
@@ -177,7 +186,8 @@ class LearnedStage(TextStage, pt.Estimator):
     @property
     def history(self) -> pd.DataFrame:
         """A row per step: ``step``, ``loss`` (of the step's queries, with the penalty), ``validation_loss`` (likewise),
-        ``validation`` (nDCG@10) and ``temperature``. The two of the validation are missing where there was none.
+        ``validation`` (nDCG@10) and ``temperature``. The two of the validation are missing where there was none. Of
+        several stages, ``stage`` says which.
 
         Raises:
             ValueError: nothing was learned yet.
@@ -238,8 +248,12 @@ class LearnedStage(TextStage, pt.Estimator):
         if "score" in res.columns:
             first = res.set_index(["qid", "docno"])["score"].astype(np.float64)
             ids = pd.MultiIndex.from_arrays([held_out.qids, held_out.docnos])
-            mixed = _mixed(own.astype(np.float64), first.reindex(ids).to_numpy(), held_out.groups)
-            values["mix", f"mix with the first stage ({MIX:g})"] = held_out.ndcg(mixed)
+            known = first.reindex(ids).to_numpy()
+            if np.isfinite(known).all():
+                mixed = _mixed(own.astype(np.float64), known, held_out.groups)
+                values["mix", f"mix with the first stage ({MIX:g})"] = held_out.ndcg(mixed)
+            else:
+                notes.append("Some candidates have no score of the first stage, so that there is no mix with it.")
         return LearnedReport.of(
             values,
             f"nDCG@{CUTOFF}",
