@@ -20,6 +20,9 @@ from pyterrier_mechir.stages.base.learned_stage import LearnedStage, check_numbe
 if TYPE_CHECKING:
     from pyterrier_mechir.interventions.learning import Course, Learned, Setting
 
+STRENGTHS = {"retention": 3.0, "removal": 0.5}
+"""How hard gates are pulled where nobody says it, by where to."""
+
 
 class HeadGates(LearnedStage):
     """Learns by which number to multiply the output z of each attention head, and then re-ranks with these gates.
@@ -41,7 +44,9 @@ class HeadGates(LearnedStage):
         ranker: a ranker, which may be edited already.
         l1: how hard gates are pulled: the mean distance of gates from where they are pulled to costs ``l1`` times what
             the ranker's scores are worth, which is by how much their loss is less than that of equal scores. With
-            ``roles`` the same for both stages.
+            ``roles`` the same for both stages. None takes 3 for ``retention``, which keeps heads near 1 of which a few
+            steps tell nothing certain, and .5 for ``removal`` and for ``roles``: from 1 on, to close all heads costs
+            less than to keep them.
         loss: ``listwise`` (softmax over candidates against their judgments), ``pairwise`` (logistic), or ``distill``
             (towards the ranking of the ranker without gates; needs no judgments).
         pull: ``retention`` pulls gates towards 1, ``removal`` towards 0.
@@ -74,7 +79,7 @@ class HeadGates(LearnedStage):
         self,
         ranker: Ranker,
         *,
-        l1: float = 0.5,
+        l1: float | None = None,
         loss: str = "listwise",
         pull: str = "retention",
         max_gate: float = 2.0,
@@ -102,7 +107,8 @@ class HeadGates(LearnedStage):
             batch_size=batch_size,
             verbose=verbose,
         )
-        self.l1, self.max_gate = check_number("l1", l1), check_number("max_gate", max_gate, above=0.0)
+        self.l1 = None if l1 is None else check_number("l1", l1)
+        self.max_gate = check_number("max_gate", max_gate, above=0.0)
         self.pull, self.roles = one_of("pull", pull, STAGES), roles
         if self.max_gate < 1:
             raise ValueError(f"max_gate is {max_gate!r}; gates begin at 1, so give at least that.")
@@ -112,19 +118,25 @@ class HeadGates(LearnedStage):
     def _by_measure(self) -> bool:
         return super()._by_measure() and self.pull == "retention" and not self.roles
 
+    @property
+    def _strength(self) -> float:
+        if self.l1 is not None:
+            return self.l1
+        return STRENGTHS["removal" if self.roles else self.pull]
+
     def _holds_temperature(self) -> bool:
         return self.pull == "removal" and not self.roles
 
     def _learn(self, course: Course, given: Setting) -> None:
         start = np.ones((self.ranker.n_layers, self.ranker.n_heads))
         if not self.roles:
-            found = self._trained(course, given, start, self.l1, self.pull)
+            found = self._trained(course, given, start, self._strength, self.pull)
             self._gates, self._stages, history = found.numbers[0].numpy(), {}, found.history
         else:
             plain = self._trained(course, given, start, 0.0, "retention")
             start, given = plain.numbers[0].numpy(), replace(given, temperature=plain.temperature)
             held = replace(course, holds_temperature=True)
-            stages = {stage: self._trained(held, given, start, self.l1, stage) for stage in STAGES}
+            stages = {stage: self._trained(held, given, start, self._strength, stage) for stage in STAGES}
             self._stages = {stage: each.numbers[0].numpy() for stage, each in stages.items()}
             self._gates, found = self._stages[self.pull], stages[self.pull]
             named = {"none": plain, **stages}

@@ -340,6 +340,11 @@ def test_two_encoders_of_different_shapes_have_no_gates_in_common():
         fitted(ranker)
 
 
+def test_the_pull_is_stronger_where_gates_are_kept(cross_encoder):
+    given = [({}, 3.0), ({"pull": "removal"}, 0.5), ({"roles": True}, 0.5), ({"l1": 0.2}, 0.2)]
+    assert [HeadGates(cross_encoder, **options)._strength for options, _ in given] == [wanted for _, wanted in given]
+
+
 def test_before_fit_nothing_can_be_asked(cross_encoder):
     gates = HeadGates(cross_encoder)
     for ask in (lambda: gates(candidates(0, 1)), lambda: gates.gates, lambda: gates.edits, lambda: gates.history,
