@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--permuted", type=int, default=20)
-    parser.add_argument("--l1", type=float, default=None)
+    parser.add_argument("--l1", type=float, default=0.5)
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--loss", default="listwise")
     parser.add_argument("--queries", type=int, default=None, help="how many queries, drawn at random; all by default")

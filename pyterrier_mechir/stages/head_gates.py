@@ -20,8 +20,8 @@ from pyterrier_mechir.stages.base.learned_stage import LearnedStage, check_numbe
 if TYPE_CHECKING:
     from pyterrier_mechir.interventions.learning import Course, Learned, Setting
 
-STRENGTHS = {"retention": 3.0, "removal": 0.5}
-"""How hard gates are pulled where nobody says it, by where to."""
+STRENGTHS = {"retention": 6.0, "removal": 1.0}
+"""How many times ``l1`` gates are pulled, by where to."""
 
 
 class HeadGates(LearnedStage):
@@ -44,9 +44,8 @@ class HeadGates(LearnedStage):
         ranker: a ranker, which may be edited already.
         l1: how hard gates are pulled: the mean distance of gates from where they are pulled to costs ``l1`` times what
             the ranker's scores are worth, which is by how much their loss is less than that of equal scores. With
-            ``roles`` the same for both stages. None takes 3 for ``retention``, which keeps heads near 1 of which a few
-            steps tell nothing certain, and .5 for ``removal`` and for ``roles``: from 1 on, to close all heads costs
-            less than to keep them.
+            ``roles`` the same for both stages; without, ``retention`` pulls six times as hard, so that heads stay near
+            1 of which a few steps tell nothing certain.
         loss: ``listwise`` (softmax over candidates against their judgments), ``pairwise`` (logistic), or ``distill``
             (towards the ranking of the ranker without gates; needs no judgments).
         pull: ``retention`` pulls gates towards 1, ``removal`` towards 0.
@@ -79,7 +78,7 @@ class HeadGates(LearnedStage):
         self,
         ranker: Ranker,
         *,
-        l1: float | None = None,
+        l1: float = 0.5,
         loss: str = "listwise",
         pull: str = "retention",
         max_gate: float = 2.0,
@@ -107,8 +106,7 @@ class HeadGates(LearnedStage):
             batch_size=batch_size,
             verbose=verbose,
         )
-        self.l1 = None if l1 is None else check_number("l1", l1)
-        self.max_gate = check_number("max_gate", max_gate, above=0.0)
+        self.l1, self.max_gate = check_number("l1", l1), check_number("max_gate", max_gate, above=0.0)
         self.pull, self.roles = one_of("pull", pull, STAGES), roles
         if self.max_gate < 1:
             raise ValueError(f"max_gate is {max_gate!r}; gates begin at 1, so give at least that.")
@@ -120,9 +118,8 @@ class HeadGates(LearnedStage):
 
     @property
     def _strength(self) -> float:
-        if self.l1 is not None:
-            return self.l1
-        return STRENGTHS["removal" if self.roles else self.pull]
+        """How hard gates are pulled, in what the scores are worth."""
+        return self.l1 * STRENGTHS["removal" if self.roles else self.pull]
 
     def _holds_temperature(self) -> bool:
         return self.pull == "removal" and not self.roles

@@ -341,7 +341,7 @@ def test_two_encoders_of_different_shapes_have_no_gates_in_common():
 
 
 def test_the_pull_is_stronger_where_gates_are_kept(cross_encoder):
-    given = [({}, 3.0), ({"pull": "removal"}, 0.5), ({"roles": True}, 0.5), ({"l1": 0.2}, 0.2)]
+    given = [({}, 3.0), ({"pull": "removal"}, 0.5), ({"roles": True}, 0.5), ({"l1": 0.2, "pull": "removal"}, 0.2)]
     assert [HeadGates(cross_encoder, **options)._strength for options, _ in given] == [wanted for _, wanted in given]
 
 
