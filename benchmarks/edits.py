@@ -113,6 +113,7 @@ def main() -> None:
     if options.queries is not None:
         topics = topics.sample(min(options.queries, len(topics)), random_state=0)
     frame = candidates(documents, topics, options.depth)
+    qrels = qrels[qrels["qid"].isin(topics["qid"])]
     ranker = BiEncoder(options.checkpoint, max_length=options.max_length)
     print(f"## {Path(options.collection).name}, {ranker.short_name}\n", flush=True)
     print(f"{frame['qid'].nunique()} queries, {len(frame)} pairs, {frame['docno'].nunique()} documents.\n", flush=True)
