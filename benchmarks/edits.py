@@ -1,6 +1,6 @@
 """What a ranking can spare: heads ablated on a collection with judgments, and a head that is known to be bad.
 
-    python benchmarks/edits.py COLLECTION [--checkpoint ID_OR_DIRECTORY] [--depth 50] [--queries N] [--out DIRECTORY]
+    python benchmarks/edits.py COLLECTION [--checkpoint ID_OR_DIRECTORY] [--depth 50] [--documents N] [--out DIRECTORY]
 
 COLLECTION is a folder with docs.tsv(.gz) (docno, text), queries.tsv (qid, query) and qrels.txt (TREC), or the name of a
 PyTerrier dataset. BM25 retrieves; the checkpoint, a bi-encoder (all-MiniLM-L6-v2 by default), re-ranks.
@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="a bi-encoder of BERT's layers")
     parser.add_argument("--depth", type=int, default=50)
     parser.add_argument("--queries", type=int, help="this many, drawn at random")
+    parser.add_argument("--documents", type=int, help="this many, those that are judged relevant before all others")
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--out", type=Path, help="where to keep the frames")
     options = parser.parse_args()
@@ -109,6 +110,10 @@ def main() -> None:
 
         options.checkpoint = str(get_model_path())
     documents, topics, qrels = collection(options.collection)
+    if options.documents is not None:
+        is_relevant = documents["docno"].isin(qrels.loc[qrels["label"] > 0, "docno"])
+        documents = pd.concat([documents[is_relevant], documents[~is_relevant]]).head(options.documents)
+        qrels = qrels[qrels["docno"].isin(documents["docno"])]
     topics = topics[topics["qid"].isin(qrels[qrels["label"] > 0]["qid"])]
     if options.queries is not None:
         topics = topics.sample(min(options.queries, len(topics)), random_state=0)
