@@ -72,6 +72,7 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("family", list(FAMILIES))
 
 
+@pytest.mark.bits
 def test_gates_of_one_change_no_score(family):
     ranker = FAMILIES[family]()
     frame = candidates(0, 2)
@@ -81,6 +82,7 @@ def test_gates_of_one_change_no_score(family):
     assert edits_of(np.ones((2, 3))) == ()
 
 
+@pytest.mark.bits
 def test_fitting_leaves_the_ranker_and_its_weights_alone(family):
     ranker = FAMILIES[family]()
     before, flags = ranker.about(fingerprint=True), [p.requires_grad for p in ranker.model.parameters()]

@@ -63,6 +63,7 @@ def test_only_the_columns_of_the_sites_change(tuned):
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.bits
 def test_the_ranker_and_its_weights_are_left_alone(family):
     ranker = FAMILIES[family]()
     flags = [p.requires_grad for p in ranker.model.parameters()]
@@ -250,6 +251,7 @@ def test_training_that_diverges_is_an_error(cross_encoder):
         fitted(cross_encoder, lr=1e30, steps=6)
 
 
+@pytest.mark.bits
 def test_a_splade_of_two_models_has_its_documents_model_tuned():
     ranker = Splade(masked_lm("bert"), query_model=masked_lm("bert"))
     tuning = moved(ranker, ["L2H1"])
