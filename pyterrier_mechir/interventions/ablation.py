@@ -11,70 +11,32 @@ Shapes: ``N`` pairs, ``B`` texts of a batch, ``n`` ablations that resume at the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyterrier_mechir.interventions.edits import Ablate
-from pyterrier_mechir.interventions.references import ByClass, Drawn, drawn, means
-from pyterrier_mechir.models.edits import Affine, Placed, Rows
+from pyterrier_mechir.interventions.references import Given, given_for, placed_at
+from pyterrier_mechir.interventions.vectors import place_of
+from pyterrier_mechir.models.edits import Rows
 from pyterrier_mechir.models.modes import as_alone
-from pyterrier_mechir.models.opened import Batch
+from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.products import packed_products
 from pyterrier_mechir.models.recording import Key, Recording, record
 from pyterrier_mechir.models.replay import Edit, needed_to_replay, replay
 from pyterrier_mechir.models.sites import Site, SiteSet, activation_of
 from pyterrier_mechir.patching.cost import Cost, peak_memory
+from pyterrier_mechir.patching.steps import Step, steps_of
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.batches import SharedBatch
 from pyterrier_mechir.text.encoding import unique
 
-Given = Mapping[Key, Any]
-"""What takes the place of each activation as a whole: a tensor ``[D]``, or what gives one for the rows of a batch."""
 
-
-class _Step(NamedTuple):
-    """Ablations of which runs resume at the same point.
-
-    Args:
-        numbers: which of all ablations they are.
-        heads: for each, the heads, groups or neurons that it takes of each activation; 0 for the whole.
-    """
-
-    numbers: list[int]
-    heads: list[dict[Key, list[int]]]
-
-
-def given_for(ranker: Ranker, sites: Sequence[Site | SiteSet], ablate: Ablate) -> Given:
-    """What takes the place of the activations of some sites.
-
-    Args:
-        ranker: the ranker.
-        sites: the sites, or sets of sites.
-        ablate: how, with its reference; its site plays no part.
-
-    Raises:
-        ValueError: a reference without texts, or a ranker whose texts cannot be told apart.
-    """
-    keys = sorted({activation_of(site, ranker.n_layers) for one in sites for site in one.members})
-    if ablate.by == "zero":
-        return {key: torch.zeros(ranker.anatomy.width(key[1]), device=ranker.device) for key in keys}
-    if ablate.by == "resample":
-        wholes = {key: slice(0, ranker.anatomy.width(key[1])) for key in keys}
-        return {key: drawn(ranker, ablate.reference, key, whole, ablate.seed) for key, whole in wholes.items()}
-    known = ablate.reference
-    if not (isinstance(known, Mapping) and set(keys) <= known.keys()):
-        known = means(ranker, known, keys, ablate.per)
-    found: dict[Key, Any] = {}
-    special = torch.tensor(ranker.tokenizer.all_special_ids)
-    for key in keys:
-        table = torch.from_numpy(known[key]).to(ranker.device)
-        found[key] = ByClass(table, special) if table.ndim == 2 else table
-    return found
+def keys_of(ranker: Ranker, sites: Sequence[Site | SiteSet]) -> list[Key]:
+    """The (layer, activation) of all that some sites, or sets of sites, are in."""
+    return sorted({activation_of(site, ranker.n_layers) for one in sites for site in one.members})
 
 
 @as_alone()
@@ -105,34 +67,47 @@ def ablated_scores(
         float32 ``[N]`` and ``[N, site]``.
     """
     distinct, which_query = unique(queries)
-    steps = _steps(ranker, sites)
     with_queries = side != "document" and not ranker.reads_query
     of_queries = [_query_inputs(ranker, one, given, distinct) for one in sites] if with_queries else []
-    opened, anatomy = ranker.opened.encoding, ranker.anatomy
-    wanted = sorted({key for step in steps for key in needed_to_replay(list(_keys(step)))})
+    steps = steps_of(sites, ranker.n_layers) if side != "query" else []
+    opened = ranker.opened.encoding
+    wanted = sorted({key for step in steps for key in needed_to_replay(step.activations)})
     scores, ablated = np.empty(len(texts), np.float32), np.empty((len(texts), len(sites)), np.float32)
     with packed_products(opened.anatomy):
         for shared in ranker.parts(queries, texts, batch_size=batch_size):
             base = record(opened, shared.batch, wanted)
             scores[shared.rows] = ranker.compare(base.scores[shared.places], shared.inputs).cpu().numpy()
             asked = [which_query[row] for row in shared.rows]
+            encoded = _encoded(opened, shared.batch, base, steps, given, ranker.batch_tokens)
             if side == "query":
-                for number in range(len(sites)):
-                    inputs = _with_queries(shared, of_queries, number, asked)
-                    ablated[shared.rows, number] = ranker.compare(base.scores[shared.places], inputs).cpu().numpy()
-            for step in steps if side != "query" else ():
-                n_tokens = shared.batch["input_ids"].numel()
-                at_once = max(1, ranker.batch_tokens // n_tokens)
-                for start in range(0, len(step.numbers), at_once):
-                    part = _Step(step.numbers[start : start + at_once], step.heads[start : start + at_once])
-                    edits = _edits(part, given, shared.batch, base, anatomy.groups)
-                    for number, encoded in zip(part.numbers, replay(opened, shared.batch, base, edits), strict=True):
-                        inputs = _with_queries(shared, of_queries, number, asked)
-                        found = ranker.compare(encoded[shared.places], inputs)
-                        ablated[shared.rows, number] = found.cpu().numpy()
+                encoded = ((number, base.scores) for number in range(len(sites)))
+            for number, of_texts in encoded:
+                inputs = _with_queries(shared, of_queries, number, asked)
+                ablated[shared.rows, number] = ranker.compare(of_texts[shared.places], inputs).cpu().numpy()
             if progress is not None:
                 progress(len(shared.rows))
     return scores, ablated
+
+
+def _encoded(
+    opened: Opened, batch: Batch, base: Recording, steps: Sequence[Step], given: Given, batch_tokens: int
+) -> Iterator[tuple[int, Tensor]]:
+    """The number of each site, and what the model makes of a batch's texts with the site ablated, ``[B, ...]``."""
+    rows, (n_runs, length) = Rows(batch["input_ids"], batch["attention_mask"]), batch["input_ids"].shape
+    at_once = max(1, batch_tokens // (n_runs * length))
+    for step in steps:
+        sources = {}
+        for key in step.activations:
+            value = given[key]
+            like = base.scores.new_zeros((n_runs, length, 1))
+            sources[key] = value.expand(n_runs, length, -1) if isinstance(value, Tensor) else value(like, rows)
+        for start in range(0, len(step.sites), at_once):
+            numbers, edits = step.sites[start : start + at_once], []
+            for key, source in sources.items():
+                is_head = step.takes(numbers, key, opened.anatomy.groups(key[1]))
+                mask = torch.from_numpy(is_head).to(source.device)[:, None, None, :]
+                edits.append(Edit(*key, source, mask))
+            yield from zip(numbers, replay(opened, batch, base, edits), strict=True)
 
 
 def _with_queries(shared: SharedBatch, of_queries: Sequence[Batch], number: int, asked: list[int]) -> Batch:
@@ -144,67 +119,10 @@ def _with_queries(shared: SharedBatch, of_queries: Sequence[Batch], number: int,
 
 def _query_inputs(ranker: Ranker, one: Site | SiteSet, given: Given, queries: Sequence[str]) -> Batch:
     """What scores read of queries that are encoded with some sites ablated."""
-    return ranker.under(placed_ablations(ranker, one, given), "query").query_inputs(queries)
-
-
-def placed_ablations(ranker: Ranker, one: Site | SiteSet, given: Given) -> list[Affine | Placed]:
-    """The ablation of a site, or of the sites of a set, as edits of the model."""
-    made: list[Affine | Placed] = []
     decoder = ranker.anatomy.cross_attends
-    for key, numbers in _taken(ranker, one).items():
-        size = ranker.anatomy.width(key[1]) // ranker.anatomy.groups(key[1])
-        for number in numbers:
-            columns = (
-                slice(0, None) if ranker.anatomy.groups(key[1]) == 1 else slice(number * size, (number + 1) * size)
-            )
-            columns = slice(columns.start, columns.stop or ranker.anatomy.width(key[1]))
-            value = given[key]
-            if isinstance(value, Tensor):
-                made.append(Affine(key, columns, 0.0, value[columns], decoder))
-            elif isinstance(value, ByClass):
-                made.append(Placed(key, columns, ByClass(value.table[:, columns], value.special), decoder))
-            else:
-                part = Drawn(value.table[..., columns], value.sizes, value.known, value.factors)
-                made.append(Placed(key, columns, part, decoder))
-    return made
-
-
-def _taken(ranker: Ranker, one: Site | SiteSet) -> dict[Key, list[int]]:
-    taken: dict[Key, list[int]] = {}
-    for site in one.members:
-        taken.setdefault(activation_of(site, ranker.n_layers), []).append(site.number or 0)
-    return taken
-
-
-def _steps(ranker: Ranker, sites: Sequence[Site | SiteSet]) -> list[_Step]:
-    steps: dict[tuple[Key, ...], _Step] = {}
-    for number, one in enumerate(sites):
-        taken = _taken(ranker, one)
-        step = steps.setdefault(tuple(needed_to_replay(list(taken))), _Step([], []))
-        step.numbers.append(number)
-        step.heads.append(taken)
-    return list(steps.values())
-
-
-def _keys(step: _Step) -> list[Key]:
-    return sorted({key for taken in step.heads for key in taken})
-
-
-def _edits(step: _Step, given: Given, batch: Batch, base: Recording, groups: Callable[[str], int]) -> list[Edit]:
-    """The edits of the copies of a step, ``n`` of each recorded run."""
-    rows, made = Rows(batch["input_ids"], batch["attention_mask"]), []
-    n_runs, length = batch["input_ids"].shape
-    for key in _keys(step):
-        is_head = np.zeros((len(step.numbers), groups(key[1])), dtype=bool)
-        for copy, taken in enumerate(step.heads):
-            is_head[copy, taken.get(key, [])] = True
-        value = given[key]
-        if not isinstance(value, Tensor):
-            value = value(torch.zeros((n_runs, length, 1), device=base.scores.device), rows)
-        source = value.expand(n_runs, length, -1) if value.ndim == 1 else value
-        mask = torch.from_numpy(is_head).to(base.scores.device)[:, None, None, :]
-        made.append(Edit(*key, source, mask))
-    return made
+    places = [place_of(ranker, site.name) for site in one.members]
+    edits = [placed_at(key, columns, given[key], decoder) for key, columns in places]
+    return ranker.under(edits, "query").query_inputs(queries)
 
 
 def estimated(
@@ -232,8 +150,8 @@ def estimated(
     n_queries = 0 if ranker.reads_query or side == "document" else len(set(queries))
     n_copies = len(sites) if side != "query" else 0
     rows = np.random.default_rng(0).permutation(len(texts))
-    given, n, took, share = given_for(ranker, sites, Ablate("", "zero")), 1, 0.0, 1.0
-    while len(rows) and perf_counter() - begin + 2 * took < seconds:
+    given, n, took, share = given_for(ranker, keys_of(ranker, sites), "zero"), 1, 0.0, 1.0
+    while len(rows) and (not took or perf_counter() - begin + 2 * took < seconds):
         some, began = rows[:n], perf_counter()
         ablated_scores(ranker, [queries[i] for i in some], [texts[i] for i in some], sites, given, side)
         took = perf_counter() - began

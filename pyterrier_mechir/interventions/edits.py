@@ -148,36 +148,18 @@ class Ablate(SiteEdit):
                 "give reference=, a frame or texts."
             )
         key, _ = self._place(ranker)
-        if self.by == "mean" and not (isinstance(given, Means) and key in given):
-            if isinstance(given, Means):
-                raise ValueError(f"the means that are given have none of {self.site}; give a frame or texts instead.")
-            from pyterrier_mechir.interventions.references import means
+        if self.by == "mean":
+            from pyterrier_mechir.interventions.references import known_means
 
-            given = means(ranker, given, [key], self.per)
+            given = known_means(ranker, given, [key], self.per)
         return replace(self, reference=given)
 
     def placed(self, ranker: Ranker) -> Affine | Placed:
-        import torch
+        from pyterrier_mechir.interventions.references import given_for, placed_at
 
-        from pyterrier_mechir.interventions.references import ByClass, drawn
-        from pyterrier_mechir.models.edits import Placed
-
-        place = key, columns = self._place(ranker)
-        decoder = ranker.anatomy.cross_attends
-        if self.by == "zero":
-            return _affine(ranker, place, scale=0.0)
-        if self.by == "resample":
-            if decoder:
-                raise ValueError(
-                    "a decoder that reads an encoder does not tell texts apart by its own tokens, so that nothing can "
-                    "be drawn for them; ablate by zero or mean, or edit ranker.on('encoder')."
-                )
-            return Placed(key, columns, drawn(ranker, self.reference, key, columns, self.seed), decoder)
-        value = self.reference[key]
-        if value.ndim == 2:
-            table, special = torch.from_numpy(value[:, columns].copy()), torch.tensor(ranker.tokenizer.all_special_ids)
-            return Placed(key, columns, ByClass(table, special), decoder)
-        return _affine(ranker, place, scale=0.0, shift=value[columns])
+        key, columns = self._place(ranker)
+        given = given_for(ranker, [key], self.by, self.reference, self.per, self.seed)
+        return placed_at(key, columns, given[key], ranker.anatomy.cross_attends)
 
     def told(self) -> dict[str, Any]:
         known = {} if self.reference is None else {"reference": repr(_digest_of(self.reference))}

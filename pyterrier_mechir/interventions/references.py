@@ -1,9 +1,9 @@
-"""What takes the place of an activation that is ablated: means of reference texts, and activations of other texts."""
+"""What takes the place of an ablated activation: zeros, means of reference texts, or activations of other texts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyterrier_mechir.interventions.means import POSITION_CLASSES, Means, texts_of
-from pyterrier_mechir.models.edits import Rows
+from pyterrier_mechir.models.edits import Affine, Placed, Rows
 from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.recording import Key, record
 from pyterrier_mechir.rankers.base import Ranker
@@ -94,7 +94,7 @@ class ByClass:
     """Gives each position the mean of its class, for an edit.
 
     Args:
-        table: float32 ``[class, columns]``.
+        table: float32 ``[class, D]``.
         special: ids of special tokens.
     """
 
@@ -106,13 +106,17 @@ class ByClass:
         classes = position_classes(rows.ids, self.special.to(rows.ids.device))[:, : value.shape[1]]
         return self.table.to(value)[classes]
 
+    def at(self, columns: slice) -> ByClass:
+        """The same of some of the features."""
+        return replace(self, table=self.table[:, columns])
+
 
 @dataclass(frozen=True)
 class Drawn:
     """Gives each text the activation of another text, for an edit.
 
     Args:
-        table: of the other texts, ``[text, S, columns]``.
+        table: of the other texts, ``[text, S, D]``.
         sizes: how long each is.
         known: their numbers, by :func:`_hashed`.
         factors: what these are made with.
@@ -132,10 +136,14 @@ class Drawn:
         places = torch.arange(value.shape[1])[None] % self.sizes[which][:, None]
         return self.table[which[:, None], places].to(value)
 
+    def at(self, columns: slice) -> Drawn:
+        """The same of some of the features."""
+        return replace(self, table=self.table[..., columns])
+
 
 @as_alone()
 @torch.no_grad()
-def drawn(ranker: Ranker, reference: Any, key: Key, columns: slice, seed: int) -> Drawn:
+def drawn(ranker: Ranker, reference: Any, key: Key, seed: int) -> Drawn:
     """What gives each text the activation of another text of a reference, always the same.
 
     Position p takes the other text's position p, and begins again where that ends.
@@ -144,9 +152,16 @@ def drawn(ranker: Ranker, reference: Any, key: Key, columns: slice, seed: int) -
         ranker: the ranker.
         reference: as in :func:`head_means`; of many texts, 64 are kept.
         key: the (layer, activation).
-        columns: which of its features.
         seed: of the draw, which depends on it and on the text's tokens only.
+
+    Raises:
+        ValueError: the reference has one text only, or the texts of the model cannot be told apart.
     """
+    if ranker.anatomy.cross_attends:
+        raise ValueError(
+            "a decoder that reads an encoder does not tell texts apart by its own tokens, so that nothing can be drawn "
+            "for them; ablate by zero or mean, or edit ranker.on('encoder')."
+        )
     queries, texts = texts_of(ranker, reference)
     pairs = sorted(set(zip(queries, texts, strict=True)))
     rng = np.random.default_rng(seed)
@@ -159,7 +174,7 @@ def drawn(ranker: Ranker, reference: Any, key: Key, columns: slice, seed: int) -
         run = record(ranker.opened.encoding, shared.batch, [key])[key]
         hashes.append(_hashed(shared.batch["input_ids"], shared.batch["attention_mask"], factors))
         lengths = shared.batch["attention_mask"].sum(1).tolist()
-        values += [value[:length, columns].cpu() for value, length in zip(run, lengths, strict=True)]
+        values += [value[:length].cpu() for value, length in zip(run, lengths, strict=True)]
     table = torch.nn.utils.rnn.pad_sequence(values, batch_first=True)
     return Drawn(table, torch.tensor([len(value) for value in values]), torch.cat(hashes).cpu(), factors)
 
@@ -168,3 +183,58 @@ def _hashed(ids: Tensor, mask: Tensor, factors: Tensor) -> Tensor:
     """A number of each row of token ids, whatever its padding, ``[B]``."""
     weights = factors[: ids.shape[1]].to(ids.device)
     return ((ids + 1) * mask * weights).sum(1).remainder(2**31 - 1)
+
+
+Given = Mapping[Key, "Tensor | ByClass | Drawn"]
+"""What takes the place of each activation as a whole: ``[D]`` for every position, or what gives it for the rows of a
+batch."""
+
+
+def given_for(
+    ranker: Ranker, keys: Sequence[Key], by: str, reference: Any = None, per: str | None = None, seed: int = 0
+) -> Given:
+    """What takes the place of some activations that are ablated.
+
+    Args:
+        ranker: the ranker.
+        keys: the (layer, activation) of each.
+        by: as in :class:`~pyterrier_mechir.Ablate`, and so are the others.
+        reference: a frame, texts, or means.
+        per: whether positions have means by their classes.
+        seed: of what is drawn.
+
+    Raises:
+        ValueError: a reference that has no texts or too few, or means that lack an activation; or texts that cannot be
+            told apart.
+    """
+    if by == "zero":
+        return {key: torch.zeros(ranker.anatomy.width(key[1]), device=ranker.device) for key in keys}
+    if by == "resample":
+        return {key: drawn(ranker, reference, key, seed) for key in keys}
+    known = known_means(ranker, reference, keys, per)
+    tables = {key: torch.from_numpy(known[key]).to(ranker.device) for key in keys}
+    special = torch.tensor(ranker.tokenizer.all_special_ids)
+    return {key: ByClass(table, special) if table.ndim == 2 else table for key, table in tables.items()}
+
+
+def known_means(ranker: Ranker, reference: Any, keys: Sequence[Key], per: str | None = None) -> Means:
+    """The means that are given, or those of the texts that are given.
+
+    Raises:
+        ValueError: the means lack an activation; or as :func:`head_means`.
+    """
+    if not isinstance(reference, Means):
+        return means(ranker, reference, keys, per)
+    lacking = next((key for key in keys if key not in reference), None)
+    if lacking is not None:
+        raise ValueError(
+            f"the means that are given have no {lacking[1]} of layer {lacking[0]}; give a frame or texts instead."
+        )
+    return reference
+
+
+def placed_at(key: Key, columns: slice, value: Tensor | ByClass | Drawn, decoder: bool) -> Affine | Placed:
+    """What takes the place of some features of an activation, as an edit of the model."""
+    if isinstance(value, Tensor):
+        return Affine(key, columns, 0.0, value[columns], decoder)
+    return Placed(key, columns, value.at(columns), decoder)

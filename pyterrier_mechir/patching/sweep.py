@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,12 +13,12 @@ from pyterrier_mechir.models.anatomy import Anatomy
 from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.products import packed_products
-from pyterrier_mechir.models.recording import Key, Recording, record
+from pyterrier_mechir.models.recording import Recording, record
 from pyterrier_mechir.models.replay import Edit, Run, at_positions, replay
-from pyterrier_mechir.models.sites import activation_of
 from pyterrier_mechir.patching.outcome import SweepResult
 from pyterrier_mechir.patching.paths import needed_to_patch, patched_scores
 from pyterrier_mechir.patching.plan import Plan
+from pyterrier_mechir.patching.steps import Step, steps_of
 from pyterrier_mechir.rankers.batches import batches_of_pairs
 from pyterrier_mechir.text.positions import ALL
 
@@ -80,7 +79,7 @@ def sweep(
         The scores, in the order of the pairs; missing where a pair has none of the positions.
     """
     model, at_once = opened or ranker.opened, batch_tokens or ranker.batch_tokens
-    steps = _steps(plan, ranker.n_layers)
+    steps = steps_of(plan.sites, ranker.n_layers, plan.receivers)
     wanted = {key for step in steps for key in (*needed_to_patch(step.activations, plan.receivers), *step.activations)}
     patch = partial(patched_scores, model, receivers=plan.receivers, run=run)
     slots = max((plan.positions.count(pair) for pair in pairs), default=1)
@@ -147,37 +146,6 @@ def _runs(pairs: Sequence[AlignedPair], batch: Batch, plan: Plan) -> Runs:
     return Runs(batch, target, source, slots.repeat(1, len(plan.ways), 1) if slots.shape[1] > 1 else slots)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """Sites, or sets of sites, from which runs resume at the same point, swept together as copies on the batch axis.
-
-    Args:
-        sites: their numbers.
-        heads: for each of them, the heads or neurons that it takes of each (layer, activation) that it replaces; 0 for
-            the whole.
-    """
-
-    sites: list[int]
-    heads: list[dict[Key, list[int]]]
-
-    @cached_property
-    def activations(self) -> list[Key]:
-        """The (layer, activation) that any of them replaces."""
-        return sorted({key for taken in self.heads for key in taken})
-
-
-def _steps(plan: Plan, n_layers: int) -> list[_Step]:
-    steps: dict[tuple[Key, ...], _Step] = {}
-    for number, one in enumerate(plan.sites):
-        taken: dict[Key, list[int]] = {}
-        for site in one.members:
-            taken.setdefault(activation_of(site, n_layers), []).append(site.number or 0)
-        step = steps.setdefault(tuple(needed_to_patch(list(taken), plan.receivers)), _Step([], []))
-        step.sites.append(number)
-        step.heads.append(taken)
-    return list(steps.values())
-
-
 def _open(pairs: Sequence[AlignedPair]) -> np.ndarray:
     """The positions of each pair that may be patched, broadcastable to ``[B, S]``: those open on both sides.
 
@@ -194,7 +162,7 @@ def _sweep_steps(
     anatomy: Anatomy,
     runs: Runs,
     recorded: Recording,
-    steps: Sequence[_Step],
+    steps: Sequence[Step],
     patch: Callable[..., torch.Tensor],
     batch_tokens: int,
 ) -> torch.Tensor:
@@ -219,16 +187,13 @@ def _sweep_steps(
     present = slots.any(dim=2)
     used = present.any(dim=1).nonzero()[:, 0].tolist()
     for step in steps:
-        heads = dict(zip(step.sites, step.heads, strict=True))
         patches = [(site, slot) for site in step.sites for slot in used]
         for begin in range(0, len(patches), at_once):
             of_site, of_slot = (list(column) for column in zip(*patches[begin : begin + at_once], strict=True))
             senders = {site: number for number, site in enumerate(dict.fromkeys(of_site))}
             edits = []
             for layer, activation in step.activations:
-                is_head = np.zeros((len(senders), anatomy.groups(activation)), dtype=bool)
-                for site, sender in senders.items():
-                    is_head[sender, heads[site].get((layer, activation), [])] = True
+                is_head = step.takes(list(senders), (layer, activation), anatomy.groups(activation))
                 if is_head.any():
                     mask = torch.from_numpy(is_head).to(scores.device)[:, None, None, :]
                     edits.append(Edit(layer, activation, source[layer, activation], mask))
@@ -244,7 +209,7 @@ def _changes(
     anatomy: Anatomy,
     base: Recording,
     source: Recording,
-    steps: Sequence[_Step],
+    steps: Sequence[Step],
     shape: Sequence[int],
     slots: torch.Tensor,
 ) -> torch.Tensor:

@@ -167,17 +167,17 @@ class AblationScorer(TextStage, Storing):
         )
 
     def _scored(self, queries: list[str], texts: list[str]) -> dict[str, Any]:
-        from pyterrier_mechir.interventions.ablation import ablated_scores, given_for
+        from pyterrier_mechir.interventions.ablation import ablated_scores, keys_of
+        from pyterrier_mechir.interventions.references import given_for
 
         sites = self.sites
         found = np.full((len(texts), len(sites.sites)), np.nan, np.float32)
         scores = np.empty(0, np.float32)
         if texts:
-            ablation = self._ablation
-            if ablation.reference is None:
-                own = pd.DataFrame({"query": queries, "text": texts})
-                ablation = Ablate("", self.by, own, self.per, self.seed)
-            given = given_for(self.ranker, sites.patched, ablation)
+            own = pd.DataFrame({"query": queries, "text": texts})
+            reference = own if self.reference is None else self.reference
+            keys = keys_of(self.ranker, sites.patched)
+            given = given_for(self.ranker, keys, self.by, reference, self.per, self.seed)
             with pt.tqdm(total=len(texts), desc=repr(self.ranker), unit="doc", disable=not self.verbose) as bar:
                 scores, swept = ablated_scores(
                     self.ranker, queries, texts, sites.patched, given, self.side, self.batch_size, bar.update

@@ -376,6 +376,10 @@ def test_a_cost_is_told_before_it_is_paid(bi_encoder):
     assert cost.forward_passes == 7 * 13 + 3 * 13
 
 
+def test_a_probe_without_time_still_scores_one_text(bi_encoder):
+    assert AblationScorer(bi_encoder, by="zero").estimate(FRAME, seconds=0.0).seconds > 0
+
+
 def test_an_empty_frame_keeps_its_columns(bi_encoder):
     out = AblationScorer(bi_encoder)(FRAME.iloc[:0])
     assert {"score", "rank", "ablated_scores"} <= set(out.columns) and not len(out)
@@ -430,5 +434,16 @@ def test_what_is_no_edit_is_refused(bi_encoder, cross_encoder):
         AblationScorer(bi_encoder, by="median")
     with pytest.raises(ValueError, match="give a reference frame"):
         cross_encoder.edited([Ablate("L0H1", by="mean")], reference=["a text"])
+    with pytest.raises(ValueError, match="have no mlp_out of layer 0; give a frame or texts"):
+        AblationScorer(bi_encoder, "mlp_out", reference=head_means(bi_encoder, FRAME))(FRAME)
+    with pytest.raises(ValueError, match="have no attn_out of layer 1; give a frame or texts"):
+        bi_encoder.edited([Ablate("L1.attn_out", by="mean", reference=head_means(bi_encoder, FRAME))])
+    decoder = MonoT5(build_t5(), stack="decoder")
+    for ask in (
+        lambda: AblationScorer(decoder, "cross_head", "resample")(FRAME),
+        lambda: decoder.edited([Ablate("L0H0.cross", by="resample")], reference=FRAME),
+    ):
+        with pytest.raises(ValueError, match="does not tell texts apart"):
+            ask()
     with pytest.raises(ValueError, match="is edited"):
         _ = bi_encoder.edited([Ablate("L0H1")]).lens

@@ -22,6 +22,7 @@ from pyterrier_mechir import BiEncoder, CrossEncoder, check_ranker, known_circui
 from pyterrier_mechir.commands.cli import main
 from pyterrier_mechir.models.anatomy import Anatomy
 from pyterrier_mechir.models.twins import Twins
+from pyterrier_mechir.patching import steps as step_engine
 from pyterrier_mechir.patching import sweep as engine
 from pyterrier_mechir.rankers.families import cells
 from pyterrier_mechir.verify import checks, memory
@@ -174,10 +175,10 @@ def _swapped(monkeypatch, checkpoint):
 
 
 def _next_head(monkeypatch, checkpoint):
-    plain = engine._steps
+    plain = engine.steps_of
 
-    def steps(plan, n_layers):
-        made = plain(plan, n_layers)
+    def steps(*of):
+        made = plain(*of)
         for step in made:
             step.heads[:] = [
                 {key: [(n + 1) % 4 for n in of] if key[1] == "z" else of for key, of in taken.items()}
@@ -185,7 +186,7 @@ def _next_head(monkeypatch, checkpoint):
             ]
         return made
 
-    monkeypatch.setattr(engine, "_steps", steps)
+    monkeypatch.setattr(engine, "steps_of", steps)
     return BiEncoder(checkpoint)
 
 
@@ -213,12 +214,12 @@ def _still(monkeypatch, checkpoint):
 
 
 def _early_end(monkeypatch, checkpoint):
-    plain = engine.activation_of
+    plain = step_engine.activation_of
 
     def activation_of(site, n_layers):
         return (site.layer, "resid_pre") if site.component == "resid_post" else plain(site, n_layers)
 
-    monkeypatch.setattr(engine, "activation_of", activation_of)
+    monkeypatch.setattr(step_engine, "activation_of", activation_of)
     return BiEncoder(checkpoint)
 
 
