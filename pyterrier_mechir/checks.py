@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
-from numbers import Integral
+from numbers import Integral, Real
 
 _PASSED_THROUGH = frozenset({"pyterrier_mechir", "pyterrier", "pandas", "torch", "contextlib", "functools"})
 """Modules, by their first names, that stand between a user's line and what warns because of it: this package, what
@@ -37,6 +38,18 @@ def check_count(name: str, n: int, least: int = 1) -> int:
     if not isinstance(n, Integral) or isinstance(n, bool) or n < least:
         raise ValueError(f"{name} is {n!r}; give at least {least}.")
     return n
+
+
+def check_number(name: str, value: float, above: float | None = None) -> float:
+    """Check a number that may have a fraction.
+
+    Raises:
+        ValueError: it is none, not finite, negative, or not above what it should be.
+    """
+    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value < 0 or (above is not None and value <= above):
+        raise ValueError(f"{name} is {value!r}; give a number {'above 0' if above is not None else 'of at least 0'}.")
+    return float(value)
 
 
 def check_batch_size(batch_size: int | None) -> int | None:

@@ -139,20 +139,11 @@ class Reference(Hooks):
 
     def activation(self, inputs: Inputs, component: str, layer: int) -> Tensor:
         """The activation of a component in an ordinary run, ``[1, S, D]``."""
-        return self.activations(inputs, [(component, layer)])[component, layer]
+        return self.activations_of(inputs, [(component, layer)])[component, layer]
 
-    def activations(self, inputs: Inputs, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Tensor]:
+    def activations_of(self, inputs: Inputs, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Tensor]:
         """The activations of some components at some layers, in one ordinary run."""
-        found: dict[tuple[str, int], Tensor] = {}
-
-        def keep(place: tuple[str, int], value: Tensor) -> None:
-            found[place] = value.clone()
-
-        with ExitStack() as stack:
-            for place in dict.fromkeys(places):
-                stack.enter_context(self.hook(*place, partial(keep, place)))
-            self.score(inputs)
-        return found
+        return self.activations(places, lambda: self.score(inputs))
 
     def patched(self, target: Inputs, source: Inputs, site: Any, positions: list[int] | None = None) -> float:
         """The score of the target run with one site taken, at all or some positions, from the source run.
@@ -188,7 +179,7 @@ class Reference(Hooks):
         The target is run in batches of equal rows. In each row, hooks change the one site that the row is for.
         """
         sites = [_members(site) for site in sites]
-        taken = self.activations(source, [(component, layer) for site in sites for component, layer, _ in site])
+        taken = self.activations_of(source, [(component, layer) for site in sites for component, layer, _ in site])
         wanted = [(i, j) for i in range(len(sites)) for j in range(len(slots)) if slots[j] != []]
         found = np.full((len(sites), len(slots)), np.nan)
         for start in range(0, len(wanted), _ROWS):

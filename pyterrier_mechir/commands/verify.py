@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from pyterrier_mechir._options import one_of
 from pyterrier_mechir.commands.errors import CommandError
 
 _READERS: dict[str, Callable[..., pd.DataFrame]] = {
@@ -66,8 +67,8 @@ def _ranker(options: Namespace) -> Any:
     given = dict(_setting(one) for one in options.setting)
     if options.family is None:
         return load_ranker(options.ranker, verbose=not options.json, **given)
-    made: Any = next(family for family in FAMILIES if family.__name__ == options.family)
-    return made(options.ranker, **given)
+    families: dict[str, Any] = {family.__name__: family for family in FAMILIES}
+    return families[one_of("family", options.family, tuple(families))](options.ranker, **given)
 
 
 def _setting(text: str) -> tuple[str, Any]:

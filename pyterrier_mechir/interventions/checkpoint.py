@@ -20,6 +20,7 @@ from pyterrier_mechir.rankers.bi_encoder import BiEncoder
 from pyterrier_mechir.rankers.colbert import ColBERT
 from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
 from pyterrier_mechir.rankers.generative import GenerativeReranker
+from pyterrier_mechir.rankers.load import family_of
 from pyterrier_mechir.rankers.mono_t5 import MonoT5
 from pyterrier_mechir.rankers.splade import Splade
 from pyterrier_mechir.rankers.templates import read_prompt
@@ -39,16 +40,16 @@ _OLDER_POOLINGS = {
 }
 
 
-def family_of(ranker: Ranker) -> type[Ranker]:
-    """Which of the families a ranker is of.
+def written_family(ranker: Ranker) -> type[Ranker]:
+    """The family as whose checkpoint a ranker is written.
 
     Raises:
-        TypeError: of none that is written here.
+        TypeError: it is of none.
     """
-    for family in _FILES:
-        if isinstance(ranker, family):
-            return family
-    raise TypeError(f"{type(ranker).__name__} has no checkpoint of its own; bake() gives its model.")
+    family = family_of(ranker)
+    if family is None:
+        raise TypeError(f"{type(ranker).__name__} has no checkpoint of its own; bake() gives its model.")
+    return family
 
 
 def write(ranker: Ranker, models: Models, directory: Path) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def write(ranker: Ranker, models: Models, directory: Path) -> dict[str, Any]:
     Raises:
         ValueError: something that its format cannot hold.
     """
-    return _FILES[family_of(ranker)](ranker, models, directory)
+    return _FILES[written_family(ranker)](ranker, models, directory)
 
 
 def _json(file: Path, content: Any) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyterrier_mechir.interventions.edits import Edit
 from pyterrier_mechir.models.edits import Placed, Rows
 from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.rankers.batches import last_attended
 
 LAST_HALF = "last half"
 
@@ -21,10 +22,10 @@ class FairAttention(Edit):
     """Attention calibrated for position (Michail et al., 2026, arXiv:2606.02737).
 
     Encoders read the beginning of a long text more than its end. Here the tokens of a text are put into baskets of as
-    many tokens, and in some layers the attention weights A of the token that the score is read from (of all tokens,
-    where it is read from all) become ``strength * A_cal + (1 - strength) * A``: A_cal keeps what the special tokens
-    get, and the proportions within each basket, and gives every basket the same share of the rest. A text of one basket
-    is left alone.
+    many tokens, and in some layers the attention weights A of the token that is pooled (the first or the last; of all
+    tokens, of a ranker that pools no single one) become ``strength * A_cal + (1 - strength) * A``: A_cal keeps what the
+    special tokens get, and the proportions within each basket, and gives every basket the same share of the rest. A
+    text of one basket is left alone.
 
     Whether a ranking depends less on where in a text the answer stands, :func:`~pyterrier_mechir.position_sensitivity`
     tells. Weights cannot hold this edit.
@@ -65,7 +66,8 @@ class FairAttention(Edit):
         if ranker.anatomy.cross_attends:
             raise ValueError("a decoder of one position has no positions to be fair to; edit ranker.on('encoder').")
         special = torch.tensor(ranker.tokenizer.all_special_ids)
-        which = "first" if ranker.reads_first_token else _LAST.get(getattr(ranker, "pooling", ""), "all")
+        pooled = "last" if getattr(ranker, "pooling", "") == "last" else "all"
+        which = "first" if ranker.reads_first_token else pooled
         calibrated = Calibrated(ranker.n_heads, self.baskets, float(self.strength), special, which)
         ranker.anatomy.port(0, "pattern")
         return tuple(Placed((layer, "pattern"), None, calibrated) for layer in layers)
@@ -73,9 +75,6 @@ class FairAttention(Edit):
     def told(self) -> dict[str, Any]:
         layers = self.layers if isinstance(self.layers, str) else list(self.layers)
         return {"edit": "FairAttention", "baskets": self.baskets, "strength": self.strength, "layers": layers}
-
-
-_LAST = {"last": "last"}
 
 
 @dataclass(frozen=True)
@@ -123,5 +122,4 @@ class Calibrated:
         places = torch.arange(length, device=mask.device)[None, :, None, None]
         if self.which == "all":
             return places >= 0
-        last = mask.shape[1] - 1 - mask.flip(1).argmax(1)
-        return places == (0 if self.which == "first" else last[:, None, None, None])
+        return places == (0 if self.which == "first" else last_attended(mask)[:, None, None, None])

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_mechir.interventions.edits import Scale
+from pyterrier_mechir.models.sites import name_of_head
 from pyterrier_mechir.rankers.base import Ranker
 
 if TYPE_CHECKING:
@@ -82,14 +83,14 @@ def edits_of(gates: np.ndarray) -> tuple[Scale, ...]:
     Args:
         gates: ``[layer, head]``.
     """
-    return tuple(Scale(f"L{layer}H{head}", float(gate)) for (layer, head), gate in np.ndenumerate(gates) if gate != 1.0)
+    return tuple(Scale(name_of_head(at), float(gate)) for at, gate in np.ndenumerate(gates) if gate != 1.0)
 
 
 def gate_frame(
     gates: np.ndarray, retention: np.ndarray | None = None, removal: np.ndarray | None = None
 ) -> pd.DataFrame:
     """Gates as a frame, with the roles of heads where both stages are given; the arguments are ``[layer, head]``."""
-    rows = [(f"L{layer}H{head}", layer, head, gate) for (layer, head), gate in np.ndenumerate(gates)]
+    rows = [(name_of_head(at), *at, gate) for at, gate in np.ndenumerate(gates)]
     frame = pd.DataFrame(rows, columns=["docno", "layer", "head", "gate"])
     if retention is None or removal is None:
         return frame

@@ -18,7 +18,7 @@ import torch
 
 from pyterrier_mechir.interventions.baking import baked
 from pyterrier_mechir.interventions.card import check_effects, model_card
-from pyterrier_mechir.interventions.checkpoint import family_of, write
+from pyterrier_mechir.interventions.checkpoint import write, written_family
 from pyterrier_mechir.models.precision import precision_of
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.manifest import MANIFEST
@@ -44,7 +44,7 @@ def save_pretrained(
     ranker: Ranker, directory: str | Path, effects: pd.DataFrame | None = None, sample: pd.DataFrame | None = None
 ) -> Path:
     """Write a ranker; see :meth:`~pyterrier_mechir.rankers.interactive.Interactive.save_pretrained`."""
-    family_of(ranker)
+    written_family(ranker)
     target, ranker = Path(directory), ranker.facing("document")
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise ValueError(f"{str(target)!r} exists and is not empty; give a directory that does not exist.")
@@ -97,7 +97,7 @@ def _manifest(ranker: Ranker, options: Mapping[str, Any]) -> dict[str, Any]:
         "base": ranker.name,
         "revision": about["revision"],
         "base_weights": about["weights"],
-        "ranker": family_of(ranker).__name__,
+        "ranker": written_family(ranker).__name__,
         "options": dict(options),
         "settings": ranker._settings(),
         "edits": [{"side": side, **edit.told()} for side, edit in ranker.edits],
@@ -124,7 +124,7 @@ def _measured(
     precision = precision_of(ranker.model)
     dtype = "float64" if precision == torch.float64 else "float32"
     device = str(ranker.device)
-    loaded = family_of(ranker)(str(made), device=device, dtype=dtype, **options)
+    loaded = written_family(ranker)(str(made), device=device, dtype=dtype, **options)
     wanted, found = ranker.score(queries, texts), loaded.score(queries, texts)
     off = np.abs(found.astype(np.float64) - wanted)
     shares = off / np.maximum(1, np.abs(wanted))

@@ -14,7 +14,7 @@ Shapes: activations are ``[B, S, D]``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -63,13 +63,6 @@ class Affine:
         if self.shift is not None:
             part = part + self.shift.to(part)
         return torch.cat([value[..., : self.columns.start], part, value[..., self.columns.stop :]], dim=-1)
-
-    def then(self, other: Affine) -> Affine:
-        """This edit and after it another of the same columns, as one: ``g2 (g1 x + c1) + c2``."""
-        first = torch.zeros(()) if self.shift is None else self.shift.double()
-        second = torch.zeros(()) if other.shift is None else other.shift.double()
-        shift = None if self.shift is None and other.shift is None else (first * other.scale + second).float()
-        return replace(self, scale=self.scale * other.scale, shift=shift)
 
 
 @dataclass(frozen=True)

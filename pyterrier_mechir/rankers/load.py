@@ -17,7 +17,12 @@ from pyterrier_mechir.rankers.mono_t5 import MonoT5
 from pyterrier_mechir.rankers.splade import Splade
 from pyterrier_mechir.rankers.templates import is_declared, is_known
 
-FAMILIES = (BiEncoder, ColBERT, CrossEncoder, GenerativeReranker, MonoT5, Splade)
+FAMILIES: tuple[type[Interactive], ...] = (BiEncoder, ColBERT, CrossEncoder, GenerativeReranker, MonoT5, Splade)
+
+
+def family_of(ranker: object) -> type[Interactive] | None:
+    """Which of the families a ranker is of, if of one; a class of the user's own is of the one that it derives from."""
+    return next((family for family in FAMILIES if isinstance(ranker, family)), None)
 
 
 class Choice(NamedTuple):

@@ -100,8 +100,8 @@ def split(pipeline: Any) -> tuple[list[pt.Transformer], StoredStage]:
     scorer = stages.pop()
     if not isinstance(scorer, StoredStage):
         raise TypeError(
-            f"the pipeline of a run should be or end with a PatchScorer or a PairScorer, not {scorer!r}; what comes "
-            "after it is for the results of the run."
+            "the pipeline of a run should be or end with a PatchScorer, a PairScorer or an AblationScorer, not "
+            f"{scorer!r}; what comes after it is for the results of the run."
         )
     return stages, scorer
 

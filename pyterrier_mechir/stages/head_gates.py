@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_mechir._options import one_of
+from pyterrier_mechir.checks import check_number
 from pyterrier_mechir.interventions.edited import edited
 from pyterrier_mechir.interventions.edits import Scale
 from pyterrier_mechir.interventions.gates import STAGES, Gates, edits_of, gate_frame
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.results.learned import LearnedReport
-from pyterrier_mechir.stages.base.learned_stage import LearnedStage, check_number
+from pyterrier_mechir.stages.base.learned_stage import LearnedStage
 
 if TYPE_CHECKING:
     from pyterrier_mechir.interventions.learning import Course, Learned, Setting

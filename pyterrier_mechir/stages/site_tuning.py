@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
+from pyterrier_mechir.checks import check_number
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.results.learned import LearnedReport
-from pyterrier_mechir.stages.base.learned_stage import LearnedStage, check_number
+from pyterrier_mechir.stages.base.learned_stage import LearnedStage
 
 if TYPE_CHECKING:
     from pyterrier_mechir.interventions.learning import Course, Setting

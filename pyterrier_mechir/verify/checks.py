@@ -120,12 +120,10 @@ def _first_difference(subject: Subject) -> str:
     inputs, _ = subject.sides(pair)
     layers = range(subject.ranker.n_layers)
     recorded = record(subject.ranker.opened, inputs, [(layer, "resid_pre") for layer in layers])
-    own: dict[int, Tensor] = {}
+    own = subject.hooks.activations([("resid_pre", layer) for layer in layers], lambda: subject.run(inputs))
     for layer in layers:
-        with subject.hooks.hook("resid_pre", layer, lambda value, at=layer: own.update({at: value})):  # type: ignore[misc]
-            subject.run(inputs)
-    for layer in layers:
-        if share(recorded[layer, "resid_pre"].float().cpu().numpy(), own[layer].float().cpu().numpy()) > 1e-4:
+        sides = (recorded[layer, "resid_pre"], own["resid_pre", layer])
+        if share(*(side.float().cpu().numpy() for side in sides)) > 1e-4:
             what = f"layer {layer - 1}" if layer else "the embeddings"
             return f" The two part in {what}."
     return f" The two part in layer {subject.ranker.n_layers - 1}, or after it."
@@ -269,10 +267,7 @@ def _off_hooks(subject: Subject, sites: list[Site]) -> list[float]:
 @torch.no_grad()
 def _patched(subject: Subject, sites: list[Site], target: Batch, source: Batch, places: slice) -> list[float]:
     """The score of the target with each site taken at some places from the source, by one hook at a time."""
-    taken: dict[tuple[str, int], Tensor] = {}
-    for at in {(site.component, site.layer) for site in sites}:
-        with subject.hooks.hook(*at, lambda value, at=at: taken.update({at: value.clone()})):  # type: ignore[misc]
-            subject.run(source)
+    taken = subject.hooks.activations(((site.component, site.layer) for site in sites), lambda: subject.run(source))
     scores = []
     for site in sites:
         value = taken[site.component, site.layer]

@@ -6,7 +6,9 @@ Where parts are is written down here once more, as transformers' modeling files 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -141,6 +143,26 @@ class Hooks:
             return function(output)
 
         return module.register_forward_pre_hook(before) if is_input else module.register_forward_hook(after)
+
+    def activations(
+        self, places: Iterable[tuple[str, int]], run: Callable[[], object]
+    ) -> dict[tuple[str, int], Tensor]:
+        """The activations of some components at some layers, in one ordinary run.
+
+        Args:
+            places: (component, layer) of each.
+            run: runs the model.
+        """
+        found: dict[tuple[str, int], Tensor] = {}
+
+        def keep(place: tuple[str, int], value: Tensor) -> None:
+            found[place] = value.clone()
+
+        with ExitStack() as stack:
+            for place in dict.fromkeys(places):
+                stack.enter_context(self.hook(*place, partial(keep, place)))
+            run()
+        return found
 
     def part(self, component: str, number: int | None, width: int) -> slice:
         """The features of an activation of some width that a head or neuron has; all, where ``number`` is None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,7 @@ def n_bytes_of_files(directory: str | Path) -> int:
     for file in path.glob("**/*.safetensors"):
         with safe_open(file, framework="pt") as stored:
             for key in stored.keys():  # noqa: SIM118
-                size = 1
-                for length in stored.get_slice(key).get_shape():
-                    size *= length
-                n += 4 * size
+                n += 4 * math.prod(stored.get_slice(key).get_shape())
     return n or sum(file.stat().st_size for file in path.glob("**/pytorch_model*.bin"))
 
 

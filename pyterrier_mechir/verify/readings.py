@@ -27,6 +27,7 @@ from pyterrier_mechir.rankers.bi_encoder import BiEncoder
 from pyterrier_mechir.rankers.colbert import ColBERT
 from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
 from pyterrier_mechir.rankers.generative import GenerativeReranker
+from pyterrier_mechir.rankers.load import family_of
 from pyterrier_mechir.rankers.mono_t5 import MonoT5
 from pyterrier_mechir.rankers.splade import Splade
 
@@ -56,7 +57,7 @@ _OVERRIDDEN = ("encode", "compare", "forward", "score", "parts", "collate", "que
 
 def own_ways(ranker: Ranker) -> list[str]:
     """What a class of the user's own computes otherwise than the family that it derives from."""
-    family = next((base for base in type(ranker).__mro__ if base in _FORMULAS), None)
+    family = family_of(ranker)
     if family is None:
         return [type(ranker).__name__]
     return [name for name in _OVERRIDDEN if getattr(type(ranker), name, None) is not getattr(family, name, None)]
@@ -130,14 +131,14 @@ def _loaded_library(ranker: Ranker, files: str) -> Scores | None:
         raise LookupError("sentence-transformers, which wrote these files, is not installed (pip install it)")
     import sentence_transformers
 
-    names = {
+    names: dict[Any, str] = {
         BiEncoder: "SentenceTransformer",
         Splade: "SparseEncoder",
         ColBERT: "MultiVectorEncoder",
         CrossEncoder: "CrossEncoder",
         GenerativeReranker: "CrossEncoder",
     }
-    name = next((names[base] for base in type(ranker).__mro__ if base in names), "")
+    name = names.get(family_of(ranker), "")
     if not hasattr(sentence_transformers, name):
         raise LookupError(
             f"the files are of sentence-transformers, whose installed version has no {name or type(ranker).__name__}"
@@ -178,7 +179,7 @@ def formula(ranker: Ranker, model: nn.Module, tokenizer: Any = None) -> Scores:
         model: what is run.
         tokenizer: reads the texts; None takes a copy of the ranker's own.
     """
-    of_family = next(found for base, found in _FORMULAS.items() if isinstance(ranker, base))
+    of_family = _FORMULAS[family_of(ranker)]
     reads = deepcopy(ranker.tokenizer) if tokenizer is None else tokenizer
 
     def score(queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
@@ -299,7 +300,7 @@ def _colbert(ranker: Any, model: Any, tokenizer: Any, query: str, text: str) -> 
     return float((vectors[0] @ vectors[1].T).amax(1).sum())
 
 
-_FORMULAS: dict[type[Ranker], Callable[..., float]] = {
+_FORMULAS: dict[Any, Callable[..., float]] = {
     BiEncoder: _bi_encoder,
     CrossEncoder: _cross_encoder,
     MonoT5: _mono_t5,

@@ -362,6 +362,8 @@ def test_results_are_kept_and_not_computed_again(bi_encoder, tmp_path, monkeypat
     assert_near(np.stack(whole["ablated_scores"]), np.stack(wanted["ablated_scores"]))
     assert whole.attrs["mechir"]["sites"] == wanted.attrs["mechir"]["sites"]
     assert len(PatchResults(tmp_path / "kept")) == len(FRAME)
+    with pytest.raises(ValueError, match="scores of ablations, which have no pairs"):
+        PatchResults(tmp_path / "kept").report(tmp_path / "report.html")
 
 
 def test_a_run_of_ablations_is_a_run_like_any_other(cross_encoder, tmp_path):

@@ -68,8 +68,8 @@ def path_patched(
     final = Site("resid_post", reference.n_layers - 1)
     ends = [final if name == "final" else parse_site(name) for name in receivers]
     by_row = [parse_site(name).members for name in senders]
-    own = reference.activations(target, [("head", layer) for layer in range(reference.n_layers)])
-    taken = reference.activations(source, [(site.component, site.layer) for members in by_row for site in members])
+    own = reference.activations_of(target, [("head", layer) for layer in range(reference.n_layers)])
+    taken = reference.activations_of(source, [(site.component, site.layer) for members in by_row for site in members])
     read: dict[Site, torch.Tensor] = {}
     hooks = [(end, keep(read, end)) for end in ends]
     for row, members in enumerate(by_row):

@@ -579,7 +579,7 @@ def held(value: Tensor) -> Tensor:
 def estimated(case: Case, row: int, noise: bool, sites: list[Site], dropped: int | None = None) -> np.ndarray:
     target, source = case.runs[row][:: -1 if noise else 1]
     places = [(site.component, site.layer) for site in sites]
-    taken, of_target = case.reference.activations(source, places), slopes(case, target, places, dropped)
+    taken, of_target = case.reference.activations_of(source, places), slopes(case, target, places, dropped)
     are_open = (target["attention_mask"] & source["attention_mask"])[0].bool()
     found = []
     for site, place in zip(sites, places, strict=True):

@@ -368,6 +368,7 @@ def test_the_command_exits_with_1_where_a_check_fails_and_prints_json_alone(chec
         (["{path}", "--setting", "pooling"], "is no option of a ranker"),
         (["{path}", "--data", "pairs.xlsx"], "is none of .parquet"),
         (["{path}", "--setting", "pooling=max"], "unknown pooling"),
+        (["{path}", "--family", "Colbert"], "unknown family 'Colbert'"),
     ],
 )
 def test_the_command_refuses_in_one_sentence_and_exits_with_2(options, message, checkpoint, capsys):

@@ -59,9 +59,14 @@ def write_report(
 
     Raises:
         pt.validate.InputValidationError: a column is missing.
-        ValueError: the frame is empty, or does not say which components its arrays hold.
+        ValueError: the frame is empty, is of ablations, or does not say which components its arrays hold.
     """
     needed = ["qid", "query", "docno", "score", "score_baseline", "score_perturbed"]
+    if "ablated_scores" in frame.columns and "score_perturbed" not in frame.columns:
+        raise ValueError(
+            "these are scores of ablations, which have no pairs to report; give RankingEffects(qrels) of them to the "
+            "report of patched pairs, as ranking_effects=, or to plot_heads."
+        )
     check_columns(frame, needed)
     if not len(frame):
         raise ValueError("the frame holds no pairs, so there is nothing to report.")

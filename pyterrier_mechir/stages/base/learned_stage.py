@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, starmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyterrier as pt
-from scipy.stats import spearmanr
 
 from pyterrier_mechir._options import one_of
-from pyterrier_mechir.checks import check_count, warn
+from pyterrier_mechir.checks import check_count, check_number, warn
 from pyterrier_mechir.interventions.candidates import CUTOFF, Candidates, check_apart
 from pyterrier_mechir.models.modes import as_alone
+from pyterrier_mechir.patching.outcome import spearman
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.results.learned import LearnedReport
 from pyterrier_mechir.stages.base.checks import check_results, check_rows
@@ -294,18 +294,6 @@ class LearnedStage(TextStage, pt.Estimator):
         return type(self)(**{**settings, "verbose": False, **changes})
 
 
-def check_number(name: str, value: float, above: float | None = None) -> float:
-    """Check a number that may have a fraction.
-
-    Raises:
-        ValueError: it is none, not finite, negative, or not above what it should be.
-    """
-    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and np.isfinite(value)
-    if not is_number or value < 0 or (above is not None and value <= above):
-        raise ValueError(f"{name} is {value!r}; give a number {'above 0' if above is not None else 'of at least 0'}.")
-    return float(value)
-
-
 def _mixed(own: np.ndarray, first: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
     """Two scores, each standardised within each query, in one."""
     out = np.empty(len(own))
@@ -317,5 +305,5 @@ def _mixed(own: np.ndarray, first: np.ndarray, groups: list[np.ndarray]) -> np.n
 
 def _agreement(numbers: list[np.ndarray]) -> float:
     """The mean Spearman correlation of all pairs; missing where there are none, or where all numbers are the same."""
-    pairs = [(one, other) for one, other in combinations(numbers, 2) if np.ptp(one) and np.ptp(other)]
-    return float(np.mean([spearmanr(one, other).statistic for one, other in pairs])) if pairs else float("nan")
+    found = [value for value in starmap(spearman, combinations(numbers, 2)) if not np.isnan(value)]
+    return float(np.mean(found)) if found else float("nan")
