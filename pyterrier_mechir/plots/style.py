@@ -56,9 +56,9 @@ def new_axes(ax: Axes | None, width: float, height: float) -> Axes:
 
 
 def finish(ax: Axes, title: str | None, x_label: str, y_label: str) -> None:
-    """Title and labels, in which a dollar sign is one; axes with ticks keep two spines, and a map has neither."""
+    """Title, in lines that fit, and labels, in which a dollar sign is one; of spines, axes with ticks keep two."""
     if title is not None:
-        ax.set_title(title, **LITERAL)
+        ax.set_title(title, wrap=True, **LITERAL)
     ax.set_xlabel(x_label, **LITERAL)
     ax.set_ylabel(y_label, **LITERAL)
     if ax.images:

@@ -675,3 +675,12 @@ def test_images_are_made_by_the_code_before_them(tmp_path):
     page.write_text("```python\nnumber = 1\n```\n\n![nothing](images/line.png)\n")
     with pytest.raises(ValueError, match=r"before images/line.png draws no figure"):
         gallery().make(page)
+
+
+def test_a_title_that_is_wider_than_its_figure_takes_more_lines():
+    title = "known-circuit-query: effect of each head under TFC1 (denoise)"
+    figure = plot_heads(np.eye(4), title=title).get_figure()
+    figure.canvas.draw()
+    drawn = figure.axes[0].title.get_window_extent()
+    assert drawn.x0 >= 0 and drawn.x1 <= figure.bbox.width
+    assert figure.axes[0].get_title() == title
