@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import math
 import tempfile
 import time
 from copy import deepcopy
@@ -123,15 +124,17 @@ def main() -> None:
     print(f"## {Path(options.collection).name}, {ranker.short_name}\n", flush=True)
     print(f"{frame['qid'].nunique()} queries, {len(frame)} pairs, {frame['docno'].nunique()} documents.\n", flush=True)
 
-    begin = time.perf_counter()
-    plain = ranker.scorer()(frame)
-    of_plain = time.perf_counter() - begin
+    of_plain = math.inf
+    for _ in range(3):
+        begin = time.perf_counter()
+        plain = ranker.scorer()(frame)
+        of_plain = min(of_plain, time.perf_counter() - begin)
     begin = time.perf_counter()
     scored = AblationScorer(ranker, reference=frame)(frame)
     of_sweep = time.perf_counter() - begin
     n_heads = ranker.n_layers * ranker.n_heads
     print(
-        f"A plain re-ranking took {of_plain:.0f} s, the sweep of {n_heads} heads {of_sweep:.0f} s: "
+        f"The fastest of three plain re-rankings took {of_plain:.1f} s, the sweep of {n_heads} heads {of_sweep:.0f} s: "
         f"{of_sweep / (n_heads * of_plain):.2f} of {n_heads} re-rankings.\n",
         flush=True,
     )

