@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
     from pyterrier_mechir.stages.attention_patterns import AttentionPatterns
     from pyterrier_mechir.stages.compare_heads import CompareHeads
+    from pyterrier_mechir.stages.explain_score import ExplainScore
     from pyterrier_mechir.stages.head_gates import HeadGates
     from pyterrier_mechir.stages.pair_scorer import PairScorer
     from pyterrier_mechir.stages.patch_features import PatchFeatures
@@ -85,6 +86,7 @@ _HOMES = {
     "CompareHeads": "stages.compare_heads",
     "CrossEncoder": "rankers.cross_encoder",
     "EffectConcentration": "results.measures",
+    "ExplainScore": "stages.explain_score",
     "FairAttention": "interventions.fair_attention",
     "GenerativeReranker": "rankers.generative",
     "HeadGates": "stages.head_gates",
@@ -151,6 +153,7 @@ __all__ = [
     "CompareHeads",
     "CrossEncoder",
     "EffectConcentration",
+    "ExplainScore",
     "FairAttention",
     "GenerativeReranker",
     "HeadGates",

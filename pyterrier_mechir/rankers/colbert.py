@@ -179,7 +179,7 @@ class ColBERT(DualEncoder):
         import torch
 
         cosines = torch.einsum("bsd,btd->bst", encoded, batch["query_vectors"])
-        counted, weights = self._counted(batch), batch["query_weights"]
+        counted, weights = self.counted(batch), batch["query_weights"]
         if self.varies == "document":
             best = cosines.masked_fill(~counted.unsqueeze(2), float("-inf")).amax(1)
             return (best * weights).sum(1)
@@ -188,17 +188,33 @@ class ColBERT(DualEncoder):
             best = best * batch["own_weights"][:, : best.shape[1]]
         return (best * counted).sum(1)
 
+    def matches(self, encoded: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """What each token of a document adds to the score for each vector of the query, ``[B, S, T]``.
+
+        A vector's cosine with the token that matches it best, the first of several, else 0: all of them add up to the
+        score. The ranker faces documents, and the batch has query inputs.
+
+        Args:
+            encoded: what :meth:`encode` made of ``B`` documents.
+            batch: their inputs, with those of their queries.
+        """
+        import torch
+
+        cosines = torch.einsum("bsd,btd->bst", encoded, batch["query_vectors"])
+        best, at = cosines.masked_fill(~self.counted(batch).unsqueeze(2), float("-inf")).max(1)
+        return torch.zeros_like(cosines).scatter_(1, at.unsqueeze(1), (best * batch["query_weights"]).unsqueeze(1))
+
     def query_inputs(self, queries: Sequence[str]) -> Batch:
         import torch
 
         other, vectors = self._other_side(), [self.projection] * len(queries)
         for index, batch, encoded in other.encoded(queries):
-            for number, of_text, counted in zip(index, encoded, other._counted(batch), strict=True):
+            for number, of_text, counted in zip(index, encoded, other.counted(batch), strict=True):
                 vectors[number] = of_text[counted]
         weights = [torch.ones(len(of_text), device=self.device) for of_text in vectors]
         return {"query_vectors": in_one(vectors), "query_weights": in_one(weights)}
 
-    def _counted(self, batch: Batch) -> torch.Tensor:
+    def counted(self, batch: Batch) -> torch.Tensor:
         """Which positions take part in MaxSim, bool ``[B, S]``."""
         import torch
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
@@ -174,20 +174,48 @@ class Running(Identified, ABC):
         Returns:
             float32 ``[len(texts)]``.
         """
-        import torch
-
         if self.varies == "query":
             return self.facing("document").score(queries, texts, batch_size=batch_size, verbose=verbose)
+        held = self._held()
+        return held._scores(held.parts(queries, texts, batch_size=batch_size, verbose=verbose), len(texts))
+
+    @as_alone()
+    def score_sequences(
+        self,
+        sequences: Sequence[Encoded],
+        contexts: Sequence[int],
+        inputs: Batch,
+        *,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Scores of sequences of the side that varies, of which equal ones are computed once.
+
+        Args:
+            sequences: the sequences, such as those of :attr:`sequences`.
+            contexts: for each, the row of its query in ``inputs``, or of its document where queries vary.
+            inputs: the :meth:`query_inputs` of the distinct contexts.
+            batch_size: sequences in a forward pass; None batches by length.
+
+        Returns:
+            float32 ``[len(sequences)]``.
+        """
+        held = self._held()
+        distinct, which = unique([sequence.key() for sequence in sequences])
+        firsts = dict(zip(reversed(which), reversed(sequences), strict=True))
+        items = [firsts[number] for number in range(len(distinct))]
+        return held._scores(held._shared(items, which, contexts, inputs, batch_size), len(sequences))
+
+    def _scores(self, batches: Iterable[SharedBatch], n: int) -> np.ndarray:
+        import torch
+
         from pyterrier_mechir.models.precision import check_finite, precision_of
         from pyterrier_mechir.models.products import packed_products
 
-        held = self._held()
-        opened = held.opened
-        scores = np.empty(len(texts), dtype=np.float32)
+        opened, scores = self.opened, np.empty(n, dtype=np.float32)
         with torch.no_grad(), packed_products(opened.anatomy):
-            for shared in held.parts(queries, texts, batch_size=batch_size, verbose=verbose):
+            for shared in batches:
                 encoded = opened.encode(shared.batch)
-                scores[shared.rows] = held.compare(encoded[shared.places], shared.inputs).cpu().numpy()
+                scores[shared.rows] = self.compare(encoded[shared.places], shared.inputs).cpu().numpy()
         check_finite(scores, str(precision_of(self.model)).removeprefix("torch."))
         return scores
 
@@ -216,12 +244,33 @@ class Running(Identified, ABC):
         else:
             items, which_item = unique(texts)
             sequences = self.sequences.plain([], items)
-        readers = rows_of(which_item, len(items))
         inputs = self.query_inputs(distinct) if inputs is None else inputs
-        for index, batch in batches_of_sequences(self, sequences, batch_size, show_as=repr(self) if verbose else None):
+        yield from self._shared(sequences, which_item, which_query, inputs, batch_size, repr(self) if verbose else None)
+
+    def _shared(
+        self,
+        sequences: Sequence[Encoded],
+        which: Sequence[int],
+        contexts: Sequence[int],
+        inputs: Batch,
+        batch_size: int | None = None,
+        show_as: str | None = None,
+    ) -> Iterator[SharedBatch]:
+        """Batches of distinct sequences, with the rows that read them.
+
+        Args:
+            sequences: the distinct sequences.
+            which: for each row, the sequence that it reads.
+            contexts: for each row, its row of the query inputs.
+            inputs: the query inputs.
+            batch_size: as in :meth:`score`.
+            show_as: what a progress bar is called; None shows none.
+        """
+        readers = rows_of(which, len(sequences))
+        for index, batch in batches_of_sequences(self, sequences, batch_size, show_as):
             rows = [row for i in index for row in readers[i]]
             places = [place for place, i in enumerate(index) for _ in readers[i]]
-            of_rows = {name: value[[which_query[row] for row in rows]] for name, value in inputs.items()}
+            of_rows = {name: value[[contexts[row] for row in rows]] for name, value in inputs.items()}
             of_places = {name: value[places] for name, value in batch.items()}
             yield SharedBatch(batch, rows, places, of_places | of_rows)
 

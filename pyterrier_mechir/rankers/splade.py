@@ -203,12 +203,13 @@ class Splade(DualEncoder):
         rows = []
         for number, (terms, weights) in sorted(self._sparse(texts), key=lambda of_text: of_text[0]):
             order = weights.argsort(descending=True, stable=True)[:k]
-            tokens = self._named_terms(terms[order].tolist())
+            tokens = self.named_terms(terms[order].tolist())
             rows += [(number, *row) for row in zip(tokens, weights[order].tolist(), strict=True)]
         frame = pd.DataFrame(rows, columns=["text", "term", "weight"])
         return frame.astype({"text": "int64", "term": "str", "weight": "float32"})
 
-    def _named_terms(self, ids: Sequence[int]) -> list[str]:
+    def named_terms(self, ids: Sequence[int]) -> list[str]:
+        """The tokens of some ids of terms, as :meth:`expand` writes them."""
         tokens: Any = self.tokenizer.convert_ids_to_tokens(list(ids))
         return [f"[{number}]" if token is None else token for number, token in zip(ids, tokens, strict=True)]
 
@@ -227,6 +228,25 @@ class Splade(DualEncoder):
         at_once = max(1, _ELEMENTS // max(1, encoded.shape[1] * n_terms))
         parts = zip(encoded.split(at_once), mask.bool().unsqueeze(-1).split(at_once), strict=True)
         return torch.cat([self._pooled(self._logits(states, terms), is_there) for states, is_there in parts])
+
+    def at_positions(self, encoded: torch.Tensor, mask: torch.Tensor, terms: torch.Tensor) -> torch.Tensor:
+        """What each position adds to the weights of some terms, ``[B, T, S]``: a weight is the sum over positions.
+
+        With ``max`` pooling all of it is at the position of the greatest logit, the first of several.
+
+        Args:
+            encoded: what :meth:`encode` made of ``B`` texts.
+            mask: their attention mask, ``[B, S]``.
+            terms: ``[T]`` ids of terms.
+        """
+        import torch
+
+        logits, is_there = self._logits(encoded, terms), mask.bool().unsqueeze(-1)
+        if self.pooling == "sum":
+            return (self._saturated(logits) * is_there).transpose(1, 2)
+        greatest, at = logits.masked_fill(~is_there, float("-inf")).max(1)
+        added = torch.zeros_like(logits).scatter_(1, at.unsqueeze(1), self._saturated(greatest).unsqueeze(1))
+        return added.transpose(1, 2)
 
     def _logits(self, encoded: torch.Tensor, terms: torch.Tensor | None) -> torch.Tensor:
         import torch

@@ -17,7 +17,6 @@ from pyterrier_mechir.interventions.vectors import place_of
 from pyterrier_mechir.models.sites import Sites, select_sites
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.results.frames import METADATA, as_cells
-from pyterrier_mechir.stages.base.checks import check_results, check_rows
 from pyterrier_mechir.stages.base.text_stage import TextStage
 from pyterrier_mechir.stages.results_writer import Storing
 
@@ -113,17 +112,6 @@ class AblationScorer(TextStage, Storing):
             f"by={self.by!r} takes its reference of the whole frame, so it cannot be written in parts; give "
             "reference=, a frame or texts"
         )
-
-    def prepared(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """The input, checked.
-
-        Raises:
-            pt.validate.InputValidationError: a column is missing.
-            ValueError: a query or text that is not a string, or a (qid, docno) that comes twice.
-        """
-        check_results(self, inp, self.text_field)
-        check_rows(inp, ["query", self.text_field])
-        return inp
 
     def about(self, *, fingerprint: bool = False) -> dict[str, Any]:
         """What decides the results: ``ranker`` and ``scorer``, as those of :class:`~pyterrier_mechir.PatchScorer`."""

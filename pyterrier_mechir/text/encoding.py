@@ -84,6 +84,10 @@ class Encoded:
     types: np.ndarray
     mask: np.ndarray
 
+    def key(self) -> bytes:
+        """The same for two sequences that are equal."""
+        return b"|".join(array.tobytes() for array in (self.ids, self.types, self.mask))
+
 
 @dataclass(frozen=True)
 class AlignedPair:
@@ -111,8 +115,7 @@ class AlignedPair:
 
     def key(self) -> tuple[int, bytes]:
         """The same for two pairs that no computation can tell apart, so that one of them need be computed."""
-        sides = (array for side in (self.baseline, self.perturbed) for array in (side.ids, side.types, side.mask))
-        return self.query, b"|".join(array.tobytes() for array in (*sides, self.classes))
+        return self.query, b"|".join((self.baseline.key(), self.perturbed.key(), self.classes.tobytes()))
 
     @property
     def is_open(self) -> np.ndarray:
@@ -162,6 +165,30 @@ def word_numbers(encoding: Any) -> np.ndarray:
     """For each token of an encoding, the number of the word it is a piece of; -1 for a token of no word."""
     numbers = encoding.word_ids
     return np.fromiter((-1 if w is None else w for w in numbers), dtype=np.int64, count=len(numbers))
+
+
+def offsets(tokenizer: PreTrainedTokenizerBase, text: str, encoding: Any, special: bool = False) -> np.ndarray:
+    """The characters that each token of an encoded text is made of: begin and end, int64 ``[n, 2]``.
+
+    Where a tokenizer leaves characters out, which makes its offsets too small, the tokens of each run without spaces
+    have the whole run.
+
+    Args:
+        tokenizer: the tokenizer.
+        text: the text.
+        encoding: what :func:`encodings` made of it.
+        special: whether the tokenizer added its special tokens, which are made of none.
+    """
+    found = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+    of_text = [at for at, owner in enumerate(encoding.sequence_ids) if owner is not None]
+    if not of_text or found[of_text[-1], 1] >= len(text.rstrip()):
+        return found
+    runs = [match.span() for match in re.finditer(r"\S+", text)]
+    made = encodings(tokenizer, [text[:end] for _, end in runs], special)
+    counts = [sum(owner is not None for owner in one.sequence_ids) for one in made]
+    run = np.searchsorted(counts, np.arange(len(of_text)), side="right").clip(max=len(runs) - 1)
+    found[of_text] = np.array(runs, dtype=np.int64)[run]
+    return found
 
 
 class Parts(NamedTuple):
@@ -284,6 +311,24 @@ class Template:
             tokens = tokenise(tokenizer, distinct)
             of_columns.append([tokens[number] for number in which])
         return [Parts(self.around, segments) for segments in zip(*of_columns, strict=True)]
+
+    def spans(
+        self, tokenizer: PreTrainedTokenizerBase, columns: Sequence[Sequence[str]], segment: int
+    ) -> list[np.ndarray]:
+        """The characters that the tokens of a segment are made of, as :meth:`parts` has them.
+
+        Args:
+            tokenizer: the tokenizer that the template is of.
+            columns: as for :meth:`parts`.
+            segment: which segment.
+
+        Returns:
+            For each sequence, begin and end of each token in the text of the segment, int64 ``[n, 2]``.
+        """
+        distinct, which = unique(columns[segment])
+        made = zip(distinct, encodings(tokenizer, distinct), strict=True)
+        of_texts = [offsets(tokenizer, text, encoding) for text, encoding in made]
+        return [of_texts[number] for number in which]
 
     def plain(
         self,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyterrier_mechir.text.encoding import SPECIAL, Parts, Sides, Template, Tokens, encodings, word_numbers
+from pyterrier_mechir.text.encoding import SPECIAL, Parts, Sides, Template, Tokens, encodings, offsets, word_numbers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -122,7 +122,33 @@ class Prompt(Template):
         self, tokenizer: PreTrainedTokenizerBase, encoding: Any, query: str, document: str, upto: int | None = None
     ) -> Parts:
         """A tokenised prompt, or what of it is up to some place, in parts; spaces right before a text go with it."""
+        bounds, joined = self._bounds(tokenizer, encoding, query, document, upto)
         ids, words = np.array(encoding.ids, dtype=np.int64), word_numbers(encoding)
+        around = tuple(ids[bounds[n] : bounds[n + 1]] for n in (0, 2, 4))
+        of_places = [Tokens(ids[bounds[n] : bounds[n + 1]], words[bounds[n] : bounds[n + 1]]) for n in (1, 3)]
+        return Parts(
+            around,
+            tuple(of_places[place] for place in self.order),
+            tuple(joined[place] for place in self.order),
+        )
+
+    def spans(
+        self, tokenizer: PreTrainedTokenizerBase, columns: Sequence[Sequence[str]], segment: int
+    ) -> list[np.ndarray]:
+        place, found = self.order.index(segment), []
+        for encoding, *texts in zip(self._encodings(tokenizer, columns), *columns, strict=True):
+            bounds, _ = self._bounds(tokenizer, encoding, *texts)
+            of_tokens = offsets(tokenizer, self._whole(*texts), encoding, self.special)
+            begin, end = self._spans(*texts)[place]
+            of_text = of_tokens[bounds[1 + 2 * place] : bounds[2 + 2 * place]]
+            found.append(of_text.clip(begin, end) - begin)
+        return found
+
+    def _bounds(
+        self, tokenizer: PreTrainedTokenizerBase, encoding: Any, query: str, document: str, upto: int | None = None
+    ) -> tuple[list[int], list[bool]]:
+        """Where each part of a tokenised prompt begins and ends, and of each text whether its last token goes on."""
+        ids = np.array(encoding.ids, dtype=np.int64)
         at = [number for number, owner in enumerate(encoding.sequence_ids) if owner is not None]
         first, last = (at[0], at[-1] + 1) if at else (len(ids), len(ids))
         starts, ends = np.array(encoding.offsets[first:last], dtype=np.int64).reshape(-1, 2).T
@@ -139,14 +165,7 @@ class Prompt(Template):
             bounds, joined = [0, *self._counted(tokenizer, ids, whole, places)], [False, False]
         if bounds[3] < bounds[2]:
             raise ValueError(_SHARED)
-        bounds.append(len(ids))
-        around = tuple(ids[bounds[n] : bounds[n + 1]] for n in (0, 2, 4))
-        of_places = [Tokens(ids[bounds[n] : bounds[n + 1]], words[bounds[n] : bounds[n + 1]]) for n in (1, 3)]
-        return Parts(
-            around,
-            tuple(of_places[place] for place in self.order),
-            tuple(joined[place] for place in self.order),
-        )
+        return [*bounds, len(ids)], joined
 
     def _counted(self, tokenizer: PreTrainedTokenizerBase, ids: np.ndarray, whole: str, ends: list[int]) -> list[int]:
         """How many tokens there are up to some places of a prompt, of which the tokenizer leaves characters out.

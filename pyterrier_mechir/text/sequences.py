@@ -34,6 +34,26 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
+class Located:
+    """The sequence of a text, and where in the text each of its tokens comes from.
+
+    Args:
+        sequence: what the model reads.
+        spans: for each position, the characters of the text that its token is made of: begin and end, int64
+            ``[n, 2]``, both 0 for special tokens, fillers and the tokens of another text.
+        words: for each position, the number of the word of the text that it is a piece of, ``[n]``; -1 for none.
+        of_text: the spans of all tokens of the text, whether they fit into the sequence or not, ``[t, 2]``.
+        seen: from which character to which the text is read: all of it, unless it is cut.
+    """
+
+    sequence: Encoded
+    spans: np.ndarray
+    words: np.ndarray
+    of_text: np.ndarray
+    seen: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Sequences:
     """How texts become the sequences that a ranker reads.
 
@@ -126,6 +146,38 @@ class Sequences:
                 of_filler.append(self._pair(around, fixed, which_context[i], kept, classes, ids, masked))
         self._warn_of(counts, len(contexts))
         return [pair for of_filler in pairs for pair in of_filler]
+
+    def located(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Located]:
+        """The sequences of texts as :meth:`plain` makes them, with the characters that each token is made of.
+
+        Args:
+            contexts: what is beside each text: its query, or its document where queries vary.
+            texts: the texts.
+        """
+        columns, varied = self._columns(contexts, texts), self._varied
+        parts = self.template.parts(self.tokenizer, columns)
+        spans = self.template.spans(self.tokenizer, columns, varied)
+        shift = len(self.prefixes.get(self.varies, ""))
+        return [self._located(*one, shift) for one in zip(parts, spans, texts, strict=True)]
+
+    def _located(self, parts: Parts, spans: np.ndarray, text: str, shift: int) -> Located:
+        varied = self._varied
+        split = self.vocabulary.split_marks(parts.segments[varied]).words
+        cut = self._cut(parts)
+        numbers = tuple(Tokens(np.arange(len(tokens)), tokens.words) for tokens in parts.segments)
+        ids, types, owners = self.template.build(cut)
+        of_tokens, _, _ = self.template.build(self._cut(Parts(parts.around, numbers)))
+        spans = (spans - shift).clip(0)
+        at = np.where(owners == varied, of_tokens, len(spans))
+        found, words = np.append(spans, [[0, 0]], axis=0)[at], np.append(split, -1)[at]
+        words[found[:, 0] == found[:, 1]] = -1
+        mask = (owners != UNATTENDED).astype(np.int64)
+        seen = (0, len(text))
+        if len(cut.segments[varied]) < len(spans):
+            read = found[found[:, 0] < found[:, 1]]
+            seen = (int(read[:, 0].min(initial=len(text))), int(read[:, 1].max(initial=0)))
+            seen = (0, seen[1]) if not self.cuts_left else (seen[0], len(text))
+        return Located(self._encoded(ids, types, owners, mask), found, words, spans, (min(seen), max(seen)))
 
     def cuts(self, contexts: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         """Whether each text, beside its context, is longer than the ranker takes: bool ``[len(texts)]``.

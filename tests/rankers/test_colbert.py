@@ -403,7 +403,7 @@ def test_a_word_that_one_side_masks_takes_no_part_there():
     assert pair.baseline.mask.tolist() == [1, 1, 1, 0, 1, 1, *[0] * 8]
     assert pair.is_open.tolist() == [True, True, True, False, *[True] * 10]
     batch = facing.collate([pair.baseline, pair.perturbed], {}, [])
-    assert facing._counted(batch).tolist() == [pair.is_open.tolist(), [True] * 14]
+    assert facing.counted(batch).tolist() == [pair.is_open.tolist(), [True] * 14]
 
 
 def test_a_perturbed_query_of_full_length_is_cut_as_a_plain_one():

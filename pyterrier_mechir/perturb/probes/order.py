@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import accumulate, groupby, islice, pairwise
 
 from pyterrier_mechir._options import one_of
@@ -14,21 +12,16 @@ from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.correspond import same_gaps
 from pyterrier_mechir.perturb.outcomes import Edits, OfOutcomes
 from pyterrier_mechir.perturb.probes.wording import ABNIRML, CHECKLIST
+from pyterrier_mechir.text.units import sentence_spans
 from pyterrier_mechir.text.words import STOPWORDS, Words
 
 PLACES = ("start", "end", "random")
 """Where a sentence is taken out or put in."""
 
 
-@lru_cache(maxsize=10_000)
 def sentences(text: str) -> tuple[str, ...]:
     """The sentences of a text, as the sentencex library finds them, without the space around them."""
-    import sentencex
-
-    # A lone surrogate is no character that the library could be given.
-    lengths = map(len, sentencex.segment("en", re.sub("[\ud800-\udfff]", "\ufffd", text)))
-    ends = [0, *accumulate(lengths)]
-    return tuple(stripped for i, j in pairwise(ends) if (stripped := text[i:j].strip()))
+    return tuple(text[begin:end] for begin, end in sentence_spans(text).tolist())
 
 
 def joined(one: str, other: str) -> str:

@@ -47,12 +47,25 @@ class TextStage(Keyed, pt.Transformer):
             pt.validate.InputValidationError: a column is missing.
             ValueError: a query or text that is not a string, or a (qid, docno) that comes twice.
         """
-        check_results(self, inp, self.text_field)
-        check_rows(inp, ["query", self.text_field])
-        added = self._scored(inp["query"].tolist(), inp[self.text_field].tolist())
+        added = self._added(self.prepared(inp))
         out = inp.drop(columns=[*added, "rank"], errors="ignore").assign(**added)
         out.attrs = inp.attrs | self._metadata(inp)
         return pt.model.add_ranks(out)
+
+    def prepared(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """The input, checked.
+
+        Raises:
+            pt.validate.InputValidationError: a column is missing.
+            ValueError: a query or text that is not a string, or a (qid, docno) that comes twice.
+        """
+        check_results(self, inp, self.text_field)
+        check_rows(inp, ["query", self.text_field])
+        return inp
+
+    def _added(self, inp: pd.DataFrame) -> dict[str, Any]:
+        """What is added to a frame that was checked."""
+        return self._scored(inp["query"].tolist(), inp[self.text_field].tolist())
 
     @abstractmethod
     def _scored(self, queries: list[str], texts: list[str]) -> dict[str, Any]:
