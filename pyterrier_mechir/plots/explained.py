@@ -53,10 +53,14 @@ class Explained(NamedTuple):
         """Whether units of it are beyond what the ranker reads."""
         return bool(np.isnan(self.scores).any())
 
+    def numbers_of_strongest(self, n: int) -> list[int]:
+        """The numbers of the units of greatest absolute score, the strongest first."""
+        order = np.argsort(-np.abs(self.scores), kind="stable")
+        return [int(unit) for unit in order if np.isfinite(self.scores[unit])][:n]
+
     def strongest(self, n: int) -> list[tuple[str, float]]:
         """The units of greatest absolute score, and these."""
-        order = [i for i in np.argsort(-np.abs(self.scores), kind="stable") if np.isfinite(self.scores[i])]
-        return [(self.units[i], float(self.scores[i])) for i in order[:n]]
+        return [(self.units[unit], float(self.scores[unit])) for unit in self.numbers_of_strongest(n)]
 
 
 class Query(NamedTuple):
@@ -101,7 +105,9 @@ def sum_sentence(frame: pd.DataFrame) -> str:
     errors = np.asarray(frame.get("sum_error", []), dtype=np.float64)
     if not np.isfinite(errors).any():
         return ""
-    return f"Units, rest and the score without units add up to the score within {np.nanmax(np.abs(errors)):.2g}."
+    is_of_margin = told(frame).get("of") == "query" and told(frame).get("against") is not None
+    what = "margin" if is_of_margin else "score"
+    return f"Units, rest and the {what} without units add up to the {what} within {np.nanmax(np.abs(errors)):.2g}."
 
 
 def queries(frame: pd.DataFrame, what: str) -> list[Query]:
@@ -185,6 +191,8 @@ def _document(row: pd.Series, field: str) -> Explained:
             f"document {row['docno']!r} has {len(units)} units, {len(spans)} spans and {len(scores)} scores; give the "
             "frame as ExplainScore made it."
         )
+    if "against" in row.index and not isinstance(row["against"], str) and not np.isfinite(scores).any():
+        units, spans, scores = [], spans[:0], scores[:0]  # the last document, which is held against none
     score = row.get("score")
     numbers = row.get("rank"), float("nan") if score is None else float(score)
     return Explained(str(row["docno"]), *numbers, str(row[field]), list(units), spans, scores, row)

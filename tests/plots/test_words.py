@@ -13,8 +13,10 @@ from matplotlib.collections import LineCollection, PolyCollection
 from pages import parse
 from test_report import HOSTILE, TOO_FAINT, _made, _of_tokens, browser  # noqa: F401
 
-from pyterrier_mechir import PatchResults, plot_words
+from pyterrier_mechir import ExplainScore, PatchResults, PatchScorer, PerturbDocs, plot_words
+from pyterrier_mechir.commands.cli import main
 from pyterrier_mechir.notebook import frame_html
+from pyterrier_mechir.perturb import TFC1
 from pyterrier_mechir.plots.colours import STEPS, level, scale
 from pyterrier_mechir.plots.explained import is_explained, queries, segments
 from pyterrier_mechir.plots.markup import number, signed
@@ -23,7 +25,7 @@ from pyterrier_mechir.plots.word_markup import BEYOND, Passage, coloured, side_b
 
 matplotlib.use("Agg")
 
-pytestmark = pytest.mark.usefixtures("closed_figures")
+pytestmark = pytest.mark.usefixtures("closed_figures", "one_thread")
 
 TEXTS = (
     "The moon pulls the ocean into two bulges; so most coasts see two high tides each day.",
@@ -166,6 +168,15 @@ def test_what_a_later_stage_made_is_not_taken_for_explained_scores():
         plot_words(frame.drop(columns="units"))
     with pytest.raises(ValueError, match="'d0' has 17 units, 17 spans and 2 scores"):
         plot_words(frame.head(1).assign(unit_scores=[np.ones(2)]))
+
+
+def test_the_last_document_has_no_words_where_it_is_held_against_none():
+    frame = explained(1, of="query")
+    frame.at[2, "unit_scores"] = np.full(7, np.nan, np.float32)
+    last = queries(frame, "x")[0].documents[2]
+    assert last.text == frame["query"][2] and not last.units and not last.is_cut and not last.margin
+    assert BEYOND in frame_html(frame) and not shown_units(parse(frame_html(frame)).all("td", "text")[2])
+    assert "up to the margin within" in frame_html(frame)
 
 
 # Notebook
@@ -444,13 +455,35 @@ def test_a_word_of_a_notebook_shows_its_score_where_it_has_the_focus(browser, tm
 # Stored
 
 
-def test_the_report_of_an_artifact_takes_words_as_a_frame_or_an_artifact(tmp_path, monkeypatch):
-    frames = {"pairs": _made(), "words": explained()}
-    monkeypatch.setattr(PatchResults, "frame", lambda self: frames[self._directory.name])
-    monkeypatch.setattr(PatchResults, "about", {"versions": {}})
-    pairs, words = (PatchResults(tmp_path / name) for name in frames)
-    for given in (words, frames["words"]):
-        page = parse(pairs.report(tmp_path / "it.html", words=given).read_text("utf-8"))
-        assert len(words_section(page).all("article")) == 6 and page.all("section", id="pairs")
-    alone = parse(words.report(tmp_path / "it.html").read_text("utf-8"))
+@pytest.fixture
+def documents() -> pd.DataFrame:
+    rows = [(f"q{q}", f"why are there two high tides {q}", f"d{d}", TEXTS[d]) for q in range(2) for d in range(3)]
+    return pd.DataFrame(rows, columns=["qid", "query", "docno", "text"])
+
+
+def test_stored_results_of_explain_score_are_a_page_and_a_part_of_one(bi_encoder, documents, tmp_path, capsys):
+    ExplainScore(bi_encoder).store(tmp_path / "words")(documents)
+    assert main(["report", str(tmp_path / "words"), "--title", "A title"]) == 0
+    alone = parse((tmp_path / "words" / "report.html").read_text("utf-8"))
     assert len(words_section(alone).all("article")) == 6 and not alone.all("section", id="pairs")
+    assert alone.one("h1").text == "A title" and "occlusion" in alone.one("section", id="run").text
+
+    (PerturbDocs(TFC1()) >> PatchScorer(bi_encoder).store(tmp_path / "pairs"))(documents)
+    words = PatchResults(tmp_path / "words")
+    for given in (words, words.frame()):
+        page = parse(PatchResults(tmp_path / "pairs").report(tmp_path / "it.html", words=given).read_text("utf-8"))
+        assert len(words_section(page).all("article")) == 6 and page.all("section", id="pairs")
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"of": "query", "against": "next"}, {"method": "ig", "steps": 20, "unit": "token"}]
+)
+def test_what_explain_score_gives_is_drawn_and_shown(bi_encoder, documents, options):
+    frame = ExplainScore(bi_encoder, **options)(documents)
+    page = parse(frame_html(frame))
+    shown = frame.sort_values(["qid", "rank"])
+    column = "query" if options.get("of") == "query" else "text"
+    assert [cell.text for cell in page.all("td", "text")] == shown[column].tolist()
+    known = [unit for row in shown.itertuples() if isinstance(getattr(row, "against", ""), str) for unit in row.units]
+    assert [unit.text for unit in page.all("span", "u")] == known
+    assert plot_words(frame[frame["qid"] == "q1"]).get_title() == documents["query"][5]
