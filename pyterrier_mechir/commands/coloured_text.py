@@ -8,7 +8,7 @@ from typing import TextIO
 from pyterrier_mechir.plots.colours import STEPS, level, scale
 from pyterrier_mechir.plots.explained import Explained, segments
 from pyterrier_mechir.plots.markup import signed
-from pyterrier_mechir.plots.word_markup import BEYOND, MARKED
+from pyterrier_mechir.plots.word_markup import BEYOND, MARKED, digits
 
 COLOURS = ("none", "256", "truecolor")
 """What a terminal may show."""
@@ -52,7 +52,7 @@ def coloured_text(document: Explained, limit: float, colours: str) -> str:
     if colours == "none":
         named = document.numbers_of_strongest(_STRONGEST)
         parts = (
-            f"{plain(piece)}[{signed(document.scores[unit])}]" if unit in named else plain(piece)
+            f"{plain(piece)}[{signed(document.scores[unit], digits(limit))}]" if unit in named else plain(piece)
             for piece, unit in segments(document.text, document.spans)
         )
         return "".join(parts)
@@ -74,7 +74,7 @@ def legend(limit: float, colours: str, *, lacks: bool) -> str:
         return f"In brackets: the scores of the {_STRONGEST} strongest of each text."
     up, down = _unit("red and underlined", 2 * STEPS, colours), _unit("blue", 0, colours)
     beyond = f"; {_unit('struck through', None, colours)}: {BEYOND}" if lacks else ""
-    return f"{up} pushes the score up, to {signed(limit)}; {down} pushes it down{beyond}."
+    return f"{up} pushes the score up, to {signed(limit, digits(limit))}; {down} pushes it down{beyond}."
 
 
 def _unit(piece: str, step: int | None, colours: str) -> str:

@@ -16,6 +16,7 @@ from pyterrier_mechir.commands.notes import own_warnings
 from pyterrier_mechir.commands.rankers import of_family, of_kind, quiet_transformers
 from pyterrier_mechir.plots.explained import Query, queries, sentence, sum_sentence
 from pyterrier_mechir.plots.markup import number, signed
+from pyterrier_mechir.plots.word_markup import digits
 
 _STRONGEST = 10
 
@@ -105,6 +106,8 @@ def _strongest(query: Query) -> str:
     """The units of greatest absolute score of all texts, as a table."""
     named = [(unit, score, one.docno) for one in query.documents for unit, score in one.strongest(_STRONGEST)]
     named.sort(key=lambda row: -abs(row[1]))
-    rows = [(signed(score), docno, " ".join(plain(unit).split())) for unit, score, docno in named[:_STRONGEST]]
+    decimals = digits(query.limit)
+    shown = named[:_STRONGEST]
+    rows = [(signed(score, decimals), docno, " ".join(plain(unit).split())) for unit, score, docno in shown]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)] if rows else []
     return "\n".join(f"  {score:>{widths[0]}}  {docno:<{widths[1]}}  {unit}" for score, docno, unit in rows)

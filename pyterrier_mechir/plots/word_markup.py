@@ -107,15 +107,19 @@ def legend(limit: float, *, lacks: bool = False) -> str:
         limit: the score at the ends of the scale.
         lacks: say what a unit without a score looks like too.
     """
-    digits = _digits(limit) - 1
     ramp = "".join(f'<i class="s{step}"></i>' for step in range(2 * STEPS + 1))
     said = f'; <span class="beyond">struck through</span>: {BEYOND}' if lacks else ""
     return (
-        f'<div class="mechir-legend mechir-text"><span>{signed(-limit, digits)}</span>'
-        f'<span class="ramp" aria-hidden="true">{ramp}</span><span>{signed(limit, digits)}</span>'
+        f'<div class="mechir-legend mechir-text"><span>{signed(-limit, digits(limit) - 1)}</span>'
+        f'<span class="ramp" aria-hidden="true">{ramp}</span><span>{signed(limit, digits(limit) - 1)}</span>'
         f'<span><span class="up">red, solid line</span> pushes the score up; <span class="down">blue, dotted</span> '
         f"pushes it down{said}</span></div>"
     )
+
+
+def digits(limit: float) -> int:
+    """The decimals with which scores are written whose greatest is given."""
+    return 3 if limit >= _FINE or not limit else 5
 
 
 @cache
@@ -135,10 +139,6 @@ def _unit(piece: str, score: float, limit: float, is_stop: bool) -> str:
         return f'<span class="u beyond" title="{BEYOND}" tabindex="-1">{escape(piece)}</span>'
     sign = " up" if step >= STEPS + MARKED else " down" if step <= STEPS - MARKED else ""
     return (
-        f'<span class="u s{step}{sign}" title="{signed(score, _digits(limit))}" tabindex="{0 if is_stop else -1}">'
+        f'<span class="u s{step}{sign}" title="{signed(score, digits(limit))}" tabindex="{0 if is_stop else -1}">'
         f"{escape(piece)}</span>"
     )
-
-
-def _digits(limit: float) -> int:
-    return 3 if limit >= _FINE or not limit else 5

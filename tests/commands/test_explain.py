@@ -113,6 +113,10 @@ def test_a_file_that_is_no_text_is_one_sentence(command, tmp_path, capsys):
 # Colours
 
 
+def test_small_scores_are_written_with_more_decimals():
+    assert coloured_text(of("x", [(0, 1)], [0.00012]), 0.00012, "none") == "x[+0.00012]"
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

@@ -421,6 +421,7 @@ def test_words_say_their_scores_in_a_browser(browser, tmp_path):  # noqa: F811
     assert panel.inner_text() == resting
     units.first.focus()
     assert panel.inner_text() == told(0)
+    assert units.first.evaluate("unit => getComputedStyle(unit, '::after').content") == "none"
     for key, place in (("ArrowRight", 1), ("ArrowRight", 2), ("End", len(row["units"]) - 1), ("ArrowLeft", 15)):
         page.keyboard.press(key)
         assert panel.inner_text() == told(place)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pyterrier_mechir.plots.explained import Explained, queries, sentence, sum_sentence, told
 from pyterrier_mechir.plots.markup import number, signed
-from pyterrier_mechir.plots.word_markup import coloured, legend
+from pyterrier_mechir.plots.word_markup import coloured, digits, legend
 
 _MOST_QUERIES = 20
 _MOST_DOCUMENTS = 6
@@ -74,12 +74,12 @@ def _document(document: Explained, limit: float) -> dict[str, Any]:
         "score": number(document.score),
         "margin": document.margin,
         "text": coloured(document.text, document.spans, document.scores, limit),
-        "strongest": _named(document),
+        "strongest": _named(document, digits(limit)),
     }
 
 
-def _named(document: Explained) -> str:
-    return ", ".join(f"{_isolated(unit)} {signed(score)}" for unit, score in document.strongest(_MOST_NAMED))
+def _named(document: Explained, decimals: int) -> str:
+    return ", ".join(f"{_isolated(unit)} {signed(score, decimals)}" for unit, score in document.strongest(_MOST_NAMED))
 
 
 def _isolated(unit: str) -> str:
