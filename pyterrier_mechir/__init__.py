@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from pyterrier_mechir.interventions.references import head_means
     from pyterrier_mechir.models.autoencoder import SparseAutoencoder
     from pyterrier_mechir.observe.attention import attention_of
+    from pyterrier_mechir.observe.words.faithfulness import faithfulness
+    from pyterrier_mechir.orders import OrderExplanation, explain_order
     from pyterrier_mechir.patching.metrics import AttentionTo, QueryTokenScore, TermWeight
     from pyterrier_mechir.patching.plan import Attribution, IntegratedGradients
     from pyterrier_mechir.plots.attention import plot_attention
     from pyterrier_mechir.plots.circuit import plot_circuit
     from pyterrier_mechir.plots.classes import plot_classes
     from pyterrier_mechir.plots.comparison import plot_comparison
+    from pyterrier_mechir.plots.faithfulness import plot_faithfulness
     from pyterrier_mechir.plots.heads import plot_heads
     from pyterrier_mechir.plots.layers import plot_layers
     from pyterrier_mechir.plots.positions import plot_positions
@@ -93,6 +96,7 @@ _HOMES = {
     "IntegratedGradients": "patching.plan",
     "KnownCircuit": "rankers.known_circuit",
     "MonoT5": "rankers.mono_t5",
+    "OrderExplanation": "orders",
     "PairScorer": "stages.pair_scorer",
     "PatchEffect": "results.measures",
     "PatchFeatures": "stages.patch_features",
@@ -117,7 +121,9 @@ _HOMES = {
     "check_ranker": "verify",
     "circuit_measures": "circuits",
     "compare_heads": "results.compare",
+    "explain_order": "orders",
     "explode_effects": "results.explode",
+    "faithfulness": "observe.words.faithfulness",
     "grow_circuit": "circuits",
     "head_agreement": "results.agreement",
     "head_means": "interventions.references",
@@ -129,6 +135,7 @@ _HOMES = {
     "plot_circuit": "plots.circuit",
     "plot_classes": "plots.classes",
     "plot_comparison": "plots.comparison",
+    "plot_faithfulness": "plots.faithfulness",
     "plot_heads": "plots.heads",
     "plot_layers": "plots.layers",
     "plot_positions": "plots.positions",
@@ -160,6 +167,7 @@ __all__ = [
     "IntegratedGradients",
     "KnownCircuit",
     "MonoT5",
+    "OrderExplanation",
     "PairScorer",
     "PatchEffect",
     "PatchFeatures",
@@ -184,7 +192,9 @@ __all__ = [
     "check_ranker",
     "circuit_measures",
     "compare_heads",
+    "explain_order",
     "explode_effects",
+    "faithfulness",
     "grow_circuit",
     "head_agreement",
     "head_means",
@@ -196,6 +206,7 @@ __all__ = [
     "plot_circuit",
     "plot_classes",
     "plot_comparison",
+    "plot_faithfulness",
     "plot_heads",
     "plot_layers",
     "plot_positions",

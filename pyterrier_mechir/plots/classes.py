@@ -1,4 +1,4 @@
-"""The map of token classes: where in the text components act."""
+"""The map of token classes, or of the strongest words: where in the text components act."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def plot_classes(
     label: str = "patching effect",
     alpha: float | None = 0.05,
 ) -> Axes:
-    """Draw the effects of components at token classes: components downwards, classes across.
+    """Draw the effects of components at token classes, or at the strongest words: components downwards, classes across.
 
     Red cells move the score the way the perturbation does, blue cells against it. Cells whose adjusted p-value is below
     ``alpha`` have a marked corner. Rows are the layers of a layer-wide component such as ``resid_pre``; of heads, and
     of several components, they are the strongest, by their largest absolute effect, from the strongest down.
 
     Args:
-        frame: ``AggregateHeads(by=None)`` of a ``PatchScorer(ranker, positions="class")``, or the scorer's own frame,
-            whose pairs are then pooled.
+        frame: ``AggregateHeads(by=None)`` of a ``PatchScorer(ranker, positions="class")``, or ``"top_units"``, or the
+            scorer's own frame, whose pairs are then pooled.
         top: number of rows where they are not layers.
         ax: axes to draw on; a new figure by default.
         title: of the axes.
@@ -62,9 +62,10 @@ def plot_classes(
     image = effect_map(ax, effects.to_numpy(), centred(effects.to_numpy(), limit), annotate=annotate)
     ax.set_xticks(range(effects.shape[1]), list(effects.columns), **LITERAL)
     ax.set_yticks(range(len(effects)), list(effects.index.astype(str)), **LITERAL)
-    is_class = set(effects.columns) <= set(TOKEN_CLASSES)
+    across = "word, from the strongest" if effects.columns[0].startswith("unit") else "position"
+    across = "token class" if set(effects.columns) <= set(TOKEN_CLASSES) else across
     component = rows["component"].iloc[0]
-    finish(ax, title, "token class" if is_class else "position", f"{component}, layer" if of_layers else "")
+    finish(ax, title, across, f"{component}, layer" if of_layers else "")
     p_values = np.full(effects.shape, np.nan)
     if "p_adjusted" in rows.columns:
         p_values = table(rows, names, "slot", "p_adjusted").reindex_like(effects).to_numpy()
@@ -85,7 +86,8 @@ def _rows(frame: pd.DataFrame) -> pd.DataFrame:
     rows = frame[frame["score"].notna() & frame["slot"].notna()]
     if not len(rows):
         raise ValueError("the frame holds no effects to draw.")
-    known = list(TOKEN_CLASSES) + [slot for slot in rows["slot"].unique() if slot not in TOKEN_CLASSES]
-    order = [slot for slot in known if slot in set(rows["slot"])]
+    slots = set(rows["slot"])
+    others = sorted(slots - set(TOKEN_CLASSES), key=lambda slot: int(slot.removeprefix("unit")))
+    order = [slot for slot in TOKEN_CLASSES if slot in slots] + others
     site = rows["docno"].str.rsplit("@", n=1).str[0]
     return rows.assign(site=site, slot=pd.Categorical(rows["slot"], order, ordered=True))

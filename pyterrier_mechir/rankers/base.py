@@ -277,6 +277,7 @@ class Ranker(Running):
         *,
         alignments: Sequence[str],
         filler: Filler | Sequence[Filler] = "a",
+        located: bool = False,
     ) -> list[AlignedPair | None]:
         """Encode minimal pairs so that their sides correspond position by position.
 
@@ -288,6 +289,7 @@ class Ranker(Running):
             alignments: the declared alignment of its perturbation.
             filler: what stands where the other side has an insertion: ``"a"``, any single-token word, ``"mask"``,
                 ``"pad"``, ``"random"`` or a :class:`~pyterrier_mechir.perturb.RandomFiller`; or a list of these.
+            located: whether to tell which characters of the baseline text each token is made of (``pair.spans``).
 
         Returns:
             The pairs; None for one whose edit does not fit into the model's length. Several fillers, or draws of one,
@@ -300,7 +302,7 @@ class Ranker(Running):
         Raises:
             ValueError: a ``free`` perturbation, whose sides do not correspond, or an unusable filler.
         """
-        return self.sequences.aligned(contexts, baselines, perturbed, alignments, filler)
+        return self.sequences.aligned(contexts, baselines, perturbed, alignments, filler, located)
 
     def cuts(self, contexts: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         """Whether each text, beside its context, is longer than the ranker takes: bool ``[len(texts)]``.

@@ -23,8 +23,9 @@ def explode_effects(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         ``qid, docno, component, layer, head, site`` (its name, such as ``L5H8``), ``position`` (missing but for single
-        positions), ``token``, ``token_baseline`` (of the perturbed side and of the baseline, at that position),
-        ``token_class``, ``patch_score``, ``patch_effect``. Pairs without effects and sites that were not swept are
+        positions), ``token``, ``token_baseline`` (of the perturbed side and of the baseline, at that position; the word
+        itself, of the strongest words' effects, is the latter), ``token_class`` (``unit1``, ``unit2``, ... of the
+        strongest words), ``patch_score``, ``patch_effect``. Pairs without effects and sites that were not swept are
         left out; how many pairs these are, if there are any, is in ``attrs["mechir"]["n_skipped"]``.
 
     Raises:
@@ -69,7 +70,9 @@ def _slots(frame: pd.DataFrame, row: int, slots: list[str] | None, n: int) -> di
         return dict.fromkeys(["position", "token", "token_baseline", "token_class"], missing)
     tokens, baseline, classes = (frame[name].iloc[row] for name in ("tokens", "tokens_baseline", "token_classes"))
     if slots is not None and not slots[0].lstrip("-").isdigit():
-        return {"position": missing, "token": missing, "token_baseline": missing, "token_class": slots}
+        words = list(frame["slot_units"].iloc[row]) if "slot_units" in frame.columns else []
+        words += missing[len(words) :]
+        return {"position": missing, "token": missing, "token_baseline": words, "token_class": slots}
     places = list(range(n)) if slots is None else [int(slot) for slot in slots]
     at = [place + len(tokens) * (place < 0) for place in places]
     known = [place if 0 <= place < len(tokens) else None for place in at]

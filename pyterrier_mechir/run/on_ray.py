@@ -89,7 +89,7 @@ def run_on_ray(
             kinds = None if source.path is not None else _kinds(first.head(1))
             prepared = blocks.map_batches(
                 _prepared,
-                fn_kwargs={"packed": given_to, "text_field": scorer.text_field, "kinds": kinds},
+                fn_kwargs={"packed": given_to, "like": (scorer.text_field, scorer.n_units), "kinds": kinds},
                 batch_size=None,
                 batch_format="pyarrow",
             ).repartition(target_num_rows_per_block=writer.shard_size)
@@ -124,13 +124,15 @@ def _data(ray: Any, source: Source, size: int) -> Any:
     )
 
 
-def _prepared(block: pa.Table, packed: dict[str, Any], text_field: str, kinds: dict[bytes, bytes] | None) -> pa.Table:
+def _prepared(
+    block: pa.Table, packed: dict[str, Any], like: tuple[str, int], kinds: dict[bytes, bytes] | None
+) -> pa.Table:
     """What the stages before the scorer make of a block, without the pairs that are written."""
     frame = block.to_pandas() if kinds is None else to_frame(block.replace_schema_metadata(kinds))
     frame = applied([_fetched(stage) for stage in packed["stages"]], frame)
     made = to_table(frame, as_parts=True)
-    if len(frame) and perturbed_side(frame, text_field) is not None:
-        made = made.take(_fetched(packed["index"]).lacking(with_hashes(frame, text_field)))
+    if len(frame) and perturbed_side(frame, like[0]) is not None:
+        made = made.take(_fetched(packed["index"]).lacking(with_hashes(frame, *like)))
     return made
 
 
@@ -161,7 +163,7 @@ class _Worker:
     def __call__(self, block: pa.Table) -> dict[str, list[Any]]:
         notes, frame = Notes(), to_frame(block.replace_schema_metadata(self._kinds))
         with heard(notes.add):
-            made = with_hashes(self._scorer.prepared(frame), self._scorer.text_field)
+            made = with_hashes(self._scorer.prepared(frame), self._scorer.text_field, self._scorer.n_units)
             part = made.iloc[self._index.lacking(made)]
             results = _content(to_table(scored(self._scorer, part))) if len(part) else b""
         return {"results": [results], "notes": [json.dumps(notes.messages)]}

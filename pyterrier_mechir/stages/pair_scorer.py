@@ -89,7 +89,7 @@ class PairScorer(PairStage, Storing):
         check_results(self, frame, self.text_field)
         sample = frame if len(frame) <= SAMPLED_ROWS else frame.sample(SAMPLED_ROWS, random_state=0)
         begin, measure = perf_counter(), self.measure
-        made = PairRows.of(self.perturbed(sample), self.text_field)
+        made = PairRows.of(self.perturbed(sample), self.text_field, self.n_units)
         apart = [row for row, text in enumerate(made.perturbed) if text not in (None, made.baselines[row])]
         rows = [row for row in apart if made.alignments[row] != "free"]
         ranker = self._facing(measure, made.side) if rows else self.ranker

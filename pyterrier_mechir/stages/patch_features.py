@@ -65,7 +65,7 @@ class PatchFeatures(Keyed, pt.Transformer):
         *,
         features: Sequence[int] | None = None,
         k: int = 20,
-        positions: str | Sequence[int] = "all",
+        positions: str | Sequence[int | str] = "all",
         direction: str = "denoise",
         perturbation: Perturbation | None = None,
         filler: Filler | Sequence[Filler] = "a",

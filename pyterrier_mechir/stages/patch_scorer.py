@@ -39,7 +39,8 @@ class PatchScorer(PairScorer):
     first.
 
     Expected input columns: ``qid, query, docno, text``, and ``text_perturbed`` or ``query_perturbed`` (without them
-    ``perturbation`` is applied first) with, optionally, ``alignment`` and ``text_baseline`` or ``query_baseline``. With
+    ``perturbation`` is applied first) with, optionally, ``alignment`` and ``text_baseline`` or ``query_baseline``; for
+    ``positions="top_units"`` also ``units, unit_spans, unit_scores``, which ExplainScore adds. With
     ``query_perturbed``, the query encoder of a bi-encoder is patched, the document's vector being the same on both
     sides; a cross-encoder reads the same document with both queries.
 
@@ -52,14 +53,16 @@ class PatchScorer(PairScorer):
     - ``patch_effect``: float32 array, the normalised effect e of each site, NaN where abs(s_p - s_b) < ``min_delta``;
     - ``patch_effect_noise``: the noise effect, for ``direction="both"`` only.
 
-    - ``tokens``, ``tokens_baseline``, ``token_classes``: of each position of the two sides, unless ``positions="all"``.
+    - ``tokens``, ``tokens_baseline``, ``token_classes``: of each position of the two sides, unless ``positions="all"``;
+    - ``slot_units``: for ``positions="top_units"`` only, the words that are patched, the strongest first.
 
     The arrays are ``[layer, head]`` for heads and their q, k, v and pattern (``[layer, group]`` for k and v that groups
     of heads share), ``[layer, neuron]`` for neurons, ``[1]``
     for the embeddings, ``[layer]`` for any other component, ``[site]`` for a list of components or ``block``, with NaN
     where ``heads``, ``layers`` or ``receivers`` leave a site out. Positions other than ``all`` add a last axis,
-    ``[position]`` of the pair's own length, or ``[token class]``, with NaN where the pair has none of that class. A row
-    without a perturbed text, or whose perturbed text is its text, has NaN throughout.
+    ``[position]`` of the pair's own length, or ``[token class]``, with NaN where the pair has none of that class, or
+    ``[unit]``, with NaN where the text has fewer, or none of a word's tokens is in the sequence. A row without a
+    perturbed text, or whose perturbed text is its text, has NaN throughout.
 
     Args:
         ranker: a ranker, such as :class:`~pyterrier_mechir.BiEncoder`.
@@ -71,8 +74,11 @@ class PatchScorer(PairScorer):
             comes from: its row.
         positions: ``all``: a site is patched at every position at once; ``each``: at each position by itself;
             ``class``: at the positions of each token class by themselves
-            (:data:`~pyterrier_mechir.text.encoding.TOKEN_CLASSES`); or a list of positions, each by itself, where
-            negative ones count from the end.
+            (:data:`~pyterrier_mechir.text.encoding.TOKEN_CLASSES`); ``top_units``, or ``("top_units", 5)``: at the
+            tokens of each of the row's 3, or 5, strongest words (or other units) by itself, from the greatest absolute
+            score that ExplainScore gave a word of the text that varies. They are the tokens of the baseline: where the
+            perturbation takes a word out, replaces or moves it, the positions where it was. Or a list of positions,
+            each by itself, where negative ones count from the end.
         direction: ``denoise``, ``noise`` or ``both``.
         method: ``exact``, or how patched scores are estimated: ``attribution``, which is
             :class:`~pyterrier_mechir.Attribution`, ``ig``, which is :class:`~pyterrier_mechir.IntegratedGradients`, or
@@ -117,7 +123,7 @@ class PatchScorer(PairScorer):
         ranker: Ranker,
         component: str | Sequence[str] = "head",
         *,
-        positions: str | Sequence[int] = "all",
+        positions: str | Sequence[int | str] = "all",
         direction: str = "denoise",
         method: Method = "exact",
         screen: int | None = None,

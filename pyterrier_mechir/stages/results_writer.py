@@ -96,7 +96,7 @@ class ResultsWriter(Keyed, pt.Transformer):
             made = self.scorer.prepared(inp)
         if not len(made):
             return made if self.scorer is None else self.scorer.transform(made)
-        hashed = with_hashes(made, self.text_field)
+        hashed = with_hashes(made, self.text_field, self._n_units)
         with self._session(made) as ledger:
             lacking = hashed.iloc[ledger.index.lacking(hashed)]
             shown = self.scorer is not None and self.scorer.verbose
@@ -129,7 +129,7 @@ class ResultsWriter(Keyed, pt.Transformer):
             return
         with self._session(first) as ledger, listen():
             for part in chain([first], parts):
-                hashed = with_hashes(part, self.text_field)
+                hashed = with_hashes(part, self.text_field, self._n_units)
                 lacking = hashed.iloc[ledger.index.lacking(hashed)]
                 self._write(ledger, lacking)
                 done(len(part), len(part) - len(lacking))
@@ -156,6 +156,10 @@ class ResultsWriter(Keyed, pt.Transformer):
 
     def _session(self, made: pd.DataFrame) -> AbstractContextManager[Ledger]:
         return self._results.session(self._configuration(made), self._device())
+
+    @property
+    def _n_units(self) -> int:
+        return 0 if self.scorer is None else self.scorer.n_units
 
     @property
     def _label(self) -> str | None:
@@ -214,16 +218,21 @@ class Storing(StoredStage):
         return ResultsWriter(path, self, shard_size=shard_size)
 
 
-def with_hashes(frame: pd.DataFrame, text_field: str) -> pd.DataFrame:
-    """A frame with its ``pair_hash``: a digest of each row's query and texts.
+def with_hashes(frame: pd.DataFrame, text_field: str, n_units: int = 0) -> pd.DataFrame:
+    """A frame with its ``pair_hash``: a digest of each row's query and texts, and of its units where they are scored.
+
+    Args:
+        frame: the frame.
+        text_field: column of the document text.
+        n_units: as :attr:`StoredStage.n_units` of what scores the frame.
 
     Raises:
-        ValueError: it has a column of this name.
+        ValueError: it has a column of this name, or units that are those of another text.
     """
     if PAIR_HASH in frame.columns:
         raise ValueError(f"column {PAIR_HASH!r} is one that stored results have of their own; rename or drop it first.")
     is_plain = perturbed_side(frame, text_field) is None
-    pairs = PairRows.unedited(frame, text_field) if is_plain else PairRows.of(frame, text_field)
+    pairs = PairRows.unedited(frame, text_field) if is_plain else PairRows.of(frame, text_field, n_units)
     made = ("" if text is None else pairs.key(row)[1:] for row, text in enumerate(pairs.perturbed))
     rows = zip(frame["qid"], frame["docno"], frame["query"], frame[text_field], made, strict=True)
     encoded = (repr(row).encode("utf-8", "surrogatepass") for row in rows)

@@ -30,7 +30,8 @@ from itertools import pairwise
 import numpy as np
 
 from pyterrier_mechir.text.differences import Run, differences
-from pyterrier_mechir.text.encoding import DOC_EDITED, DOC_QUERY, EDIT, OTHER, QUERY, QUERY_EDITED, Tokens
+from pyterrier_mechir.text.encoding import DOC_EDITED, DOC_QUERY, EDIT, OTHER, QUERY, QUERY_EDITED
+from pyterrier_mechir.text.tokens import Tokens
 
 ALIGNMENTS = ("fill", "mask", "swap", "permute", "free")
 """How the sides of a perturbation correspond: an insertion against as many filler tokens, an insertion against
@@ -51,6 +52,8 @@ class Alignment:
             is of no word.
         perturbed_words: likewise of the perturbed side.
         edit: bool, the positions at which the sides differ by the perturbation.
+        spans: the characters of the baseline text that each baseline token is made of: begin and end, int64 ``[n, 2]``;
+            the same number twice for none, as at fillers.
     """
 
     baseline: np.ndarray
@@ -58,6 +61,7 @@ class Alignment:
     baseline_words: np.ndarray
     perturbed_words: np.ndarray
     edit: np.ndarray
+    spans: np.ndarray
 
     def __len__(self) -> int:
         return len(self.edit)
@@ -70,6 +74,7 @@ class Alignment:
             self.baseline_words[index],
             self.perturbed_words[index],
             self.edit[index],
+            self.spans[index],
         )
 
     def followed_by(self, baseline: Tokens, perturbed: Tokens) -> Alignment:
@@ -80,6 +85,7 @@ class Alignment:
             np.append(self.baseline_words, baseline.words),
             np.append(self.perturbed_words, perturbed.words),
             np.append(self.edit, baseline.ids != perturbed.ids),
+            np.append(self.spans, baseline.spans, axis=0),
         )
 
 
@@ -113,7 +119,7 @@ def align(
         edit = spellings[baseline.ids] != spellings[perturbed.ids]
         edit = _whole_words(edit, baseline)
         ids = np.where(edit, baseline.ids, perturbed.ids)
-        return Alignment(ids, perturbed.ids, baseline.words, perturbed.words, edit)
+        return Alignment(ids, perturbed.ids, baseline.words, perturbed.words, edit, baseline.spans)
     return _in_columns(baseline, perturbed, _runs(baseline, perturbed, spellings, alignment))
 
 
@@ -130,6 +136,11 @@ def _in_columns(baseline: Tokens, perturbed: Tokens, runs: list[Run]) -> Alignme
     ids, words, other_ids, other_words = (
         np.append(values, FILL) for values in (baseline.ids, baseline.words, perturbed.ids, perturbed.words)
     )
+    spans = np.append(baseline.spans, [[0, 0]], axis=0)[of_baseline]
+    starts, other_starts = baseline.starts(), perturbed.starts()
+    differ = np.bincount(of_run, starts[of_baseline] != other_starts[of_perturbed], minlength=len(runs)) > 0
+    for run in np.flatnonzero(same & (differ | (j - i != m - k))):
+        spans[of_run == run] = _spans_of_same(baseline[i[run] : j[run]], perturbed[k[run] : m[run]])
     shift, same = (words[i] - other_words[k])[of_run], same[of_run]
     ids, words, other_ids, other_words = (
         ids[of_baseline],
@@ -138,7 +149,26 @@ def _in_columns(baseline: Tokens, perturbed: Tokens, runs: list[Run]) -> Alignme
         other_words[of_perturbed],
     )
     shifted = np.where(other_words < 0, -1, other_words + shift)
-    return Alignment(np.where(same, other_ids, ids), other_ids, np.where(same, shifted, words), other_words, ~same)
+    return Alignment(
+        np.where(same, other_ids, ids), other_ids, np.where(same, shifted, words), other_words, ~same, spans
+    )
+
+
+def _spans_of_same(baseline: Tokens, perturbed: Tokens) -> np.ndarray:
+    """Where in the baseline text the tokens of the perturbed side are, which has the same words in other pieces.
+
+    The pieces of a word that has as many on both sides correspond; those of another are as far from its end as they are
+    in the perturbed text. (A space may be counted to the word that it stands before, and at the beginning of a text
+    there is none.)
+    """
+    begins, other_begins = (np.flatnonzero(side.starts()) for side in (baseline, perturbed))
+    word = np.repeat(np.arange(len(other_begins) - 1), np.diff(other_begins))
+    piece = np.arange(len(perturbed)) - other_begins[word]
+    corresponds = (np.diff(begins) == np.diff(other_begins))[word]
+    begin, end = baseline.spans[begins[word], 0], baseline.spans[begins[word + 1] - 1, 1]
+    moved = perturbed.spans + (end - perturbed.spans[other_begins[word + 1] - 1, 1])[:, None]
+    own = baseline.spans[np.minimum(begins[word] + piece, len(baseline) - 1)]
+    return np.where(corresponds[:, None], own, moved.clip(begin[:, None], end[:, None]))
 
 
 def _whole_words(edit: np.ndarray, side: Tokens) -> np.ndarray:
@@ -177,7 +207,7 @@ def _permuted(baseline: Tokens, perturbed: Tokens, spellings: np.ndarray) -> Ali
     if edit.any():
         edit = _whole_words(edit, baseline)
         edit = _whole_words(edit, made)
-    return Alignment(baseline.ids, ids, baseline.words, numbers, edit)
+    return Alignment(baseline.ids, ids, baseline.words, numbers, edit, baseline.spans)
 
 
 def _of_equal_words(baseline: Tokens, perturbed: Tokens) -> bool:

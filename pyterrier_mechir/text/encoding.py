@@ -9,12 +9,13 @@ a template that tokenises the whole text of a prompt. A minimal pair of two such
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
+
+from pyterrier_mechir.text.tokens import Tokens, tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,39 +36,6 @@ UNATTENDED = -2
 [MASK] tokens that fill up ColBERT's queries."""
 
 Self = TypeVar("Self", bound="Template")
-
-_SURROGATES = re.compile("[\ud800-\udfff]")
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A tokenised text without special tokens. Slices and sums are as those of a list.
-
-    Args:
-        ids: token ids, ``[n]``.
-        words: for each token, the number of the word it is a piece of, ``[n]``; -1 for a token of no word.
-    """
-
-    ids: np.ndarray
-    words: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: slice) -> Tokens:
-        return Tokens(self.ids[index], self.words[index])
-
-    def __add__(self, other: Tokens) -> Tokens:
-        return Tokens(np.append(self.ids, other.ids), np.append(self.words, other.words))
-
-    def starts(self) -> np.ndarray:
-        """Where words start: for each token, whether it is the first of its word, and True for the end, ``[n + 1]``.
-
-        A token of no word counts as a word of its own.
-        """
-        edges = np.ones(len(self) + 1, dtype=bool)
-        edges[1:-1] = (self.words[1:] != self.words[:-1]) | (self.words[1:] < 0)
-        return edges
 
 
 @dataclass(frozen=True)
@@ -104,6 +72,13 @@ class AlignedPair:
             (:data:`SPECIAL`, :data:`UNATTENDED`) for special tokens.
         words: for each position of the perturbed side, the number, within its segment, of the word it is a piece of;
             -1 for special tokens and fillers.
+        spans: for each position, the characters of the baseline text that the baseline's token there is made of: begin
+            and end, int64 ``[n, 2]``, the same number twice for none: special tokens, fillers and the tokens of the
+            segment that does not vary, and all where nobody asked for them. Where a word of both sides has other pieces
+            in the perturbed text, and so on both sides here, these have the characters that they are of in the
+            baseline.
+        slots: sets of positions of this very pair that are patched together, bool ``[slot, n]``; None where they follow
+            from the rest.
     """
 
     baseline: Encoded
@@ -112,10 +87,13 @@ class AlignedPair:
     query: int
     segments: np.ndarray
     words: np.ndarray
+    spans: np.ndarray
+    slots: np.ndarray | None = None
 
     def key(self) -> tuple[int, bytes]:
         """The same for two pairs that no computation can tell apart, so that one of them need be computed."""
-        return self.query, b"|".join((self.baseline.key(), self.perturbed.key(), self.classes.tobytes()))
+        slots = b"" if self.slots is None else self.slots.tobytes()
+        return self.query, b"|".join((self.baseline.key(), self.perturbed.key(), self.classes.tobytes(), slots))
 
     @property
     def is_open(self) -> np.ndarray:
@@ -131,64 +109,6 @@ def unique(items: Sequence[Any]) -> tuple[list[Any], list[int]]:
     places: dict[Any, int] = {}
     which = [places.setdefault(item, len(places)) for item in items]
     return list(places), which
-
-
-def encodings(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = False) -> Sequence[Any]:
-    """What a fast tokenizer makes of texts: ids, offsets, word numbers of each.
-
-    Lone surrogates, which are no characters and which no tokenizer takes, are read as U+FFFD, the replacement
-    character.
-
-    Args:
-        tokenizer: the tokenizer.
-        texts: the texts.
-        special: whether it adds its special tokens.
-    """
-    if not texts:
-        return []
-    try:
-        made: Any = tokenizer(list(texts), add_special_tokens=special, verbose=False)
-    except TypeError:
-        read = [_SURROGATES.sub("\ufffd", text) for text in texts]
-        if read == list(texts):
-            raise
-        made = tokenizer(read, add_special_tokens=special, verbose=False)
-    return list(made.encodings)
-
-
-def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tokens]:
-    """Token ids and word numbers of texts, without special tokens, by a fast tokenizer."""
-    return [Tokens(np.array(e.ids, dtype=np.int64), word_numbers(e)) for e in encodings(tokenizer, texts)]
-
-
-def word_numbers(encoding: Any) -> np.ndarray:
-    """For each token of an encoding, the number of the word it is a piece of; -1 for a token of no word."""
-    numbers = encoding.word_ids
-    return np.fromiter((-1 if w is None else w for w in numbers), dtype=np.int64, count=len(numbers))
-
-
-def offsets(tokenizer: PreTrainedTokenizerBase, text: str, encoding: Any, special: bool = False) -> np.ndarray:
-    """The characters that each token of an encoded text is made of: begin and end, int64 ``[n, 2]``.
-
-    Where a tokenizer leaves characters out, which makes its offsets too small, the tokens of each run without spaces
-    have the whole run.
-
-    Args:
-        tokenizer: the tokenizer.
-        text: the text.
-        encoding: what :func:`encodings` made of it.
-        special: whether the tokenizer added its special tokens, which are made of none.
-    """
-    found = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-    of_text = [at for at, owner in enumerate(encoding.sequence_ids) if owner is not None]
-    if not of_text or found[of_text[-1], 1] >= len(text.rstrip()):
-        return found
-    runs = [match.span() for match in re.finditer(r"\S+", text)]
-    made = encodings(tokenizer, [text[:end] for _, end in runs], special)
-    counts = [sum(owner is not None for owner in one.sequence_ids) for one in made]
-    run = np.searchsorted(counts, np.arange(len(of_text)), side="right").clip(max=len(runs) - 1)
-    found[of_text] = np.array(runs, dtype=np.int64)[run]
-    return found
 
 
 class Parts(NamedTuple):
@@ -298,37 +218,22 @@ class Template:
         """This template, with short sequences filled up."""
         return replace(self, padding=padding)
 
-    def parts(self, tokenizer: PreTrainedTokenizerBase, columns: Sequence[Sequence[str]]) -> list[Parts]:
+    def parts(
+        self, tokenizer: PreTrainedTokenizerBase, columns: Sequence[Sequence[str]], located: bool = False
+    ) -> list[Parts]:
         """Sequences in parts.
 
         Args:
             tokenizer: the tokenizer that the template is of.
             columns: the texts of each segment: of the one, or of queries and of documents.
+            located: whether to tell the spans of tokens in the text of their segment.
         """
         of_columns = []
         for texts in columns:
             distinct, which = unique(texts)
-            tokens = tokenise(tokenizer, distinct)
+            tokens = tokenise(tokenizer, distinct, located)
             of_columns.append([tokens[number] for number in which])
         return [Parts(self.around, segments) for segments in zip(*of_columns, strict=True)]
-
-    def spans(
-        self, tokenizer: PreTrainedTokenizerBase, columns: Sequence[Sequence[str]], segment: int
-    ) -> list[np.ndarray]:
-        """The characters that the tokens of a segment are made of, as :meth:`parts` has them.
-
-        Args:
-            tokenizer: the tokenizer that the template is of.
-            columns: as for :meth:`parts`.
-            segment: which segment.
-
-        Returns:
-            For each sequence, begin and end of each token in the text of the segment, int64 ``[n, 2]``.
-        """
-        distinct, which = unique(columns[segment])
-        made = zip(distinct, encodings(tokenizer, distinct), strict=True)
-        of_texts = [offsets(tokenizer, text, encoding) for text, encoding in made]
-        return [of_texts[number] for number in which]
 
     def plain(
         self,
@@ -354,6 +259,7 @@ class Template:
         columns: Sequence[Sequence[str]],
         perturbed: Sequence[str],
         varied: int,
+        located: bool = False,
     ) -> Iterator[Sides]:
         """The two sides of minimal pairs.
 
@@ -362,9 +268,10 @@ class Template:
             columns: the texts of each segment of the baselines, as for :meth:`parts`.
             perturbed: the texts of the segment that varies, of the perturbed sides.
             varied: which segment that is.
+            located: as for :meth:`parts`.
         """
         both = [[*texts, *(perturbed if n == varied else texts)] for n, texts in enumerate(columns)]
-        made = self.parts(tokenizer, both)
+        made = self.parts(tokenizer, both, located)
         for baseline, other in zip(made[: len(perturbed)], made[len(perturbed) :], strict=True):
             fixed = baseline.segments[1 - varied] if len(columns) == 2 else None
             yield Sides(self.around, fixed, baseline.segments[varied], other.segments[varied])

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyterrier_mechir.text.encoding import SPECIAL, Parts, Sides, Template, Tokens, encodings, offsets, word_numbers
+from pyterrier_mechir.text.encoding import SPECIAL, Parts, Sides, Template
+from pyterrier_mechir.text.tokens import Tokens, encodings, offsets, word_numbers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -114,35 +115,37 @@ class Prompt(Template):
                 ids = np.array(encoding.ids, dtype=np.int64)
                 yield ids, np.zeros_like(ids), np.full_like(ids, SPECIAL)
 
-    def parts(self, tokenizer: PreTrainedTokenizerBase, columns: Sequence[Sequence[str]]) -> list[Parts]:
-        made = zip(self._encodings(tokenizer, columns), *columns, strict=True)
-        return [self._parts(tokenizer, encoding, *texts) for encoding, *texts in made]
+    def parts(
+        self, tokenizer: PreTrainedTokenizerBase, columns: Sequence[Sequence[str]], located: bool = False
+    ) -> list[Parts]:
+        made = zip(self._encodings(tokenizer, columns), columns[0], columns[1], strict=True)
+        return [self._parts(tokenizer, one, query, document, located=located) for one, query, document in made]
 
     def _parts(
-        self, tokenizer: PreTrainedTokenizerBase, encoding: Any, query: str, document: str, upto: int | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        encoding: Any,
+        query: str,
+        document: str,
+        upto: int | None = None,
+        located: bool = False,
     ) -> Parts:
         """A tokenised prompt, or what of it is up to some place, in parts; spaces right before a text go with it."""
         bounds, joined = self._bounds(tokenizer, encoding, query, document, upto)
         ids, words = np.array(encoding.ids, dtype=np.int64), word_numbers(encoding)
         around = tuple(ids[bounds[n] : bounds[n + 1]] for n in (0, 2, 4))
         of_places = [Tokens(ids[bounds[n] : bounds[n + 1]], words[bounds[n] : bounds[n + 1]]) for n in (1, 3)]
+        if located:
+            spans = offsets(tokenizer, self._whole(query, document)[:upto], encoding, self.special)
+            of_places = [
+                replace(tokens, spans=spans[bounds[n] : bounds[n + 1]].clip(begin, end) - begin)
+                for n, tokens, (begin, end) in zip((1, 3), of_places, self._spans(query, document), strict=True)
+            ]
         return Parts(
             around,
             tuple(of_places[place] for place in self.order),
             tuple(joined[place] for place in self.order),
         )
-
-    def spans(
-        self, tokenizer: PreTrainedTokenizerBase, columns: Sequence[Sequence[str]], segment: int
-    ) -> list[np.ndarray]:
-        place, found = self.order.index(segment), []
-        for encoding, *texts in zip(self._encodings(tokenizer, columns), *columns, strict=True):
-            bounds, _ = self._bounds(tokenizer, encoding, *texts)
-            of_tokens = offsets(tokenizer, self._whole(*texts), encoding, self.special)
-            begin, end = self._spans(*texts)[place]
-            of_text = of_tokens[bounds[1 + 2 * place] : bounds[2 + 2 * place]]
-            found.append(of_text.clip(begin, end) - begin)
-        return found
 
     def _bounds(
         self, tokenizer: PreTrainedTokenizerBase, encoding: Any, query: str, document: str, upto: int | None = None
@@ -186,6 +189,7 @@ class Prompt(Template):
         columns: Sequence[Sequence[str]],
         perturbed: Sequence[str],
         varied: int,
+        located: bool = False,
     ) -> Iterator[Sides]:
         """The two sides of minimal pairs, so tokenised that what follows them does not make them differ.
 
@@ -205,9 +209,9 @@ class Prompt(Template):
         tokens that they have in the prompt, and those of the prompt that differ correspond to each other.
         """
         others = [perturbed if n == varied else texts for n, texts in enumerate(columns)]
-        made = zip(self.parts(tokenizer, columns), self.parts(tokenizer, others), strict=True)
+        made = zip(self.parts(tokenizer, columns, located), self.parts(tokenizer, others, located), strict=True)
         for pair, *texts in zip(made, zip(*columns, strict=True), zip(*others, strict=True), strict=True):
-            yield self._sides(tokenizer, pair, texts, varied)
+            yield self._sides(tokenizer, pair, texts, varied, located)
 
     def _sides(
         self,
@@ -215,13 +219,14 @@ class Prompt(Template):
         pair: tuple[Parts, Parts],
         texts: Sequence[tuple[str, str]],
         varied: int,
+        located: bool,
     ) -> Sides:
         place, fixed = self.order.index(varied), 1 - varied
         after = [side.around[place + 1] for side in pair]
         tokens = [side.segments[varied] for side in pair]
         shorter = int(len(tokens[1]) < len(tokens[0]))
         if pair[shorter].joined[varied] and not pair[1 - shorter].joined[varied]:
-            tokens[shorter] = self._unjoined(tokenizer, *texts[shorter], place)
+            tokens[shorter] = self._unjoined(tokenizer, *texts[shorter], place, located)
             after[shorter] = after[1 - shorter]
         before = [side.around[place] for side in pair]
         n_first = _shared(*before)
@@ -238,11 +243,13 @@ class Prompt(Template):
         around[place], around[place + 1] = before[1][:n_first], after[1][len(after[1]) - n_after :]
         return Sides(tuple(around), pair[1].segments[fixed], tokens[0], tokens[1], n_last)
 
-    def _unjoined(self, tokenizer: PreTrainedTokenizerBase, query: str, document: str, place: int) -> Tokens:
+    def _unjoined(
+        self, tokenizer: PreTrainedTokenizerBase, query: str, document: str, place: int, located: bool
+    ) -> Tokens:
         """The tokens of the text at a place of the prompt, where nothing follows it."""
         whole, (_, end) = self._whole(query, document), self._spans(query, document)[place]
         (encoding,) = encodings(tokenizer, [whole[:end]], self.special)
-        return self._parts(tokenizer, encoding, query, document, end).segments[self.order[place]]
+        return self._parts(tokenizer, encoding, query, document, end, located).segments[self.order[place]]
 
 
 def _wordless(ids: np.ndarray) -> Tokens:

@@ -11,20 +11,9 @@ import numpy as np
 
 from pyterrier_mechir.checks import warn
 from pyterrier_mechir.text.alignment import FILL, Alignment, align, keep_edit, token_classes, with_fillers
-from pyterrier_mechir.text.encoding import (
-    CLS,
-    SEP,
-    SPECIAL,
-    UNATTENDED,
-    AlignedPair,
-    Encoded,
-    Parts,
-    Template,
-    Tokens,
-    tokenise,
-    unique,
-)
+from pyterrier_mechir.text.encoding import CLS, SEP, SPECIAL, UNATTENDED, AlignedPair, Encoded, Parts, Template, unique
 from pyterrier_mechir.text.fillers import Filler, Fillers, RandomFiller
+from pyterrier_mechir.text.tokens import Tokens, tokenise
 from pyterrier_mechir.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -100,6 +89,7 @@ class Sequences:
         perturbed: Sequence[str],
         alignments: Sequence[str],
         filler: Filler | Sequence[Filler],
+        located: bool = False,
     ) -> list[AlignedPair | None]:
         """The sequences of minimal pairs, whose sides correspond position by position.
 
@@ -124,7 +114,7 @@ class Sequences:
         pairs: list[list[AlignedPair | None]] = [[] for _ in range(len(fillers))]
         counts: Counter[str] = Counter()
         columns, others = self._columns(contexts, baselines), self._columns(contexts, perturbed)
-        made = self.template.sides(self.tokenizer, columns, others[self._varied], self._varied)
+        made = self.template.sides(self.tokenizer, columns, others[self._varied], self._varied, located)
         for i, (alignment, sides) in enumerate(zip(alignments, made, strict=True)):
             fixed = apart[which_context[i]] if sides.fixed is None else split(sides.fixed)
             aligned = align(split(sides.baseline), split(sides.perturbed), spellings, alignment, sides.n_last)
@@ -155,8 +145,8 @@ class Sequences:
             texts: the texts.
         """
         columns, varied = self._columns(contexts, texts), self._varied
-        parts = self.template.parts(self.tokenizer, columns)
-        spans = self.template.spans(self.tokenizer, columns, varied)
+        parts = self.template.parts(self.tokenizer, columns, located=True)
+        spans = [one.segments[varied].spans for one in parts]
         shift = len(self.prefixes.get(self.varies, ""))
         return [self._located(*one, shift) for one in zip(parts, spans, texts, strict=True)]
 
@@ -260,7 +250,9 @@ class Sequences:
         of_segments = zip(self._segments(*classes), self._segments(fixed.words, aligned.perturbed_words), strict=True)
         for segment, (classes_of_segment, words_of_segment) in enumerate(of_segments):
             of_positions[owners == segment], words[owners == segment] = classes_of_segment, words_of_segment
-        return AlignedPair(sides[0], sides[1], of_positions, number, owners, words)
+        spans = np.zeros((len(owners), 2), dtype=np.int64)
+        spans[owners == self._varied] = (aligned.spans - len(self.prefixes.get(self.varies, ""))).clip(0)
+        return AlignedPair(sides[0], sides[1], of_positions, number, owners, words, spans)
 
     def _segments(self, fixed: _T, varied: _T) -> tuple[_T, ...]:
         """The segments of a sequence, query and document or one text, in their order."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyterrier_mechir.text.encoding import Tokens, encodings
 from pyterrier_mechir.text.idf import Idf, Lexicon
+from pyterrier_mechir.text.tokens import Tokens, encodings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,7 +103,7 @@ class Vocabulary:
         marks = np.where(spaces, np.append(marks[1:], False), marks)
         begins = np.ones(len(tokens), dtype=bool)
         begins[1:] = tokens.starts()[1:-1] | (marks[1:] != marks[:-1]) | self._is_spaced[tokens.ids[1:]]
-        return Tokens(tokens.ids, np.where(tokens.words < 0, -1, np.cumsum(begins) - 1))
+        return Tokens(tokens.ids, np.where(tokens.words < 0, -1, np.cumsum(begins) - 1), tokens.spans)
 
     def lexicons(self, idf: Idf | None = None) -> dict[int, Lexicon]:
         """Words that can be drawn as fillers, sorted by their number of pieces, so that a filler can match a word's.

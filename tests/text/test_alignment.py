@@ -14,7 +14,8 @@ from small_models import TEXTS, build, tokenizer
 from pyterrier_mechir import BiEncoder, CrossEncoder
 from pyterrier_mechir.perturb import RandomFiller, ReverseWords
 from pyterrier_mechir.text.alignment import FILL, Alignment, align, keep_edit, token_classes, with_fillers
-from pyterrier_mechir.text.encoding import TOKEN_CLASSES, AlignedPair, Tokens
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES, AlignedPair
+from pyterrier_mechir.text.tokens import Tokens
 
 SPELLINGS = np.array([f"<{i}>" for i in range(100)], dtype=object)
 SPELLINGS[60] = SPELLINGS[10]

@@ -20,8 +20,8 @@ from tolerance import widened
 from pyterrier_mechir import PairScorer, PatchScorer
 from pyterrier_mechir.perturb import Idf, RandomFiller, perturbation
 from pyterrier_mechir.text.alignment import FILL, align
-from pyterrier_mechir.text.encoding import tokenise
 from pyterrier_mechir.text.fillers import Fillers
+from pyterrier_mechir.text.tokens import tokenise
 from pyterrier_mechir.text.vocabulary import Vocabulary
 from pyterrier_mechir.text.words import lowercase_words
 

@@ -31,7 +31,8 @@ from pyterrier_mechir.perturb import (
     Typos,
 )
 from pyterrier_mechir.text.alignment import FILL, Alignment, align, keep_edit
-from pyterrier_mechir.text.encoding import TOKEN_CLASSES, Tokens
+from pyterrier_mechir.text.encoding import TOKEN_CLASSES
+from pyterrier_mechir.text.tokens import Tokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

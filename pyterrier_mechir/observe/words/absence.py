@@ -116,7 +116,8 @@ class Absent:
         sequence, at = reading.located.sequence, reading.at
         ids, nothing, words = np.where(at >= 0, FILL, sequence.ids), np.full(len(at), -1), reading.located.words
         apart = words.max(initial=0) + 1 + np.arange(len(at))
-        aligned = Alignment(ids, sequence.ids, nothing, np.where((at >= 0) & (words < 0), apart, words), at >= 0)
+        pieces = np.where((at >= 0) & (words < 0), apart, words)
+        aligned = Alignment(ids, sequence.ids, nothing, pieces, at >= 0, reading.located.spans)
         query = reading.text if self._ranker.varies == "query" else reading.context
         return self._fillers.ids(aligned, query, reading.text)
 

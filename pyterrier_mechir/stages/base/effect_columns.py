@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 
 _TOKENS = ["tokens", "tokens_baseline", "token_classes"]
 
+SLOT_UNITS = "slot_units"
+"""The column of the words of each slot, where the strongest words are patched."""
+
 ADDED = [
     *("score", "rank", "score_baseline", "score_perturbed", "patch_scores", "patch_effect", "patch_effect_noise"),
-    *_TOKENS,
+    *(*_TOKENS, SLOT_UNITS),
 ]
 """Columns that a scorer of pairs may add, in their order."""
 

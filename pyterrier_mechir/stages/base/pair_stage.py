@@ -18,13 +18,14 @@ from pyterrier_mechir.perturb.axioms.frequency import TFC1
 from pyterrier_mechir.perturb.base import Perturbation, as_perturbation
 from pyterrier_mechir.rankers.base import REDUCED, Ranker
 from pyterrier_mechir.rankers.unwrap import document_ranker
-from pyterrier_mechir.results.frames import METADATA, PERTURBATION, perturbed_side
+from pyterrier_mechir.results.frames import METADATA, PERTURBATION, as_cells, perturbed_side
 from pyterrier_mechir.stages.base.checks import check_results, check_rows
-from pyterrier_mechir.stages.base.effect_columns import ADDED, EffectColumns
+from pyterrier_mechir.stages.base.effect_columns import ADDED, SLOT_UNITS, EffectColumns
 from pyterrier_mechir.stages.base.measure import Measure
 from pyterrier_mechir.stages.base.perturb_stage import perturbed
 from pyterrier_mechir.stages.base.rows import AlignedRows, PairRows
 from pyterrier_mechir.stages.base.stored_stage import StoredStage
+from pyterrier_mechir.stages.base.unit_rows import check_units
 from pyterrier_mechir.text.fillers import Filler
 from pyterrier_mechir.text.positions import ALL
 
@@ -99,17 +100,23 @@ class PairStage(StoredStage):
                 that move no score.
         """
         inp, measure = self.perturbed(inp), self.measure
-        pairs = PairRows.of(inp, self.text_field)
+        pairs = PairRows.of(inp, self.text_field, self.n_units)
         _check_alignments(measure, pairs)
         scores = self.ranker.score(
             inp["query"].tolist(), inp[self.text_field].tolist(), batch_size=self.batch_size, verbose=self.verbose
         )
         columns, swept = self._scored(measure, pairs)
+        if pairs.units is not None:
+            columns[SLOT_UNITS] = as_cells([of_row.words for of_row in pairs.units])
         out = inp.drop(columns=ADDED, errors="ignore").assign(score=scores, **columns)
         made_by = inp.attrs.get(METADATA, {}).get(PERTURBATION)
         known = {} if made_by is None else {PERTURBATION: made_by}
         out.attrs = inp.attrs | {METADATA: known | self.about() | measure.told(swept)}
         return pt.model.add_ranks(out)
+
+    @property
+    def n_units(self) -> int:
+        return self.measure.positions.n_units
 
     def prepared(self, inp: pd.DataFrame) -> pd.DataFrame:
         return self.perturbed(inp)
@@ -121,6 +128,8 @@ class PairStage(StoredStage):
             pt.validate.InputValidationError: a column is missing.
         """
         check_results(self, inp, self.text_field)
+        if self.n_units:
+            check_units(self, inp)
         if perturbed_side(inp, self.text_field) is not None:
             return inp
         check_rows(inp, ["query", self.text_field])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.stages.base.checks import check_rows
+from pyterrier_mechir.stages.base.unit_rows import RowUnits, units_of
 from pyterrier_mechir.text.alignment import ALIGNMENTS
 from pyterrier_mechir.text.encoding import unique
 
@@ -29,6 +30,7 @@ class PairRows:
         baselines: the baseline texts.
         perturbed: the perturbed texts, None where there is none.
         alignments: their alignments.
+        units: their units, of which the strongest are patched; None where positions do not depend on units.
     """
 
     side: str
@@ -36,13 +38,20 @@ class PairRows:
     baselines: list[str]
     perturbed: list[str | None]
     alignments: list[str]
+    units: list[RowUnits] | None = None
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, text_field: str) -> PairRows:
+    def of(cls, frame: pd.DataFrame, text_field: str, n_units: int = 0) -> PairRows:
         """Read the pairs of a frame that has ``text_perturbed`` or ``query_perturbed``.
 
+        Args:
+            frame: the frame.
+            text_field: column of the document text.
+            n_units: how many of the strongest units of a row are patched.
+
         Raises:
-            ValueError: it has both, or a text that is not a string, or a (qid, docno) that comes twice.
+            ValueError: it has both, or a text that is not a string, or a (qid, docno) that comes twice; or units that
+                are those of another text.
         """
         sides = {"document": text_field, "query": "query"}
         found = [side for side, field in sides.items() if f"{field}_perturbed" in frame.columns]
@@ -55,12 +64,14 @@ class PairRows:
         baseline = f"{field}_baseline" if f"{field}_baseline" in frame.columns else field
         check_rows(frame, ["query", text_field], optional={f"{field}_perturbed", baseline} - {field})
         declared = frame["alignment"] if "alignment" in frame.columns else [None] * len(frame)
+        baselines = frame[baseline].where(frame[baseline].notna(), frame[field]).tolist()
         return cls(
             side,
             frame[context].tolist(),
-            frame[baseline].where(frame[baseline].notna(), frame[field]).tolist(),
+            baselines,
             [text if isinstance(text, str) else None for text in frame[f"{field}_perturbed"]],
             [one_of("alignment", value, ALIGNMENTS) if isinstance(value, str) else "fill" for value in declared],
+            units_of(frame, field, baselines, n_units) if n_units else None,
         )
 
     @classmethod
@@ -74,9 +85,10 @@ class PairRows:
         texts = frame[text_field].tolist()
         return cls("document", frame["query"].tolist(), texts, list(texts), ["fill"] * len(frame))
 
-    def key(self, row: int) -> tuple[str, str, str, str]:
+    def key(self, row: int) -> tuple[Any, ...]:
         """What decides the scores of a row that has a perturbed text."""
-        return self.contexts[row], self.baselines[row], str(self.perturbed[row]), self.alignments[row]
+        texts = self.contexts[row], self.baselines[row], str(self.perturbed[row]), self.alignments[row]
+        return texts if self.units is None else (*texts, self.units[row].key())
 
     def aligned(self, ranker: Ranker, rows: Sequence[int], filler: Filler | Sequence[Filler] = "a") -> AlignedRows:
         """The distinct pairs of some rows, encoded so that their sides correspond.
@@ -90,8 +102,15 @@ class PairRows:
             ValueError: a ``free`` perturbation, or an unusable filler.
         """
         keys, which = unique([self.key(row) for row in rows])
-        contexts, baselines, perturbed, alignments = zip(*keys, strict=True) if keys else [()] * 4
-        made = ranker.align(contexts, baselines, perturbed, alignments=alignments, filler=filler)
+        contexts, baselines, perturbed, alignments, *_ = zip(*keys, strict=True) if keys else [()] * 4
+        located = self.units is not None
+        made = ranker.align(contexts, baselines, perturbed, alignments=alignments, filler=filler, located=located)
+        if self.units is not None:
+            of_keys = dict(zip(which, (self.units[row] for row in rows), strict=True))
+            made = [
+                None if pair is None else replace(pair, slots=of_keys[number % len(keys)].slots(pair.spans))
+                for number, pair in enumerate(made)
+            ]
         return AlignedRows(dict(zip(rows, which, strict=True)), unique(contexts)[0], made, len(keys))
 
     def changed(self, ranker: Ranker, filler: Filler | Sequence[Filler]) -> list[AlignedPair]:

@@ -28,6 +28,11 @@ class StoredStage(Keyed, pt.Transformer):
         """Why it needs the whole frame at once, and what to do instead, as a sentence; empty where it does not."""
         return ""
 
+    @property
+    def n_units(self) -> int:
+        """How many of the strongest explained units of each row are scored by themselves: then they, too, decide it."""
+        return 0
+
     @abstractmethod
     def prepared(self, inp: pd.DataFrame) -> pd.DataFrame:
         """The input with all that is scored.
