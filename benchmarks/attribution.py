@@ -24,7 +24,7 @@ import pyterrier as pt
 import torch
 
 from pyterrier_mechir import AggregateHeads, Attribution, BiEncoder, IntegratedGradients, PatchScorer, PerturbDocs
-from pyterrier_mechir.commands.demo import HUB_ID
+from pyterrier_mechir.commands.rankers import HUB_ID
 from pyterrier_mechir.patching.outcome import spearman
 from pyterrier_mechir.patching.plan import Method
 from pyterrier_mechir.perturb import TFC1

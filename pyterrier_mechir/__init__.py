@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.plots.heads import plot_heads
     from pyterrier_mechir.plots.layers import plot_layers
     from pyterrier_mechir.plots.positions import plot_positions
+    from pyterrier_mechir.plots.words import plot_words
     from pyterrier_mechir.rankers.bi_encoder import BiEncoder
     from pyterrier_mechir.rankers.colbert import ColBERT
     from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
@@ -138,6 +139,7 @@ _HOMES = {
     "plot_heads": "plots.heads",
     "plot_layers": "plots.layers",
     "plot_positions": "plots.positions",
+    "plot_words": "plots.words",
     "position_sensitivity": "results.position_sensitivity",
     "run_sweep": "run",
     "split_halves": "results.agreement",
@@ -208,6 +210,7 @@ __all__ = [
     "plot_heads",
     "plot_layers",
     "plot_positions",
+    "plot_words",
     "position_sensitivity",
     "run_sweep",
     "split_halves",

@@ -1,8 +1,9 @@
 """How frames and rankers look in a notebook.
 
 ``register(get_ipython())``, or ``%load_ext pyterrier_mechir.notebook``, lets IPython show the frames of ``PatchScorer``
-and ``AggregateHeads`` with drawings of their effects, and those of ``RankingEffects`` with a sentence that says whether
-they are more than noise. All other frames look as pandas shows them.
+and ``AggregateHeads`` with drawings of their effects, those of ``RankingEffects`` with a sentence that says whether
+they are more than noise, and those of ``ExplainScore`` as rankings whose words are coloured. All other frames look as
+pandas shows them.
 """
 
 from __future__ import annotations
@@ -100,7 +101,13 @@ def ranker_html(ranker: Ranker) -> str:
 
 
 def _results(frame: pd.DataFrame) -> str | None:
+    from pyterrier_mechir.plots.explained import is_explained
+
     columns = set(frame.columns)
+    if is_explained(frame) and len(frame):
+        from pyterrier_mechir.plots.word_list import ranked_words
+
+        return ranked_words(frame)
     if columns >= _PATCHED and len(frame):
         return _patched(frame)
     if columns >= _AGGREGATED and len(frame):

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pyterrier_mechir._version import __version__
 from pyterrier_mechir.commands.errors import CommandError
@@ -34,6 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from pyterrier_mechir.commands.verify import run as verify
 
             return verify(options)
+        elif options.command == "explain":
+            from pyterrier_mechir.commands.explain import run as explain
+
+            explain(options)
         else:
             from pyterrier_mechir.commands.demo import run
 
@@ -126,6 +131,17 @@ def _parser() -> argparse.ArgumentParser:
         "--examples", type=Path, metavar="DIR", help="artifact of single positions, whose effects colour the examples"
     )
     report.add_argument("--title", help="of the page")
+    _add_verify(commands)
+    _add_explain(commands)
+    commands.add_parser(
+        "perturbations",
+        help="print the table of all perturbations, in Markdown",
+        description="Print the table of all perturbations, with what each claims and an example, in Markdown.",
+    )
+    return parser
+
+
+def _add_verify(commands: Any) -> None:
     verify = commands.add_parser(
         "verify",
         help="can a ranker be trusted? Its scores and its patches, checked on your own checkpoint",
@@ -133,18 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         "patches do what they say. Exits with 1 where a check fails.",
     )
     verify.add_argument("ranker", metavar="ID_OR_DIRECTORY", help="Hugging Face id or directory")
-    verify.add_argument(
-        "--family",
-        metavar="CLASS",
-        help="the class of the ranker, such as ColBERT (default: what the checkpoint's files tell)",
-    )
-    verify.add_argument(
-        "--setting",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of that class, such as pooling=mean or dtype=bfloat16; may be repeated",
-    )
+    _add_family(verify)
     verify.add_argument(
         "--data",
         type=Path,
@@ -152,12 +157,51 @@ def _parser() -> argparse.ArgumentParser:
         help="pairs to check by: .parquet, .csv, .tsv or .jsonl with query and text (default: the lab collection)",
     )
     verify.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    commands.add_parser(
-        "perturbations",
-        help="print the table of all perturbations, in Markdown",
-        description="Print the table of all perturbations, with what each claims and an example, in Markdown.",
+
+
+def _add_explain(commands: Any) -> None:
+    explain = commands.add_parser(
+        "explain",
+        help="which words make the scores of these texts?",
+        description="Rank texts for a query and colour their words by what each does to the score.",
     )
-    return parser
+    explain.add_argument("query", help="what is searched for")
+    explain.add_argument("--text", action="append", default=[], help="a text to rank; may be repeated")
+    explain.add_argument("--file", type=Path, metavar="FILE", help="a file with a text on each line")
+    explain.add_argument(
+        "--ranker",
+        metavar="ID_OR_DIR",
+        help="Hugging Face id or directory (default: all-MiniLM-L6-v2, or for --type cross the small cross-encoder of "
+        "the package)",
+    )
+    explain.add_argument("--type", choices=("bi", "cross"), help="of the default ranker: bi (the default) or cross")
+    _add_family(explain)
+    explain.add_argument(
+        "--method", default="occlusion", metavar="NAME", help="occlusion (default), gradient, ig, lime or terms"
+    )
+    explain.add_argument("--unit", default="word", metavar="NAME", help="word (default), token or sentence")
+    explain.add_argument("--of", default="document", metavar="SIDE", help="whose words: document (default) or query")
+    explain.add_argument(
+        "--absence",
+        metavar="NAME",
+        help="what stands in the place of a word that is left out, such as delete, attention, mask or random",
+    )
+    explain.add_argument("--out", type=Path, metavar="FILE", help="an HTML page to write beside what is printed")
+
+
+def _add_family(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--family",
+        metavar="CLASS",
+        help="the class of the ranker, such as ColBERT (default: what the checkpoint's files tell)",
+    )
+    parser.add_argument(
+        "--setting",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of that class, such as pooling=mean or dtype=bfloat16; may be repeated",
+    )
 
 
 def _positive(text: str) -> int:

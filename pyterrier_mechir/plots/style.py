@@ -8,6 +8,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.image import AxesImage
 
@@ -56,9 +57,12 @@ def new_axes(ax: Axes | None, width: float, height: float) -> Axes:
 
 
 def finish(ax: Axes, title: str | None, x_label: str, y_label: str) -> None:
-    """Title, in lines that fit, and labels, in which a dollar sign is one; of spines, axes with ticks keep two."""
+    """Title, in lines that fit, and labels, in which a dollar sign is one; of spines, axes with ticks keep two.
+
+    A title with several dollar signs stays on one line: matplotlib measures parts of what it wraps as formulas.
+    """
     if title is not None:
-        ax.set_title(title, wrap=True, **LITERAL)
+        ax.set_title(title, wrap=title.count("$") < 2, **LITERAL)
     ax.set_xlabel(x_label, **LITERAL)
     ax.set_ylabel(y_label, **LITERAL)
     if ax.images:
@@ -106,7 +110,7 @@ def effect_map(ax: Axes, effects: np.ndarray, norm: TwoSlopeNorm, *, annotate: b
     return image
 
 
-def colour_bar(image: AxesImage, ax: Axes, label: str) -> None:
+def colour_bar(image: ScalarMappable, ax: Axes, label: str) -> None:
     """Draw the scale of a map beside it, as wide on every figure; pointed where effects go beyond its ends."""
     width, height = inches(ax)
     values, (low, high) = _drawn(image), image.get_clim()
@@ -124,7 +128,7 @@ def inches(ax: Axes) -> tuple[float, float]:
     return box.width / ax.figure.dpi, box.height / ax.figure.dpi
 
 
-def ink(image: AxesImage, value: float) -> str:
+def ink(image: ScalarMappable, value: float) -> str:
     """Black or white, whichever is read better on the colour of a value: 0.18 is where both have the same contrast."""
     rgb = np.array(image.cmap(image.norm(np.array(value)))[:3])
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
@@ -174,7 +178,7 @@ def note(ax: Axes, text: str) -> None:
     )
 
 
-def _drawn(image: AxesImage) -> np.ndarray:
+def _drawn(image: ScalarMappable) -> np.ndarray:
     values: Any = image.get_array()
     return np.ma.filled(values, np.nan)
 

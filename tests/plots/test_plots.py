@@ -21,6 +21,7 @@ from matplotlib import pyplot
 from matplotlib.collections import PolyCollection
 from reference import inputs_of
 from small_models import ARCHITECTURES, QUERIES, TEXTS, build
+from test_words import explained
 from tolerance import assert_near, assert_near_effects, widened
 
 import pyterrier_mechir.plots
@@ -35,6 +36,7 @@ from pyterrier_mechir.plots.heads import plot_heads
 from pyterrier_mechir.plots.layers import plot_layers
 from pyterrier_mechir.plots.positions import plot_positions
 from pyterrier_mechir.plots.style import QUALITATIVE, centred, effect_map, ink
+from pyterrier_mechir.plots.words import plot_words
 from pyterrier_mechir.results.compare import compare_heads
 from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 
@@ -170,12 +172,13 @@ def plots(request) -> dict:
         "classes": lambda **ax: plot_classes(of("classes"), **ax),
         "layers": lambda **ax: plot_layers(of("layers"), **ax),
         "comparison": lambda **ax: plot_comparison(COMPARED, **ax),
+        "words": lambda **ax: plot_words(explained(1), **ax),
         "attention": lambda **ax: plot_attention(of("bi_encoder"), QUERIES[0], TEXTS[0], (1, 2), **ax),
         "attention of": lambda **ax: plot_attention(of("bi_encoder"), QUERIES[0], TEXTS[0], (1, 2), of=1, **ax),
     }
 
 
-ALL = ["heads", "circuit", "positions", "classes", "layers", "comparison", "attention", "attention of"]
+ALL = ["heads", "circuit", "positions", "classes", "layers", "comparison", "words", "attention", "attention of"]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -196,7 +199,7 @@ def test_a_figure_of_its_own_shows_all_its_text(request, name):
     figure = axes.figure
     assert pyplot.get_fignums() == [figure.number]
     figure.draw_without_rendering()
-    assert (axes.title.get_text(), len(figure.axes)) == ("A title", 2 if axes.images else 1)
+    assert (axes.title.get_text(), len(figure.axes)) == ("A title", 2 if axes.images or name == "words" else 1)
     for one in figure.axes:
         box = one.get_tightbbox()
         assert box.x0 >= 0 and box.y0 >= 0
@@ -683,4 +686,11 @@ def test_a_title_that_is_wider_than_its_figure_takes_more_lines():
     figure.canvas.draw()
     drawn = figure.axes[0].title.get_window_extent()
     assert drawn.x0 >= 0 and drawn.x1 <= figure.bbox.width
+    assert figure.axes[0].get_title() == title
+
+
+def test_a_long_title_with_dollar_signs_is_drawn():
+    title = "from $5_000 to $10_{ " * 8
+    figure = plot_heads(np.eye(4), title=title).get_figure()
+    figure.canvas.draw()
     assert figure.axes[0].get_title() == title

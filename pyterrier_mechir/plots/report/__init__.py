@@ -15,14 +15,19 @@ import pandas as pd
 
 from pyterrier_mechir._version import __version__
 from pyterrier_mechir.plots.colours import STEPS, scale
+from pyterrier_mechir.plots.explained import is_explained
 from pyterrier_mechir.plots.markup import LITERAL_CLASSES, number, signed
 from pyterrier_mechir.plots.report.effects import effect_maps, strongest
 from pyterrier_mechir.plots.report.examples import Examples, make_examples
 from pyterrier_mechir.plots.report.ranking import spared
 from pyterrier_mechir.plots.report.tables import as_given, definitions, effectiveness, pair_rows, run_of
+from pyterrier_mechir.plots.report.words import words_of
+from pyterrier_mechir.plots.word_markup import RULES
 from pyterrier_mechir.results.aggregate import aggregate
 from pyterrier_mechir.results.effects import change
 from pyterrier_mechir.results.frames import METADATA, check_columns, has_token_effects
+
+_NO_EFFECTS: dict[str, Any] = {"maps": [], "strongest": [], "n_components": 0, "has_p": False}
 
 
 def write_report(
@@ -35,16 +40,18 @@ def write_report(
     examples: pd.DataFrame | None = None,
     title: str | None = None,
     ranking_effects: pd.DataFrame | None = None,
+    words: pd.DataFrame | None = None,
 ) -> Path:
     """Write what a run found as one HTML file, which loads nothing and works offline.
 
     It has what was run, the effectiveness of the ranking, maps of the effects of components with intervals and
-    p-values, the strongest components, example pairs, a table of all pairs, how to read it and what to cite. What the
-    frame does not have is left out.
+    p-values, the strongest components, example pairs, a table of all pairs, the words behind scores, how to read it and
+    what to cite. What the frame does not have is left out: that of explained scores has words and no pairs.
 
     Args:
         frame: the output of :class:`~pyterrier_mechir.PatchScorer` or :class:`~pyterrier_mechir.PairScorer`: ``qid,
-            query, docno, score, score_baseline, score_perturbed`` and, for effects, ``patch_scores, patch_effect``.
+            query, docno, score, score_baseline, score_perturbed`` and, for effects, ``patch_scores, patch_effect``; or
+            that of :class:`~pyterrier_mechir.ExplainScore`.
         path: of the file; its directory has to be there.
         about: what was run, beside what the frame says: a nested mapping.
         qrels: judgments, ``qid, docno, label``, for nDCG@10, RR and AP of the ranking.
@@ -53,14 +60,36 @@ def write_report(
             tokens of the texts. A frame that has these itself needs none.
         title: of the report.
         ranking_effects: the output of :class:`~pyterrier_mechir.RankingEffects`, for what the ranking can spare.
+        words: the output of :class:`~pyterrier_mechir.ExplainScore`, for the words behind scores.
 
     Returns:
         The path.
 
     Raises:
         pt.validate.InputValidationError: a column is missing.
-        ValueError: the frame is empty, is of ablations, or does not say which components its arrays hold.
+        ValueError: the frame is empty, is of ablations, or does not say which components its arrays hold; examples of
+            a frame without pairs; or units that do not stand in the text of their row.
     """
+    found = _words(frame, examples) if is_explained(frame) else _pairs(frame, examples, qrels)
+    run = run_of(frame, about)
+    if words is not None:
+        found["words"] = words_of(words)
+    page = _template().render(
+        title=title or _title(run, has_pairs=bool(found["n_pairs"])),
+        run=definitions(run),
+        measured=effectiveness(frame, qrels) if experiment is None else as_given(experiment),
+        spared=[] if ranking_effects is None else spared(ranking_effects),
+        version=__version__,
+        written=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        **found,
+    )
+    path = Path(path)
+    path.write_text(page, encoding="utf-8", errors="replace")
+    return path
+
+
+def _pairs(frame: pd.DataFrame, examples: pd.DataFrame | None, qrels: pd.DataFrame | None) -> dict[str, Any]:
+    """What the page has of pairs."""
     needed = ["qid", "query", "docno", "score", "score_baseline", "score_perturbed"]
     if "ablated_scores" in frame.columns and "score_perturbed" not in frame.columns:
         raise ValueError(
@@ -74,26 +103,36 @@ def write_report(
     if examples is not None:
         check_columns(examples, needed)
     shown = make_examples(frame if examples is None else examples, text_field, spread=examples is None)
-    run = run_of(frame, about)
-    measured = effectiveness(frame, qrels) if experiment is None else as_given(experiment)
-    page = _template().render(
-        title=title or _title(run),
-        facts=_facts(frame),
-        run=definitions(run),
-        measured=measured,
+    return {
+        "facts": _facts(frame),
         **_effects(frame),
-        spared=[] if ranking_effects is None else spared(ranking_effects),
-        examples=shown,
-        grades=_grades(qrels),
-        data=_data(shown),
-        pairs=pair_rows(frame, text_field),
-        n_pairs=len(frame),
-        version=__version__,
-        written=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-    )
-    path = Path(path)
-    path.write_text(page, encoding="utf-8")
-    return path
+        "examples": shown,
+        "grades": _grades(qrels),
+        "data": _data(shown),
+        "pairs": pair_rows(frame, text_field),
+        "n_pairs": len(frame),
+        "words": {},
+    }
+
+
+def _words(frame: pd.DataFrame, examples: pd.DataFrame | None) -> dict[str, Any]:
+    """What the page has of explained scores, and the places of pairs, which are empty."""
+    if examples is not None:
+        raise ValueError("examples are of pairs, of which a frame of explained scores has none; leave them out.")
+    if not len(frame):
+        raise ValueError("the frame holds no documents, so there is nothing to report.")
+    nothing = Examples([], "document", [], 0, [], [])
+    return {
+        **_NO_EFFECTS,
+        "notes": [],
+        "facts": [("documents", f"{len(frame):,}"), ("queries", f"{frame['qid'].nunique():,}")],
+        "examples": nothing,
+        "grades": {},
+        "data": _data(nothing),
+        "pairs": [],
+        "n_pairs": 0,
+        "words": words_of(frame),
+    }
 
 
 @cache
@@ -118,15 +157,18 @@ def _template() -> Any:
         "script": Markup(script),
         "script_hash": b64encode(sha256(script.encode()).digest()).decode(),
         "scale": scale(),
+        "word_rules": Markup(RULES),
     }
     return environment.get_template("report.html")
 
 
-def _title(run: Mapping[str, Any]) -> str:
+def _title(run: Mapping[str, Any], *, has_pairs: bool) -> str:
     ranker = run.get("ranker")
     name = ranker.get("name") if isinstance(ranker, Mapping) else ranker
     perturbation = run.get("perturbation")
     of = f" of {Path(str(name)).name}" if name else ""
+    if not has_pairs:
+        return f"Words behind the scores{of}"
     under = f" under {str(perturbation).partition('(')[0]}" if perturbation else ""
     return f"Activation patching{of}{under}"
 
@@ -143,12 +185,11 @@ def _facts(frame: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _effects(frame: pd.DataFrame) -> dict[str, Any]:
     """The maps, the strongest components, how many there are, and what is to be said about them."""
-    found: dict[str, Any] = {"maps": [], "strongest": [], "n_components": 0, "has_p": False}
     if "patch_effect" not in frame.columns:
-        return found | {"notes": ["Nothing was patched: these are the scores of both sides of each pair."]}
+        return _NO_EFFECTS | {"notes": ["Nothing was patched: these are the scores of both sides of each pair."]}
     if has_token_effects(frame):
         note = "Effects of single positions belong to one text each and are not aggregated: see the example pairs."
-        return found | {"notes": [note]}
+        return _NO_EFFECTS | {"notes": [note]}
     heads = aggregate(frame, by=None)
     maps, notes = effect_maps(heads)
     metadata = frame.attrs.get(METADATA, {})

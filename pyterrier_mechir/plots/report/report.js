@@ -60,16 +60,21 @@
     return (resting) => { panel.textContent = rest.text = resting; };
   }
 
+  /* Arrows move along a list. */
+  function along(elements) {
+    return (element, key) => {
+      const place = elements.indexOf(element);
+      const to = { ArrowRight: place + 1, ArrowLeft: place - 1, Home: 0, End: elements.length - 1 }[key];
+      return to === undefined ? null : elements[to];
+    };
+  }
+
   const tokenLists = all(".tokens").map((list, number) => {
     const tokens = all("li", list);
     const panel = list.parentElement.querySelector(".values");
     const of = data.pairs[number];
     let site = data.chosen;
-    rove(tokens, (token, key) => {
-      const place = tokens.indexOf(token);
-      const to = { ArrowRight: place + 1, ArrowLeft: place - 1, Home: 0, End: tokens.length - 1 }[key];
-      return to === undefined ? null : tokens[to];
-    });
+    rove(tokens, along(tokens));
     const setResting = describe(tokens, panel, (token) => {
       const before = token.dataset.before === undefined ? "" : `, \u201c${token.dataset.before}\u201d before`;
       const effect = signed(of.effects[site][tokens.indexOf(token)], 4);
@@ -162,6 +167,15 @@
     }
   }
 
+  for (const block of all(".words")) {
+    const panel = block.querySelector(".values");
+    for (const text of all("article .mechir-text", block)) {
+      const units = all(".u", text);
+      if (units.length) rove(units, along(units));
+    }
+    describe(all("article .u", block), panel, (unit) => `\u201c\u2068${unit.textContent}\u2069\u201d: ${unit.title}`);
+  }
+
   for (const table of all(".sortable")) {
     const headings = all("thead th", table);
     headings.forEach((heading, column) => {
@@ -191,16 +205,18 @@
   }
 
   const filter = document.getElementById("filter");
-  const pairs = all("#all-pairs tbody tr").map((row) => ({ row, text: row.textContent.toLowerCase() }));
-  filter.addEventListener("input", () => {
-    const wanted = filter.value.trim().toLowerCase();
-    let n = 0;
-    for (const { row, text } of pairs) {
-      row.hidden = !text.includes(wanted);
-      if (!row.hidden) n += 1;
-    }
-    document.getElementById("found").textContent = `${n.toLocaleString("en")} pairs`;
-  });
+  if (filter) {
+    const pairs = all("#all-pairs tbody tr").map((row) => ({ row, text: row.textContent.toLowerCase() }));
+    filter.addEventListener("input", () => {
+      const wanted = filter.value.trim().toLowerCase();
+      let n = 0;
+      for (const { row, text } of pairs) {
+        row.hidden = !text.includes(wanted);
+        if (!row.hidden) n += 1;
+      }
+      document.getElementById("found").textContent = `${n.toLocaleString("en")} pairs`;
+    });
+  }
 
   for (const controls of all(".controls")) controls.hidden = false;
 })();

@@ -55,24 +55,26 @@ def definitions(value: Any) -> Any:
 
 
 def effectiveness(frame: pd.DataFrame, qrels: pd.DataFrame | None) -> Table:
-    """Measures of the ranking of a frame, and of its shifts by the perturbation.
+    """Measures of the ranking of a frame, and of its shifts by the perturbation where its documents are pairs.
 
     Args:
-        frame: the pairs.
+        frame: the pairs, or documents.
         qrels: ``qid, docno, label``; without any, only the shifts are measured.
     """
     queries = frame["qid"].astype(str)
-    shifts: list[Any] = [ScoreShift, RankShift]
+    shifts: list[Any] = [ScoreShift, RankShift] if "score_perturbed" in frame.columns else []
     judged = frame[["qid", "docno"]].assign(label=0) if qrels is None else qrels[qrels["qid"].astype(str).isin(queries)]
     n, n_judged = queries.nunique(), judged["qid"].nunique()
     if qrels is None:
         measures, note = shifts, "No judgments were given, so the quality of the ranking is not measured."
+        if not shifts:
+            return Table([], [], note)
     elif not n_judged:
         return Table([], [], "The judgments have none of these queries.")
     else:
         measures = [nDCG @ 10, RR, AP, *shifts]
         note = f"Means over the {n_judged} of {n} queries that are judged; only retrieved documents are ranked."
-    numbers = ["score", "score_baseline", "score_perturbed"]
+    numbers = ["score", *(["score_baseline", "score_perturbed"] if shifts else [])]
     run = frame[["qid", "docno", *numbers]].astype(dict.fromkeys(numbers, np.float64))
     values = pt.Evaluate(run, judged, measures)
     rows = [

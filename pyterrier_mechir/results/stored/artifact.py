@@ -62,6 +62,7 @@ class PatchResults(Store):
         examples: pd.DataFrame | PatchResults | None = None,
         title: str | None = None,
         ranking_effects: pd.DataFrame | None = None,
+        words: pd.DataFrame | PatchResults | None = None,
     ) -> Path:
         """Write a report: one HTML page that needs no network.
 
@@ -73,6 +74,8 @@ class PatchResults(Store):
                 example documents; as a frame or an artifact.
             title: of the page.
             ranking_effects: a frame of :class:`~pyterrier_mechir.RankingEffects`, for what the ranking can spare.
+            words: results of :class:`~pyterrier_mechir.ExplainScore`, for the words behind scores; as a frame or an
+                artifact. An artifact of such results needs none.
 
         Returns:
             The path.
@@ -82,7 +85,7 @@ class PatchResults(Store):
         """
         from pyterrier_mechir.plots.report import write_report
 
-        tokens = examples.frame() if isinstance(examples, PatchResults) else examples
+        tokens, explained = (of.frame() if isinstance(of, PatchResults) else of for of in (examples, words))
         return write_report(
             self.frame(),
             path,
@@ -92,4 +95,5 @@ class PatchResults(Store):
             examples=tokens,
             title=title,
             ranking_effects=ranking_effects,
+            words=explained,
         )
