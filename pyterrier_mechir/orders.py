@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,6 +88,18 @@ class OrderExplanation:
             told = (f"{unit!r} {score:+.3f}" for unit, score in zip(shown["unit"], shown["score"], strict=True))
             lines.append(f"  {name}: {', '.join(told) or 'no words'}")
         return "\n".join([*lines, f"  {self.turned}"])
+
+    def _repr_html_(self) -> str:
+        from pyterrier_mechir.plots.word_markup import Passage, side_by_side
+
+        parts = (("query", self.query, self.of_query), *zip(("above", "below"), self.texts, (self.above, self.below)))
+        scores = ("", f": {self.scores[0]:.3f}", f": {self.scores[1]:.3f}")
+        passages = [
+            Passage(f"{name}{score}", text, rows[["begin", "end"]].to_numpy(), rows["score"].to_numpy())
+            for (name, text, rows), score in zip(parts, scores, strict=True)
+        ]
+        said = f"{self.ranker!r}: a margin of {self.margin:+.3f}, told by {self.asked['method']}. {self.turned}"
+        return f"<p>{escape(said)}</p>{side_by_side(passages, what='margin')}"
 
 
 @as_alone()

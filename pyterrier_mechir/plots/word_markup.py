@@ -83,12 +83,13 @@ def coloured(text: str, spans: Any, scores: Any, limit: float | None = None) -> 
     return f'<div class="mechir-text {LITERAL_CLASSES}" dir="auto">{"".join(parts)}</div>'
 
 
-def side_by_side(passages: Sequence[Passage], limit: float | None = None) -> str:
+def side_by_side(passages: Sequence[Passage], limit: float | None = None, what: str = "score") -> str:
     """Several texts beside each other, on one scale, with the legend and the style.
 
     Args:
         passages: the texts.
         limit: the score at the ends of the scale; by default the greatest absolute one of all.
+        what: what units push up or down.
     """
     limit = max((greatest(one.scores) for one in passages), default=0.0) if limit is None else limit
     made = [
@@ -96,23 +97,24 @@ def side_by_side(passages: Sequence[Passage], limit: float | None = None) -> str
         for one in passages
     ]
     lacks = any(np.isnan(np.asarray(one.scores, dtype=np.float64)).any() for one in passages)
-    whole = f'<div class="mechir-side">{"".join(made)}</div>{legend(limit, lacks=lacks)}'
+    whole = f'<div class="mechir-side">{"".join(made)}</div>{legend(limit, lacks=lacks, what=what)}'
     return f'<div class="{LITERAL_CLASSES}">{style()}{whole}</div>'
 
 
-def legend(limit: float, *, lacks: bool = False) -> str:
+def legend(limit: float, *, lacks: bool = False, what: str = "score") -> str:
     """What the colours and lines say.
 
     Args:
         limit: the score at the ends of the scale.
         lacks: say what a unit without a score looks like too.
+        what: what units push up or down.
     """
     ramp = "".join(f'<i class="s{step}"></i>' for step in range(2 * STEPS + 1))
     said = f'; <span class="beyond">struck through</span>: {BEYOND}' if lacks else ""
     return (
         f'<div class="mechir-legend mechir-text"><span>{signed(-limit, digits(limit) - 1)}</span>'
         f'<span class="ramp" aria-hidden="true">{ramp}</span><span>{signed(limit, digits(limit) - 1)}</span>'
-        f'<span><span class="up">red, solid line</span> pushes the score up; <span class="down">blue, dotted</span> '
+        f'<span><span class="up">red, solid line</span> pushes the {what} up; <span class="down">blue, dotted</span> '
         f"pushes it down{said}</span></div>"
     )
 
