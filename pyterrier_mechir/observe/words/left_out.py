@@ -162,5 +162,5 @@ def _fitted(z: np.ndarray, labels: np.ndarray, width: float) -> _Fit:
     spread = labels - np.average(labels, weights=weights)
     total = float(weights @ spread**2)
     r2 = 1 - float(weights @ missed**2) / total if total > 0 else NAN
-    is_told = ~z.all(0)
-    return _Fit(*(np.where(is_told, of_all[:-1], np.nan) for of_all in (coefficients, errors)), r2)
+    coefficients[:-1][z.all(0)] = errors[:-1][z.all(0)] = np.nan
+    return _Fit(coefficients[:-1], errors[:-1], r2)
