@@ -116,6 +116,7 @@ def by_terms() -> Splade:
     return Splade((model, tokenizer))
 
 
+@pytest.mark.bits  # which of two equal words matches best
 def test_terms_of_a_splade_are_the_sums_that_a_pencil_gives(by_terms):
     text, query = "Bats, night. bats", "bats night"
     out = ExplainScore(by_terms, "terms", interactions=True)(
@@ -153,6 +154,7 @@ def saturated(value: float) -> float:
     return float(np.log1p(max(value, 0.0)))
 
 
+@pytest.mark.bits  # which of two equal words matches best
 def test_matches_of_a_colbert_are_the_cosines_that_a_pencil_gives():
     model, tokenizer, _ = deepcopy(loaded("bert"))
     found = ColBERT((flattened(model), tokenizer), projection=torch.eye(32), expand_queries=False)
