@@ -31,6 +31,7 @@ _LONGEST = (
     "test_unchanged.py",
     "test_mono_t5.py",
     "test_lens.py",
+    "test_left_out.py",
     "test_integrated_gradients.py",
 )
 """The files that take 20 seconds or more, the longest first."""

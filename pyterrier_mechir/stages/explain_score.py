@@ -51,7 +51,8 @@ class ExplainScore(TextStage, Storing):
     - ``units``: the words as they stand in the text, a list of str for each row, in the order of the text;
     - ``unit_spans``: where each begins and ends, in characters of the text, int64 ``[n, 2]``;
     - ``unit_scores``: what each carries, float32 ``[n]``, in score units: above 0 it pushes the score up. NaN for what
-      is beyond the length that the ranker reads;
+      is beyond the length that the ranker reads, for the only word of a text of which nothing would be left to read,
+      and for what is told against a next document where there is none;
     - ``unit_rest``: what is given to no word: special tokens, marks, the other text; NaN where a method has no such
       thing;
     - ``score_empty``: the score without any of the words; NaN for ``gradient``;
@@ -136,6 +137,11 @@ class ExplainScore(TextStage, Storing):
         self.interactions = interactions
         self.seed = seed
         check_asked(self._asked, self.ranker, of)
+        if against is not None and method == "lime" and of == "query":
+            raise ValueError(
+                "against='next' with method='lime' asks whether a document without some of its words scores above the "
+                "next, so it goes with of='document'; give another method for the words of the query."
+            )
 
     @property
     def _asked(self) -> Asked:
@@ -253,13 +259,16 @@ class ExplainScore(TextStage, Storing):
     ) -> dict[str, Any]:
         """The columns of a margin over the next document, with the explanations that change with it."""
         names = np.array([*docnos, None], dtype=object)
-        made: dict[str, Any] = {"against": names[after], "margin": scores[:-1] - scores[after]}
-        if self.of == "query" and self.method != "lime":
-            carried = added["unit_scores"]
-            made["unit_scores"] = as_cells(
-                carried[row] - carried[other] if other < len(carried) else np.full_like(carried[row], np.nan)
-                for row, other in enumerate(after)
-            )
+        made: dict[str, Any] = {"against": pd.Index(names[after], dtype=object), "margin": scores[:-1] - scores[after]}
+        is_last = after == len(docnos)
+        if self.method == "lime":
+            for name in ("unit_scores", "unit_errors"):
+                of_rows = zip(added[name], is_last, strict=True)
+                made[name] = as_cells(np.full_like(one, np.nan) if last else one for one, last in of_rows)
+            made["fit_r2"] = np.where(is_last, np.nan, added["fit_r2"])
+        elif self.of == "query":
+            carried = [*added["unit_scores"], np.float32(np.nan)]
+            made["unit_scores"] = as_cells(carried[row] - carried[other] for row, other in enumerate(after))
             for name in ("unit_rest", "score_empty", "sum_error"):
                 values = np.append(added[name], np.nan)
                 made[name] = values[:-1] - values[after]

@@ -21,7 +21,7 @@ UNITS = ("word", "token", "sentence")
 """What a text can be told in. Tokens depend on a tokenizer, so a ranker finds them."""
 
 _SCRIPTS = "Han Hiragana Katakana Bopomofo Thai Lao Khmer Myanmar Tibetan"
-_UNSPACED = "".join(rf"\p{{Script={script}}}" for script in _SCRIPTS.split())
+_UNSPACED = "".join(rf"\p{{Script={script}}}" for script in _SCRIPTS.split()) + "\u30fc\uff70"
 _WITHIN_WORDS = regex.compile(rf"[{_UNSPACED}][\p{{M}}\u200d]*|[^{_UNSPACED}]+")
 
 

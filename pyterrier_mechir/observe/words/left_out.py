@@ -133,7 +133,8 @@ def _fitted(z: np.ndarray, labels: np.ndarray, width: float) -> _Fit:
     """The weighted least squares fit of labels by subsets.
 
     Standard errors hold whatever the errors of the fit depend on (White, 1980). The share that is predicted, R squared,
-    is of samples that were not fitted: each of :data:`FOLDS` parts is predicted by a fit of the others.
+    is of samples that were not fitted: each of :data:`FOLDS` parts is predicted by a fit of the others. What no sample
+    with a label lacks has no weight: NaN.
     """
     z, labels = z[~np.isnan(labels)].astype(np.float64), labels[~np.isnan(labels)]
     n_groups = z.shape[1]
@@ -161,4 +162,5 @@ def _fitted(z: np.ndarray, labels: np.ndarray, width: float) -> _Fit:
     spread = labels - np.average(labels, weights=weights)
     total = float(weights @ spread**2)
     r2 = 1 - float(weights @ missed**2) / total if total > 0 else NAN
+    coefficients[:-1][z.all(0)] = errors[:-1][z.all(0)] = np.nan
     return _Fit(coefficients[:-1], errors[:-1], r2)

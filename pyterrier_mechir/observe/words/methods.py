@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.observe.words.explained import Asked, Explained
+from pyterrier_mechir.text.fillers import RandomFiller
 from pyterrier_mechir.text.units import UNITS
 
 if TYPE_CHECKING:
@@ -138,6 +139,8 @@ def explain(
         "ig": interactions if asked.interactions else integrated_gradients,
         "terms": exact_terms,
     }
+    if asked.absence == "random":
+        asked = replace(asked, absence=RandomFiller(seed=asked.seed))
     facing = in_encoder(ranker).facing(of)
     made = readings(facing, rows.contexts, rows.texts, asked.unit)
     return ways[asked.method](facing, made, asked, rows.thresholds, progress)
