@@ -157,6 +157,32 @@ def test_words_beyond_the_length_are_missing_and_the_others_are_of_the_part_that
         assert_near(made["unit_scores"][place], shift - found.score([query], [shorter])[0], least=1 + abs(shift))
 
 
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+def test_a_word_that_is_cut_in_two_is_told_by_the_part_that_is_read(left):
+    text, query = TEXTS[3] + " " + TEXTS[6], "bats night"
+    offsets = build("bert", False)[1](text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    inside = [
+        n for n in range(8, len(offsets) - 8) if offsets[n][0] == offsets[n - 1][1] and text[offsets[n][0]].isalpha()
+    ]
+    at = inside[len(inside) // 2]  # the first token that is read, or the first that is not
+    found = _cut("bi", left, 2 + (len(offsets) - at if left else at))
+    frame = pd.DataFrame({"qid": ["q"], "query": [query], "docno": ["d"], "text": [text]})
+    place = offsets[at][0]
+    visible = text[place:] if left else text[:place]
+    for absence in ("delete", "mask"):
+        made = ExplainScore(found, absence=absence)(frame).loc[0]
+        (unit,) = np.flatnonzero((made["unit_spans"][:, 0] < place) & (made["unit_spans"][:, 1] > place))
+        missing = np.arange(len(made["units"])) < unit if left else np.arange(len(made["units"])) > unit
+        assert np.isnan(made["unit_scores"]).tolist() == missing.tolist()
+        if absence == "delete":
+            begin, end = made["unit_spans"][unit].clip(place if left else 0, len(text) if left else place)
+            shorter = text[end:].lstrip() if left else text[:begin].rstrip()
+            scores = found.score([query] * 2, [visible, shorter])
+            assert_near(made["unit_scores"][unit], scores[0] - scores[1], least=1 + abs(scores[0]))
+        else:
+            assert abs(made["unit_scores"][unit]) > 1e-4
+
+
 def test_of_a_pair_that_is_too_long_the_longer_is_cut_first():
     found = _cut("cross", False, 24)
     query, text = " ".join(TEXTS[:2]), TEXTS[3]
