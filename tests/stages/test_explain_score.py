@@ -356,6 +356,7 @@ def test_pairs_of_words_and_their_terms_are_stored(tmp_path):
         ("colbert", {"interactions": True, "method": "ig"}, r"only for a BiEncoder of similarity dot or cosine"),
         ("bi cls dot", {"interactions": True, "method": "ig", "of": "query"}, r"goes with of='document'"),
         ("cross bert", {"all_occurrences": True, "method": "ig"}, r"leaves words out together, which method='ig'"),
+        ("cross bert", {"method": "gradient", "absence": "mask"}, r"method=.gradient. leaves no words out"),
         ("mono t5", {"absence": "mask"}, r"absence='mask': the tokenizer of .* has no mask token; give 'delete'"),
         ("generative qwen2", {"method": "ig", "absence": "mask"}, r"has no mask token; give 'delete'"),
         ("cross bert", {"absence": "neap tides"}, r"'neap tides' is 2 tokens in this tokenizer"),
