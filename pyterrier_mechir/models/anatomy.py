@@ -103,6 +103,14 @@ class Anatomy:
     def out_proj(self, layer: int) -> nn.Module:
         return self.layers[layer].get_submodule(self.architecture.out_proj)
 
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm between the last layer and the final states; a module that changes nothing where there is none."""
+        from torch import nn
+
+        name = self.architecture.final_norm
+        return self.base.get_submodule(name) if name else nn.Identity()
+
     def linear_maps(self, layer: int) -> list[nn.Linear]:
         """All linear maps of a layer."""
         from torch import nn

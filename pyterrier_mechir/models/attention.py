@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,41 @@ OnPattern = Callable[[Tensor], Tensor | None]
 """Gets attention weights ``[B, H, Q, S]``; what it returns, unless None, takes their place."""
 
 _IMPLEMENTATION = "mechir_pattern"
+
+_COMPUTED = "mechir_computed"
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What the attention of a layer computes with, after rotary positions and norms of queries and keys.
+
+    Args:
+        query: ``[B, H, Q, d]``.
+        key: ``[B, H, S, d]``, those that several heads share repeated for each.
+        value: ``[B, H, S, d]``, likewise.
+        mask: what is added to the logits, broadcastable to ``[B, H, Q, S]``: masks and biases of relative positions;
+            None for nothing.
+        scale: what products of queries and keys are multiplied with.
+        cap: what logits are softly limited to (Gemma 2), before the mask; None for no limit.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    scale: float
+    cap: float | None
+
+    def logits(self, products: Tensor, mask: Tensor | None) -> Tensor:
+        """Logits of products of queries and keys, and a mask of the same shape."""
+        found = products * self.scale
+        if self.cap is not None:
+            found = (found / self.cap).tanh() * self.cap
+        return found if mask is None else found + mask
+
+
+OnHeads = Callable[[Heads], Tensor]
+"""Gets what an attention computes with, and gives the heads' outputs z, ``[B, Q, H, d]``."""
 
 
 @contextmanager
@@ -49,6 +85,24 @@ def put_on_pattern(attention: nn.Module, function: OnPattern) -> None:
     asked._attn_implementation = _IMPLEMENTATION
     asked.on_pattern = (*getattr(config, "on_pattern", ()), function)
     attention.config = asked
+
+
+@contextmanager
+def computed_by(attention: nn.Module, function: OnHeads) -> Iterator[None]:
+    """Have a function compute the outputs of the heads of an attention module.
+
+    Args:
+        attention: a self-attention module that attends through transformers' attention interface.
+        function: what computes them.
+    """
+    config: Any = attention.config
+    asked = copy(config)
+    asked._attn_implementation, asked.computed_by = _COMPUTED, function
+    attention.config = asked
+    try:
+        yield
+    finally:
+        attention.config = config
 
 
 def attend(
@@ -78,11 +132,7 @@ def _attention_with_weights(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
     """The eager attention of a module's own architecture, its weights passed through ``config.on_pattern``."""
-    if attention_mask is None and query.shape[2] > 1 and getattr(module, "is_causal", False):
-        attention_mask = _causal(query, key)
-    if attention_mask is not None and attention_mask.dtype == torch.bool:
-        lowest = torch.finfo(query.dtype).min
-        attention_mask = torch.where(attention_mask, query.new_zeros(()), lowest)
+    attention_mask = _added(module, query, key, attention_mask)
     eager = sys.modules[type(module).__module__].eager_attention_forward
     z, own = eager(module, query, key, value, attention_mask, **kwargs)
     weights = own
@@ -95,12 +145,44 @@ def _attention_with_weights(
     return z, weights
 
 
+def _computed(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention that ``config.computed_by`` computes."""
+    mask = _added(module, query, key, attention_mask)
+    if position_bias is not None:
+        mask = position_bias if mask is None else position_bias + mask
+    n = query.shape[1] // key.shape[1]
+    key, value = (part if n == 1 else part.repeat_interleave(n, dim=1) for part in (key, value))
+    scale = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
+    config: Any = module.config
+    return config.computed_by(Heads(query, key, value, mask, scale, softcap)), None
+
+
+def _added(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor | None:
+    """A mask as what is added to logits."""
+    if mask is None and query.shape[2] > 1 and getattr(module, "is_causal", False):
+        mask = _causal(query, key)
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.where(mask, query.new_zeros(()), torch.finfo(query.dtype).min)
+    return mask
+
+
 def _causal(query: Tensor, key: Tensor) -> Tensor:
     """The mask that transformers leaves to sdpa where nothing is padded."""
     return torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
 
 
 AttentionInterface.register(_IMPLEMENTATION, _attention_with_weights)
+AttentionInterface.register(_COMPUTED, _computed)
 
 
 def rows_of(weights: Tensor) -> Tensor:

@@ -19,6 +19,19 @@ Forward = Callable[[Batch], "Tensor"]
 
 
 @dataclass(frozen=True)
+class Pooled:
+    """A score that reads the final states through their weighted sum alone.
+
+    Args:
+        weights: what each position weighs in the sum, ``[B, S]``, given a batch.
+        score: scores ``[..., B]`` of sums ``[..., B, d]``, given the batch.
+    """
+
+    weights: Callable[[Batch], Tensor]
+    score: Callable[[Tensor, Batch], Tensor]
+
+
+@dataclass(frozen=True)
 class Opened:
     """All that recording, replaying and gradients need of a model.
 
@@ -31,14 +44,16 @@ class Opened:
         encode: runs the model and gives what scores are made of, ``[B, ...]``: vectors, or the scores themselves.
         reads_first_token: whether what ``forward`` gives depends on the last layer at the first position only, so that
             other positions need not be computed there.
+        pooled: how scores are made of a weighted sum of the final states; None where they are made otherwise.
     """
 
     anatomy: Anatomy
     forward: Forward
     encode: Forward
     reads_first_token: bool
+    pooled: Pooled | None = None
 
     @property
     def encoding(self) -> Opened:
         """The same with ``encode`` in the place of ``forward``: its runs give what scores are made of."""
-        return replace(self, forward=self.encode)
+        return replace(self, forward=self.encode, pooled=None)

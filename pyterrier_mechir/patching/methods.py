@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import partial
 
 from pyterrier_mechir.patching.attribution import attribute
+from pyterrier_mechir.patching.column import columns
 from pyterrier_mechir.patching.integration import integrate, integrate_inputs
 from pyterrier_mechir.patching.outcome import SweepResult
-from pyterrier_mechir.patching.plan import Approximation, Attribution, Method
+from pyterrier_mechir.patching.plan import Approximation, Attribution, ColumnReplay, Method
 from pyterrier_mechir.patching.screening import screened
 from pyterrier_mechir.patching.sweep import sweep
 
@@ -34,4 +35,6 @@ def sweeper(method: Method, screen: int | None = None) -> Sweeper:
 def _approximate(method: Approximation) -> Sweeper:
     if isinstance(method, Attribution):
         return partial(attribute, method=method)
+    if isinstance(method, ColumnReplay):
+        return partial(columns, method=method)
     return partial(integrate if method.over == "activations" else integrate_inputs, steps=method.steps)

@@ -46,7 +46,7 @@ class Plan:
         return replace(self, sites=sites)
 
 
-NAMES = ("exact", "attribution", "ig")
+NAMES = ("exact", "attribution", "ig", "column")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,37 @@ class IntegratedGradients:
         return True
 
 
-Approximation = Attribution | IntegratedGradients
+@dataclass(frozen=True)
+class ColumnReplay:
+    """Column replay: patches of streams and of what layers add to them, at positions, estimated for all at once.
+
+    In the run in which some positions are patched, these positions' own states are computed exactly, layer by layer,
+    beside those of the others in the run that is patched; what the others notice of them counts to first order, the
+    softmax of attention being exact. It costs about as much as one forward pass for each layer and component, whatever
+    the number of positions (:mod:`~pyterrier_mechir.models.columns`).
+
+    For ``resid_pre``, ``resid_mid``, ``resid_post``, ``attn_out`` and ``mlp_out``. Where the gradient misses most is at
+    the positions that the perturbation edits.
+
+    Args:
+        edited: ``exact`` patches slots with an edited position exactly; ``column`` estimates them too.
+
+    Raises:
+        ValueError: an unknown ``edited``.
+    """
+
+    edited: str = "exact"
+
+    def __post_init__(self) -> None:
+        one_of("edited", self.edited, ("exact", "column"))
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether estimates tell an increase from a decrease."""
+        return True
+
+
+Approximation = Attribution | IntegratedGradients | ColumnReplay
 
 Method = str | Approximation
 
@@ -129,9 +159,13 @@ def method_of(value: Method, anatomy: Anatomy) -> Method:
     Raises:
         ValueError: an unknown name, or a method that the model does not allow.
     """
-    if not isinstance(value, (Attribution, IntegratedGradients)):
+    if not isinstance(value, (Attribution, IntegratedGradients, ColumnReplay)):
         name = one_of("method", value, NAMES)
-        named: dict[str, Method] = {"attribution": Attribution(), "ig": IntegratedGradients()}
+        named: dict[str, Method] = {
+            "attribution": Attribution(),
+            "ig": IntegratedGradients(),
+            "column": ColumnReplay(),
+        }
         value = named.get(name, name)
     if isinstance(value, Attribution) and value.qk_fix and not anatomy.plain_qkv(0):
         raise ValueError(
@@ -146,4 +180,11 @@ def method_of(value: Method, anatomy: Anatomy) -> Method:
             "a decoder's own input is its start token, from which nothing leads to the source's; use 'attribution' or "
             "IntegratedGradients(over='activations')."
         )
+    if isinstance(value, ColumnReplay) and anatomy.cross_attends:
+        raise ValueError(
+            "column replay tells positions apart, and a decoder that reads an encoder has one; patch the encoder, or "
+            "use method='exact'."
+        )
+    if isinstance(value, ColumnReplay) and "pattern" in anatomy.lacks:
+        raise ValueError(f"column replay computes attention itself, but {anatomy.lacks['pattern']} Use method='exact'.")
     return value

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_mechir._options import one_of
+from pyterrier_mechir.models.opened import Pooled
 from pyterrier_mechir.rankers.base import REDUCED
 from pyterrier_mechir.rankers.batches import last_attended
 from pyterrier_mechir.rankers.dual_encoder import DualEncoder, inputs_of_model
@@ -176,11 +177,22 @@ class BiEncoder(DualEncoder):
             vectors = (states * weights.unsqueeze(-1)).sum(1)
         else:
             vectors = states[range(len(states)), weights.argmax(1)]
+        return self._finished(vectors)
+
+    def _finished(self, vectors: torch.Tensor) -> torch.Tensor:
+        """The vectors of texts, given those that are pooled, ``[..., d]``."""
         for step in self.projection or ():
             vectors = step(vectors)
         if self.similarity == "cosine":
             vectors = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         return vectors
+
+    @property
+    def _of_pooled(self) -> Pooled:
+        return Pooled(
+            lambda batch: self.pooling_weights(batch["attention_mask"]),
+            lambda vectors, batch: self.compare(self._finished(vectors), batch),
+        )
 
     def pooling_weights(self, mask: torch.Tensor) -> torch.Tensor:
         """What each position weighs in the pooled vector, float32 ``[B, S]``.

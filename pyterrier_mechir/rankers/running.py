@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 
 from pyterrier_mechir.models.modes import as_alone
-from pyterrier_mechir.models.opened import Batch, Opened
+from pyterrier_mechir.models.opened import Batch, Opened, Pooled
 from pyterrier_mechir.rankers.batches import SharedBatch, batches_of_sequences, padded, rows_of
 from pyterrier_mechir.rankers.given import constructor
 from pyterrier_mechir.rankers.identity import Identified
@@ -108,7 +108,12 @@ class Running(Identified, ABC):
         It belongs to the running thread, and to the model as it is now: take one for each call, and keep none.
         """
         held = self._held()
-        return Opened(self.anatomy.of(held.twin), held.forward, held.encode, self.reads_first_token)
+        return Opened(self.anatomy.of(held.twin), held.forward, held.encode, self.reads_first_token, held._of_pooled)
+
+    @property
+    def _of_pooled(self) -> Pooled | None:
+        """How scores are made of a weighted sum of final states; None where they are made otherwise."""
+        return None
 
     def _held(self: Self) -> Self:
         """This ranker with the running thread's twin alone, which no batch then compares with the model again."""

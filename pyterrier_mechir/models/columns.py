@@ -1,0 +1,333 @@
+"""Column replay: what patches at some positions do to the score, for all positions in one pass.
+
+A *target* run is patched with activations of an aligned *source* run. A slot is a set of positions that are patched
+together, and slots do not overlap, so that one tensor holds the patched runs of all of them::
+
+    x [start, B, S, D]    row i: the state of position i in the run in which the slot of i is patched.
+
+A *start* is a (layer, activation) that is patched. In the run in which a slot is patched, the slot's own rows, its
+column, are replayed exactly beside the other rows of the target; what the other rows notice of them counts to first
+order, but for the softmax of attention, which is exact:
+
+1. The target is recorded with g, the total derivative of its score by z, the outputs of its heads: it holds all that a
+   change of z at one row does later, through its own stream, through later layers and other rows.
+2. The rows of a start enter at its layer. The model's own layers compute them; attention is computed here. With l_ij
+   the target's logits, primes of the patched rows, and P the slot of i: the row of i attends to the patched keys and
+   values of the rows of P, and to the target's elsewhere.
+3. What the other rows i notice of a slot P, by the attention of a layer: N'/Z' - N/Z summed over heads and rows, with
+
+       Z = sum_j exp(l_ij),    N = sum_j exp(l_ij) g_i . v_j,
+
+   and primes with l'_ij = q_i . k'_j and v'_j for the j in P.
+4. After the last layer: the score of the target's final states with the rows of P replaced, less the score.
+
+One slot of all positions has no other rows, so that its score is exact.
+
+Shapes: ``R`` starts, ``B`` runs, ``S`` positions, ``D`` features, ``H`` heads of ``d`` features, ``P`` slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyterrier_mechir.models.attention import Heads, computed_by
+from pyterrier_mechir.models.gradients import gradients, record_graph
+from pyterrier_mechir.models.opened import Batch, Opened
+from pyterrier_mechir.models.ports import on_port
+from pyterrier_mechir.models.recording import Key, Recording, keeping
+from pyterrier_mechir.models.replay import Edit, replay
+
+STREAMS = ("resid_pre", "resid_post")
+"""Starts at which rows enter a layer, or leave the last one."""
+
+STARTS = (*STREAMS, "resid_mid", "attn_out", "mlp_out")
+"""The activations that column replay patches."""
+
+_CELLS = 2**23
+"""Attention weights that are held at once."""
+
+_HIGHEST = 80.0
+"""Greatest log of a patched weight in units of the target's sum of weights."""
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Slots that do not overlap.
+
+    Args:
+        of: the slot of each position, ``[B, S]``, from 0; for a position of none ``n`` or more, another for each.
+        n: how many there are.
+    """
+
+    of: Tensor
+    n: int
+
+    @property
+    def members(self) -> Tensor:
+        """Which positions each slot has, ``[B, S, n]``, as numbers."""
+        return torch.nn.functional.one_hot(self.of.clamp(max=self.n), self.n + 1)[..., : self.n].float()
+
+    @property
+    def together(self) -> Tensor:
+        """Which positions are in one slot, bool ``[B, S, S]``."""
+        return self.of[:, :, None] == self.of[:, None, :]
+
+    @property
+    def are_single(self) -> bool:
+        """Whether no slot has more than one position."""
+        return bool((self.together.sum(-1) == 1).all())
+
+    @property
+    def are_positions(self) -> bool:
+        """Whether there is a slot for each position, of its number, which has no other."""
+        places = torch.arange(self.of.shape[1], device=self.of.device)
+        return self.n == len(places) and bool(((self.of == places) | (self.of >= self.n)).all())
+
+
+@dataclass
+class _Layer:
+    """What is recorded of a layer of the target.
+
+    Args:
+        args: what the layer was called with after the stream.
+        kwargs: likewise, by name.
+        heads: what its attention computed with.
+        z: the heads' outputs, ``[B, S, H, d]``.
+        slope: g, likewise.
+        stream: what entered it, ``[B, S, D]``.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    heads: Heads
+    z: Tensor
+    slope: Tensor
+    stream: Tensor
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target run, as columns need it.
+
+    Args:
+        scores: ``[B]``.
+        layers: what is recorded of each layer.
+        end: the stream that leaves the last layer, ``[B, S, D]``.
+    """
+
+    scores: Tensor
+    layers: list[_Layer]
+    end: Tensor
+
+
+def record_target(opened: Opened, batch: Batch) -> Target:
+    """Record runs that are to be patched; called within :func:`~pyterrier_mechir.models.gradients.differentiable`.
+
+    Args:
+        opened: the model, and how it runs.
+        batch: the inputs of ``B`` runs.
+    """
+    anatomy, kept = opened.anatomy, dict[Key, Tensor]()
+    called: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+    heads: dict[int, Heads] = {}
+    last = (anatomy.n_layers - 1, "resid_post")
+    with ExitStack() as stack:
+        for number, layer in enumerate(anatomy.layers):
+
+            def keep_call(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], number: int = number) -> None:
+                called[number] = (args[1:], kwargs)
+
+            def attend(found: Heads, number: int = number) -> Tensor:
+                heads[number] = found
+                products = found.query @ found.key.transpose(-1, -2)
+                return (found.logits(products, found.mask).softmax(-1) @ found.value).transpose(1, 2)
+
+            handle = layer.register_forward_pre_hook(keep_call, with_kwargs=True)
+            stack.callback(handle.remove)
+            stack.enter_context(computed_by(anatomy.attention(number), attend))
+            stack.enter_context(on_port(anatomy.port(number, "resid_pre"), keeping(kept, (number, "resid_pre"))))
+        stack.enter_context(on_port(anatomy.port(*last), keeping(kept, last)))
+        run = record_graph(opened, batch, [(layer, "z") for layer in range(anatomy.n_layers)])
+    slopes = gradients(run, [(layer, "z") for layer in range(anatomy.n_layers)])
+    n_heads, layers = anatomy.n_heads, []
+    for number in range(anatomy.n_layers):
+        args, kwargs = called[number]
+        z, slope = (value.detach().unflatten(-1, (n_heads, -1)) for value in (run[number, "z"], slopes[number, "z"]))
+        found = heads[number]
+        detached = replace(found, query=found.query.detach(), key=found.key.detach(), value=found.value.detach())
+        layers.append(_Layer(args, kwargs, detached, z, slope, kept[number, "resid_pre"].detach()))
+    return Target(run.scores.detach(), layers, kept[last].detach())
+
+
+@torch.no_grad()
+def replay_columns(
+    opened: Opened, batch: Batch, target: Target, source: Recording, starts: Sequence[Key], slots: Slots, at_once: int
+) -> Tensor:
+    """How far each start, patched at each slot, moves the score of each run: ``[R, B, P]``, an estimate.
+
+    Args:
+        opened: the model, and how it runs.
+        batch: the inputs of the ``B`` runs.
+        target: the runs.
+        source: what is patched in, with each start.
+        starts: (layer, activation) of each, :data:`STARTS`; ``resid_post`` only of the last layer.
+        slots: the slots.
+        at_once: how many positions of all rows are computed at once.
+    """
+    order = sorted(range(len(starts)), key=lambda number: starts[number])
+    n_rows = max(1, at_once // slots.of.numel())
+    moved = target.scores.new_empty((len(starts), len(target.scores), slots.n))
+    for begin in range(0, len(order), n_rows):
+        some = order[begin : begin + n_rows]
+        moved[some] = _replayed(opened, batch, target, source, [starts[number] for number in some], slots)
+    return moved
+
+
+def _replayed(
+    opened: Opened, batch: Batch, target: Target, source: Recording, starts: Sequence[Key], slots: Slots
+) -> Tensor:
+    """As :func:`replay_columns`, of starts in rising order of layers, all at once."""
+    anatomy = opened.anatomy
+    rows = target.end.new_empty((0, *target.end.shape))
+    moved = target.scores.new_zeros((len(starts), len(target.scores), slots.n))
+    for number in range(starts[0][0], anatomy.n_layers):
+        layer = target.layers[number]
+        entering = [key for key in starts if key == (number, "resid_pre")]
+        within = [key for key in starts if key[0] == number and key[1] not in STREAMS]
+        fresh = [source[key] for key in entering] + [layer.stream] * len(within)
+        rows = torch.cat([rows, torch.stack(fresh)]) if fresh else rows
+        if not len(rows):
+            continue
+        n_running = len(rows) - len(within)
+        edits = {key: (n_running + place, source[key]) for place, key in enumerate(within)}
+        rows, noticed = _through(opened, number, layer, rows, n_running, edits, slots)
+        moved[:n_running] += noticed
+    if starts[-1] == (anatomy.n_layers - 1, "resid_post"):
+        rows = torch.cat([rows, source[starts[-1]][None]])
+    return moved + _at_end(opened, batch, target, rows, slots)
+
+
+def _through(
+    opened: Opened,
+    number: int,
+    layer: _Layer,
+    rows: Tensor,
+    n_running: int,
+    edits: dict[Key, tuple[int, Tensor]],
+    slots: Slots,
+) -> tuple[Tensor, Tensor]:
+    """Rows that pass a layer, and what other rows notice of them in its attention.
+
+    Args:
+        opened: the model.
+        number: of the layer.
+        layer: what is recorded of it.
+        rows: ``[R, B, S, D]``.
+        n_running: how many of the rows, the first ones, are patched when they enter; the others are the target's.
+        edits: for each activation of the layer that is patched, the row that it is patched in, and with what.
+        slots: the slots.
+
+    Returns:
+        ``[R, B, S, D]``, and ``[n_running, B, P]``.
+    """
+    anatomy, n_runs = opened.anatomy, rows.shape[1]
+    noticed = rows.new_zeros((n_running, n_runs, slots.n))
+
+    def attend(heads: Heads) -> Tensor:
+        parts = (heads.query, heads.key, heads.value)
+        query, key, value = (part.unflatten(0, (-1, n_runs))[:n_running] for part in parts)
+        z = layer.z.expand(len(rows), *layer.z.shape).clone()
+        size = max(1, _CELLS // layer.heads.query.shape[:3].numel() // layer.heads.query.shape[2])
+        for begin in range(0, n_running, size):
+            some = slice(begin, min(begin + size, n_running))
+            z[some] = _own(layer, query[some], key[some], value[some], slots).transpose(2, 3)
+            noticed[some] = _others(layer, key[some], value[some], slots)
+        return z.flatten(0, 1)
+
+    def edited(at: int, value: Tensor) -> Callable[[Tensor], Tensor]:
+        def passed(activation: Tensor) -> Tensor:
+            made = activation.unflatten(0, (-1, n_runs)).clone()
+            made[at] = value
+            return made.flatten(0, 1)
+
+        return passed
+
+    with ExitStack() as stack:
+        stack.enter_context(computed_by(anatomy.attention(number), attend))
+        for key, (at, value) in edits.items():
+            stack.enter_context(on_port(anatomy.port(*key), edited(at, value)))
+        args, kwargs = _repeated((layer.args, layer.kwargs), n_runs, len(rows))
+        made = anatomy.layers[number](rows.flatten(0, 1), *args, **kwargs)
+    made = made[0] if isinstance(made, tuple) else made
+    return made.unflatten(0, (-1, n_runs)), noticed
+
+
+def _repeated(given: Any, n_runs: int, n: int) -> Any:
+    """What a layer was called with for the runs, for ``n`` times as many."""
+    if isinstance(given, Tensor):
+        is_of_runs = given.ndim > 0 and given.shape[0] == n_runs > 1
+        return given.repeat(n, *[1] * (given.ndim - 1)) if is_of_runs else given
+    if isinstance(given, dict):
+        return {name: _repeated(value, n_runs, n) for name, value in given.items()}
+    return tuple(_repeated(value, n_runs, n) for value in given) if isinstance(given, tuple) else given
+
+
+def _own(layer: _Layer, query: Tensor, key: Tensor, value: Tensor, slots: Slots) -> Tensor:
+    """What patched rows attend to: patched rows of their own slot, and the target's others; z, ``[R, B, H, S, d]``."""
+    base, together = layer.heads, slots.together[:, None]
+    products = query @ base.key.transpose(-1, -2)
+    if slots.are_single:
+        torch.diagonal(products, dim1=-2, dim2=-1).copy_((query * key).sum(-1))
+        weights = base.logits(products, base.mask).softmax(-1)
+        own = torch.diagonal(weights, dim1=-2, dim2=-1).clone()
+        torch.diagonal(weights, dim1=-2, dim2=-1).zero_()
+        return weights @ base.value + own.unsqueeze(-1) * value
+    products = torch.where(together, query @ key.transpose(-1, -2), products)
+    weights = base.logits(products, base.mask).softmax(-1)
+    return (weights * together) @ value + (weights * ~together) @ base.value
+
+
+def _others(layer: _Layer, key: Tensor, value: Tensor, slots: Slots) -> Tensor:
+    """What the rows outside each slot notice of it, to first order in their outputs z: ``[R, B, P]``."""
+    base, members = layer.heads, slots.members[:, None]
+    outside, slope = 1 - members, layer.slope.transpose(1, 2)
+    logits = base.logits(base.query @ base.key.transpose(-1, -2), base.mask)
+    total = logits.logsumexp(-1, keepdim=True)
+    was = (logits - total).exp()
+    gain = was * (slope @ base.value.transpose(-1, -2))
+    now = (base.logits(base.query @ key.transpose(-1, -2), base.mask) - total).clamp(max=_HIGHEST).exp()
+    gained = now * (slope @ value.transpose(-1, -2))
+    if not slots.are_positions:
+        now, gained = now @ members, gained @ members
+    change = (gain @ outside + gained) / (was @ outside + now) - gain.sum(-1, keepdim=True)
+    return (change * outside).sum((2, 3))
+
+
+def _at_end(opened: Opened, batch: Batch, target: Target, rows: Tensor, slots: Slots) -> Tensor:
+    """What final states with the rows of a slot replaced do to the score, ``[R, B, P]``."""
+    if opened.pooled is not None:
+        weights = opened.pooled.weights(batch).unsqueeze(-1)
+        norm = opened.anatomy.final_norm
+        before = norm(target.end).float()
+        change = weights * (norm(rows.flatten(0, 1)).float().unflatten(0, rows.shape[:2]) - before)
+        pooled = (weights * before).sum(1) + torch.einsum("bsp,rbsd->rpbd", slots.members, change)
+        return (opened.pooled.score(pooled, batch) - target.scores).transpose(1, 2)
+    last = opened.anatomy.n_layers - 1
+    base = Recording(target.scores, {(last, "resid_post"): target.end})
+    moved = target.scores.new_zeros((len(rows), len(target.scores), slots.n))
+    reach = slots.of[:, :1] if opened.reads_first_token else slots.of
+    used = [slot for slot in reach.unique().tolist() if slot < slots.n]
+    copies = [(row, slot) for row in range(len(rows)) for slot in used]
+    size = max(1, _CELLS // target.end.numel())
+    for begin in range(0, len(copies), size):
+        of_rows, of_slots = (list(column) for column in zip(*copies[begin : begin + size], strict=True))
+        mask = (slots.of == torch.tensor(of_slots, device=slots.of.device)[:, None, None]).unsqueeze(-1)
+        scores = replay(opened, batch, base, [Edit(last, "resid_post", rows[of_rows], mask)])
+        moved[of_rows, :, of_slots] = scores - target.scores
+    return moved

@@ -1,0 +1,140 @@
+"""Column replay: estimates of patches at some positions, of which each position's own column is exact.
+
+What the estimates are, :class:`~pyterrier_mechir.patching.plan.ColumnReplay` says; how columns are replayed,
+:mod:`~pyterrier_mechir.models.columns`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyterrier_mechir.models.columns import Slots, record_target, replay_columns
+from pyterrier_mechir.models.opened import Batch, Opened
+from pyterrier_mechir.models.recording import record
+from pyterrier_mechir.models.replay import at_positions
+from pyterrier_mechir.patching.first_order import PlacesOfSites, estimate_at_once, missing
+from pyterrier_mechir.patching.outcome import SweepResult, patched_of_pairs
+from pyterrier_mechir.patching.plan import ColumnReplay, Plan
+from pyterrier_mechir.patching.sweep import Runs, sweep
+from pyterrier_mechir.text.encoding import EDIT
+from pyterrier_mechir.text.positions import OWN
+
+if TYPE_CHECKING:
+    from pyterrier_mechir.rankers.base import Ranker
+    from pyterrier_mechir.text.encoding import AlignedPair
+
+_SHARE = 4
+"""How many times the ranker's tokens all rows of columns have at once."""
+
+
+def columns(
+    ranker: Ranker,
+    pairs: Sequence[AlignedPair],
+    query_inputs: Batch,
+    plan: Plan,
+    *,
+    method: ColumnReplay = ColumnReplay(),  # noqa: B008 - frozen
+    opened: Opened | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> SweepResult:
+    """Estimate the patched score of each site of each pair, at each slot of positions, by column replay.
+
+    Args and result are those of :func:`~pyterrier_mechir.patching.sweep.sweep`.
+
+    Args:
+        method: whether slots with an edited position are swept exactly.
+    """
+    estimate = partial(_replayed, at_once=_SHARE * ranker.batch_tokens)
+    found = estimate_at_once(ranker, pairs, query_inputs, plan, estimate, opened=opened, progress=progress)
+    if method.edited == "exact" and plan.sites:
+        masks = [_slots_of(plan, pair) for pair in pairs]
+        edited: list[np.ndarray] = [
+            np.any(mask[:, pair.classes == EDIT], axis=1) for mask, pair in zip(masks, pairs, strict=True)
+        ]
+        _put_exact(found, ranker, pairs, query_inputs, plan, masks, edited, opened)
+    return found
+
+
+def _slots_of(plan: Plan, pair: AlignedPair) -> np.ndarray:
+    """Which positions each slot of a pair has, ``[slot, n]``."""
+    masks = plan.positions.masks([pair])[:, 0]
+    return np.broadcast_to(masks, (len(masks), len(pair.classes)))[: plan.positions.count(pair)]
+
+
+def _put_exact(
+    found: SweepResult,
+    ranker: Ranker,
+    pairs: Sequence[AlignedPair],
+    query_inputs: Batch,
+    plan: Plan,
+    masks: Sequence[np.ndarray],
+    chosen: Sequence[np.ndarray],
+    opened: Opened | None,
+) -> None:
+    """Sweep some slots of each pair exactly, and put their scores in the place of the estimates."""
+    among = [number for number, slots in enumerate(chosen) if slots.any()]
+    if not among:
+        return
+    of_pairs = [replace(pairs[number], slots=masks[number][chosen[number]]) for number in among]
+    exact = sweep(ranker, of_pairs, query_inputs, replace(plan, positions=OWN), opened=opened)
+    every = list(patched_of_pairs(found))
+    of_exact = list(patched_of_pairs(exact))
+    n_ways = len(every) // len(pairs)
+    rows = [way * len(pairs) + number for way in range(n_ways) for number in among]
+    for row, (score, swept) in zip(rows, of_exact, strict=True):
+        own_score, estimated = every[row]
+        slots = chosen[row % len(pairs)]
+        if estimated.ndim == 1:
+            estimated, slots = estimated[:, None], slots[:1]
+        estimated[:, slots] = np.where(swept == score, own_score, swept)
+
+
+def _replayed(opened: Opened, runs: Runs, places: PlacesOfSites, at_once: int) -> tuple[Tensor, Tensor]:
+    """Scores of runs, and the estimates of their targets."""
+    keys, inputs = list(places), runs.inputs(runs.target)
+    with torch.no_grad():
+        plain = record(opened, runs.batch, keys)
+    base, source, target = plain.rows(runs.target), plain.rows(runs.source), record_target(opened, inputs)
+    n_runs, length = inputs["input_ids"].shape
+    at = at_positions(runs.slots, length).expand(len(runs.slots), n_runs, length)
+    moved = base.scores.new_zeros((len(keys), n_runs, len(at)))
+    for some in _disjoint(at):
+        moved[:, :, some] = replay_columns(opened, inputs, target, source, keys, _numbered(at[some]), at_once)
+    n_sites = 1 + max(number for numbers, _ in places.values() for number in numbers)
+    estimates = moved.new_zeros((n_sites, *moved.shape[1:]))
+    for place, key in enumerate(keys):
+        differs = (source[key] != base[key]).any(-1).float()
+        changes = torch.einsum("pbs,bs->bp", at.float(), differs) > 0
+        estimates[places[key][0]] = torch.where(changes, moved[place], 0.0)
+    return plain.scores, missing(base.scores[:, None, None] + estimates.transpose(0, 1), runs.slots)
+
+
+def _disjoint(slots: Tensor) -> list[list[int]]:
+    """The numbers of slots ``[P, B, S]`` in groups in which no two have a position of a run in common."""
+    groups: list[list[int]] = []
+    taken: list[Tensor] = []
+    if not (slots.sum(0) > 1).any():
+        return [list(range(len(slots)))]
+    for number, slot in enumerate(slots):
+        place = next((place for place, positions in enumerate(taken) if not (positions & slot).any()), None)
+        if place is None:
+            groups.append([number])
+            taken.append(slot.clone())
+        else:
+            groups[place].append(number)
+            taken[place] |= slot
+    return groups
+
+
+def _numbered(slots: Tensor) -> Slots:
+    """Slots ``[P, B, S]`` that have nothing in common, by position."""
+    n, _, length = slots.shape
+    alone = n + torch.arange(length, device=slots.device)
+    return Slots(torch.where(slots.any(0), slots.int().argmax(0), alone), n)
