@@ -45,6 +45,8 @@ class Component(NamedTuple):
         part: what a layer has several of, ``head``, ``neuron`` or ``feature``; empty where it has one for all.
         written: how a site of it is written, with the ``{layer}`` and the ``{number}`` of the head, neuron or feature.
         heading: what reports call a map of it; empty where its own name says it.
+        is_stream: whether all that follows it reads the run through it alone, so that where it is another run's at all
+            positions, the score is that run's.
     """
 
     activation: str
@@ -53,6 +55,7 @@ class Component(NamedTuple):
     part: str = ""
     written: str = ""
     heading: str = ""
+    is_stream: bool = False
 
 
 _CODABLE = ("attn_out", "mlp_out", "resid_pre", "resid_mid", "resid_post")
@@ -71,9 +74,9 @@ def _rows() -> dict[str, Component]:
         "attn_out": Component("attn_out", "hook_attn_out", "after"),
         "mlp_out": Component("mlp_out", "hook_mlp_out", "after"),
         "neuron": Component("mlp_post", "mlp.hook_post", "after", "neuron", "L{layer}N{number}"),
-        "resid_pre": Component("resid_pre", "hook_resid_pre", "before"),
-        "resid_mid": Component("resid_mid", "hook_resid_mid", "after"),
-        "resid_post": Component("resid_post", "hook_resid_post", "end"),
+        "resid_pre": Component("resid_pre", "hook_resid_pre", "before", is_stream=True),
+        "resid_mid": Component("resid_mid", "hook_resid_mid", "after", is_stream=True),
+        "resid_post": Component("resid_post", "hook_resid_post", "end", is_stream=True),
         "embed": Component("embed", "hook_embed", "before", written="embed"),
     }
     for name in ("head", "q", "k", "v", "pattern"):
@@ -90,7 +93,10 @@ def _rows() -> dict[str, Component]:
     for name in _CODABLE:
         own = rows[name]
         rows[f"{name}.feature"] = own._replace(
-            activation=own.activation + CODED, part="feature", written=f"L{{layer}}.{name}.F{{number}}"
+            activation=own.activation + CODED,
+            part="feature",
+            written=f"L{{layer}}.{name}.F{{number}}",
+            is_stream=False,
         )
     return {name: row if row.written else row._replace(written=f"L{{layer}}.{name}") for name, row in rows.items()}
 
@@ -123,6 +129,9 @@ BLOCK = ("resid_pre", "attn_out", "mlp_out")
 def _that_stand(*places: str) -> frozenset[str]:
     return frozenset(TABLE[name].activation for name in COMPONENTS if TABLE[name].stands in places)
 
+
+WHOLE_STREAMS = frozenset(row.activation for row in TABLE.values() if row.is_stream)
+"""Activations through which alone all that follows reads a run."""
 
 BEFORE_ATTENTION = _that_stand("before", "into")
 """Activations of a layer that its attention weights come after, or are."""

@@ -218,6 +218,7 @@ def _resumed(
             entry = min(resumption.layer, anatomy.n_layers - 1)
             stack.enter_context(on_port(anatomy.port(entry, "resid_pre"), lambda value: start))
         forwards += [(module, _once(module.forward, n)) for module in anatomy.context_maps()]
+        forwards += [(module, _once(module.forward, n)) for module in _unchanged_maps(anatomy, resumption, edits)]
         for layer in resumption.given:
             maps = {anatomy.port(*key).module for key in heads if key[0] == layer}
             forwards.append((anatomy.attention(layer), _given(anatomy, layer, base[layer, "z"], n, maps)))
@@ -227,6 +228,14 @@ def _resumed(
             _narrow(anatomy, resumption, forwards, stack)
         stack.enter_context(overridden(forwards))
         yield
+
+
+def _unchanged_maps(anatomy: Anatomy, resumption: _Resumption, edits: Sequence[Edit]) -> list[nn.Module]:
+    """The maps of queries, keys and values of the first layer that runs, where it is edited within its heads alone."""
+    of_layer = {edit.activation for edit in edits if edit.layer == resumption.layer}
+    if resumption.start != (resumption.layer, "resid_pre") or not of_layer or not INPUTS_OF_HEADS.issuperset(of_layer):
+        return []
+    return list(dict.fromkeys(anatomy.port(resumption.layer, name).module for name in ("q", "k", "v")))
 
 
 def _once(forward: Callable[..., Any], n: int) -> Callable[..., Any]:

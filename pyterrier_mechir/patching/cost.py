@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pyterrier_mechir.models.sites import Site, SiteSet
+from pyterrier_mechir.models.components import WHOLE_STREAMS
+from pyterrier_mechir.models.sites import Site, SiteSet, activation_of
 from pyterrier_mechir.patching.plan import Plan
+from pyterrier_mechir.text.positions import ALL
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
@@ -86,9 +88,21 @@ class Probe(NamedTuple):
 
     @property
     def patches(self) -> np.ndarray:
-        """Patches of each pair, one site at one set of positions in one direction each."""
-        slots = np.array([self.plan.positions.count(pair) for pair in self.pairs])
-        return slots * len(self.sites) * len(self.plan.ways)
+        """Patches of each pair, one site at one set of positions in one direction each, but for those that are known.
+
+        Of a stream at all positions the score is the source's, and at the tokens of a layer that sees nothing else,
+        patches of tokens that are the same on both sides change nothing.
+        """
+        plan, n_layers = self.plan, self.ranker.n_layers
+        keys = [[activation_of(site, n_layers) for site in one.members] for one in self.sites]
+        if plan.positions == ALL:
+            is_known = not plan.receivers and not self.ranker.anatomy.cross_attends
+            n = sum(not (is_known and len(of) == 1 and of[0][1] in WHOLE_STREAMS) for of in keys)
+            return np.full(len(self.pairs), n * len(plan.ways))
+        of_tokens = sum(all(key in _OF_TOKENS for key in of) for of in keys)
+        slots = np.array([plan.positions.count(pair) for pair in self.pairs])
+        edited = np.array([_edited_slots(plan, pair) for pair in self.pairs])
+        return ((len(keys) - of_tokens) * slots + of_tokens * edited) * len(plan.ways)
 
     def seconds(self, limit: float) -> float:
         """How long the sample will take: its texts, both sides, and all patches.
@@ -156,6 +170,16 @@ def estimated(probe: Probe, n_sampled: int, n_rows: int, of_texts: float, limit:
         device=str(probe.ranker.device),
         probe_seconds=of_texts + perf_counter() - begin,
     )
+
+
+def _edited_slots(plan: Plan, pair: AlignedPair) -> int:
+    """How many slots of a pair have a token that differs between its sides."""
+    differs = pair.baseline.ids != pair.perturbed.ids
+    return int((plan.positions.masks([pair])[:, 0] & differs).any(1).sum())
+
+
+_OF_TOKENS = tuple((0, name) for name in ("embed", "resid_pre", "q", "k", "v"))
+"""Activations that depend at each position on its token alone."""
 
 
 def _work(ranker: Ranker, lengths: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pyterrier_mechir.models.anatomy import Anatomy
+from pyterrier_mechir.models.components import WHOLE_STREAMS
 from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.products import packed_products
@@ -87,7 +88,8 @@ def sweep(
 
     def score(runs: Runs) -> tuple[torch.Tensor, torch.Tensor]:
         recorded = record(model, runs.batch, sorted(wanted))
-        return recorded.scores, _sweep_steps(model.anatomy, runs, recorded, steps, patch, at_once)
+        known = () if plan.receivers or run is not replay else _known(model.anatomy, steps, runs)
+        return recorded.scores, _sweep_steps(model.anatomy, runs, recorded, steps, patch, at_once, known)
 
     return in_batches(ranker, model, pairs, query_inputs, plan, score, at_once // copies, progress)
 
@@ -165,10 +167,12 @@ def _sweep_steps(
     steps: Sequence[Step],
     patch: Callable[..., torch.Tensor],
     batch_tokens: int,
+    known: Sequence[int],
 ) -> torch.Tensor:
     """Scores ``[B, site, slot]`` of the targets with each site taken from their sources at the slot's positions.
 
-    Where what is taken is what is there, the score is the target's own, to the last bit.
+    Where what is taken is what is there, in all runs, nothing is computed: the score is the target's own, to the last
+    bit.
 
     Args:
         anatomy: of the model.
@@ -178,6 +182,7 @@ def _sweep_steps(
         patch: gives the scores of patched copies of recorded runs, as
             :func:`~pyterrier_mechir.patching.paths.patched_scores` does.
         batch_tokens: tokens in a forward pass.
+        known: the sites whose patch makes the target's score that of the source.
     """
     inputs, base, source = runs.inputs(runs.target), recorded.rows(runs.target), recorded.rows(runs.source)
     n_runs, length = inputs["input_ids"].shape
@@ -185,9 +190,12 @@ def _sweep_steps(
     n_sites, slots = sum(len(step.sites) for step in steps), runs.slots
     scores = base.scores.new_full((n_runs, n_sites, len(slots)), torch.nan)
     present = slots.any(dim=2)
-    used = present.any(dim=1).nonzero()[:, 0].tolist()
+    changes = _changes(anatomy, base, source, steps, scores.shape, slots)
+    worth = (changes & present.T[:, None]).any(0).tolist()
+    scores[:, list(known)] = source.scores[:, None, None]
     for step in steps:
-        patches = [(site, slot) for site in step.sites for slot in used]
+        swept = [site for site in step.sites if site not in known]
+        patches = [(site, slot) for site in swept for slot, is_worth in enumerate(worth[site]) if is_worth]
         for begin in range(0, len(patches), at_once):
             of_site, of_slot = (list(column) for column in zip(*patches[begin : begin + at_once], strict=True))
             senders = {site: number for number, site in enumerate(dict.fromkeys(of_site))}
@@ -199,10 +207,20 @@ def _sweep_steps(
                     edits.append(Edit(layer, activation, source[layer, activation], mask))
             which = [senders[site] for site in of_site]
             scores[:, of_site, of_slot] = patch(inputs, base, edits, which, slots[of_slot]).T
-    scores = torch.where(
-        _changes(anatomy, base, source, steps, scores.shape, slots), scores, base.scores[:, None, None]
-    )
+    scores = torch.where(changes, scores, base.scores[:, None, None])
     return scores.masked_fill(~present.T[:, None, :], torch.nan)
+
+
+def _known(anatomy: Anatomy, steps: Sequence[Step], runs: Runs) -> list[int]:
+    """The sites whose patch at all positions makes the score that of the source: whole streams of what reads no other.
+
+    A decoder that reads an encoder reads the text there too, and where a position is masked on one side, not all are
+    patched.
+    """
+    if anatomy.cross_attends or runs.slots.numel() > 1 or not runs.slots.all():
+        return []
+    taken = ((site, of) for step in steps for site, of in zip(step.sites, step.heads, strict=True))
+    return [site for site, of in taken if len(of) == 1 and next(iter(of))[1] in WHOLE_STREAMS]
 
 
 def _changes(
