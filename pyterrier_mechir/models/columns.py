@@ -55,6 +55,9 @@ _CELLS = 2**23
 _HIGHEST = 80.0
 """Greatest log of a patched weight in units of the target's sum of weights."""
 
+_LEFT = 0.5
+"""Sum of weights, in units of the target's, below which most of the attention has left a slot."""
+
 
 @dataclass(frozen=True)
 class Slots:
@@ -243,8 +246,10 @@ def _through(
         parts = (heads.query, heads.key, heads.value)
         query, key, value = (part.unflatten(0, (-1, n_runs))[:n_running] for part in parts)
         z = layer.z.expand(len(rows), *layer.z.shape).clone()
+        if not n_running:
+            return z.flatten(0, 1)
         size = max(1, _CELLS // layer.heads.query.shape[:3].numel() // layer.heads.query.shape[2])
-        others = _Others(layer, slots) if n_running else None
+        others = _Others(layer, slots)
         for begin in range(0, n_running, size):
             some = slice(begin, min(begin + size, n_running))
             z[some] = _own(layer, query[some], key[some], value[some], slots).transpose(2, 3)
@@ -311,16 +316,30 @@ class _Others:
         self.total = logits.logsumexp(-1, keepdim=True)
         was = (logits - self.total).exp()
         gain = was * (self.slope @ base.value.transpose(-1, -2))
-        self.was, self.gain, self.gains = was @ self.outside, gain @ self.outside, gain.sum(-1, keepdim=True)
+        self.was, self.gain, self.gains = self._of_slots(was), self._of_slots(gain), gain.sum(-1, keepdim=True)
+        self.rest, self.rest_of_gain = was @ self.outside, gain @ self.outside
+
+    def _of_slots(self, values: Tensor) -> Tensor:
+        return values if self.slots.are_positions else values @ self.members
 
     def notice(self, key: Tensor, value: Tensor) -> Tensor:
-        """What they notice of patched keys and values ``[R, B, H, S, d]``: ``[R, B, P]``."""
+        """What they notice of patched keys and values ``[R, B, H, S, d]``: ``[R, B, P]``.
+
+        N'/Z' - N/Z, with Z = 1, is the change of N less N times the change of Z, over Z', so that small changes are not
+        lost in what is rounded off N. Where most of the attention leaves the slot, Z' is no greater than what is
+        rounded off these changes, and the difference is taken as it stands.
+        """
         logits = self.base.logits(self.base.query @ key.transpose(-1, -2), self.base.mask)
         now = logits.sub_(self.total).clamp_(max=_HIGHEST).exp_()
         gained = (self.slope @ value.transpose(-1, -2)).mul_(now)
-        if not self.slots.are_positions:
-            now, gained = now @ self.members, gained @ self.members
-        change = gained.add_(self.gain).div_(now.add_(self.was)).sub_(self.gains)
+        now, gained = self._of_slots(now), self._of_slots(gained)
+        total = (self.rest + now).clamp_(min=torch.finfo(now.dtype).tiny)
+        has_left, left = total < _LEFT, None
+        if has_left.any():
+            left = (self.rest_of_gain + gained).div_(total).sub_(self.gains)
+        change = gained.sub_(self.gain).sub_(now.sub_(self.was).mul_(self.gains)).div_(total)
+        if left is not None:
+            change = torch.where(has_left, left, change)
         return change.mul_(self.outside).sum((2, 3))
 
 
