@@ -16,8 +16,8 @@ Prints Markdown. For each direction, component and method, over all cells (pair,
 
 Queries and keys, with and without the QK fix, and heads are patched at all positions together.
 
-The targets of 40 pairs of MiniLM, for resid_pre, attn_out and mlp_out: a correlation of .995 (denoise), an error of .03,
-.03 and .04 with edited positions exact and of .13, .03 and .05 without (noise: .20, .08 and .12), and 20 times.
+The targets of 40 pairs of MiniLM, for resid_pre, attn_out and mlp_out: a correlation of .995 (denoise), an error of
+.03, .03 and .04 with edited positions exact and of .13, .03 and .05 without (noise: .20, .08 and .12), and 20 times.
 """
 
 from __future__ import annotations
