@@ -129,8 +129,9 @@ def test_one_slot_of_all_positions_is_exact(kind, noise):
 
 
 @each_way
-@each_kind
+@pytest.mark.parametrize("kind", [kind for kind in COVERED if kind != "colbert bare"])
 def test_small_changes_do_what_the_gradient_says_and_the_error_falls_as_they_do(kind, noise):
+    """One ColBERT is left out, two of whose cosines are nearly the greatest: its gradient tells of one alone."""
     has_kinks = kind.startswith(("splade", "colbert"))
     found = case_of(ranker(kind), noise, PAIRS[:2]) if has_kinks else case(kind, noise)
     with differentiable(found.opened):
@@ -146,8 +147,8 @@ def test_small_changes_do_what_the_gradient_says_and_the_error_falls_as_they_do(
         return float(np.abs(moved / eps - wanted).sum() / np.abs(wanted).sum())
 
     rounding = widened(1e-4)
-    assert error(1 / 64) <= (0.2 if has_kinks else 0.04) + rounding
-    assert error(1 / 64) <= (0.5 if has_kinks else 0.2) * error(1 / 8) + rounding
+    assert error(1 / 64) <= (0.1 if has_kinks else 0.04) + rounding
+    assert error(1 / 64) <= (0.3 if has_kinks else 0.2) * error(1 / 8) + rounding
 
 
 @each_way
