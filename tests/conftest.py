@@ -24,6 +24,8 @@ _LONGEST = (
     "test_decoders.py",
     "test_results.py",
     "test_exactness.py",
+    "test_column.py",
+    "test_columns.py",
     "test_positions.py",
     "test_snapshot.py",
     "test_structure.py",

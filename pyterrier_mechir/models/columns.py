@@ -46,14 +46,17 @@ from pyterrier_mechir.models.replay import Edit, replay
 STREAMS = ("resid_pre", "resid_post")
 """Starts at which rows enter a layer, or leave the last one."""
 
-STARTS = (*STREAMS, "resid_mid", "attn_out", "mlp_out")
-"""The activations that column replay patches."""
+STARTS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+"""The activations that column replay patches, in the order in which their rows enter."""
 
 _CELLS = 2**23
 """Attention weights that are held at once."""
 
 _HIGHEST = 80.0
 """Greatest log of a patched weight in units of the target's sum of weights."""
+
+_LEFT = 0.5
+"""Sum of weights, in units of the target's, below which most of the attention has left a slot."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,7 @@ def replay_columns(
         slots: the slots.
         at_once: how many positions of all rows are computed at once.
     """
-    order = sorted(range(len(starts)), key=lambda number: starts[number])
+    order = sorted(range(len(starts)), key=lambda number: (starts[number][0], STARTS.index(starts[number][1])))
     n_rows = max(1, at_once // slots.of.numel())
     moved = target.scores.new_empty((len(starts), len(target.scores), slots.n))
     for begin in range(0, len(order), n_rows):
@@ -192,7 +195,7 @@ def replay_columns(
 def _replayed(
     opened: Opened, batch: Batch, target: Target, source: Recording, starts: Sequence[Key], slots: Slots
 ) -> Tensor:
-    """As :func:`replay_columns`, of starts in rising order of layers, all at once."""
+    """As :func:`replay_columns`, of starts in the order in which they enter, all at once."""
     anatomy = opened.anatomy
     rows = target.end.new_empty((0, *target.end.shape))
     moved = target.scores.new_zeros((len(starts), len(target.scores), slots.n))
@@ -243,11 +246,14 @@ def _through(
         parts = (heads.query, heads.key, heads.value)
         query, key, value = (part.unflatten(0, (-1, n_runs))[:n_running] for part in parts)
         z = layer.z.expand(len(rows), *layer.z.shape).clone()
+        if not n_running:
+            return z.flatten(0, 1)
         size = max(1, _CELLS // layer.heads.query.shape[:3].numel() // layer.heads.query.shape[2])
+        others = _Others(layer, slots)
         for begin in range(0, n_running, size):
             some = slice(begin, min(begin + size, n_running))
             z[some] = _own(layer, query[some], key[some], value[some], slots).transpose(2, 3)
-            noticed[some] = _others(layer, key[some], value[some], slots)
+            noticed[some] = others.notice(key[some], value[some])
         return z.flatten(0, 1)
 
     def edited(at: int, value: Tensor) -> Callable[[Tensor], Tensor]:
@@ -293,20 +299,48 @@ def _own(layer: _Layer, query: Tensor, key: Tensor, value: Tensor, slots: Slots)
     return (weights * together) @ value + (weights * ~together) @ base.value
 
 
-def _others(layer: _Layer, key: Tensor, value: Tensor, slots: Slots) -> Tensor:
-    """What the rows outside each slot notice of it, to first order in their outputs z: ``[R, B, P]``."""
-    base, members = layer.heads, slots.members[:, None]
-    outside, slope = 1 - members, layer.slope.transpose(1, 2)
-    logits = base.logits(base.query @ base.key.transpose(-1, -2), base.mask)
-    total = logits.logsumexp(-1, keepdim=True)
-    was = (logits - total).exp()
-    gain = was * (slope @ base.value.transpose(-1, -2))
-    now = (base.logits(base.query @ key.transpose(-1, -2), base.mask) - total).clamp(max=_HIGHEST).exp()
-    gained = now * (slope @ value.transpose(-1, -2))
-    if not slots.are_positions:
-        now, gained = now @ members, gained @ members
-    change = (gain @ outside + gained) / (was @ outside + now) - gain.sum(-1, keepdim=True)
-    return (change * outside).sum((2, 3))
+class _Others:
+    """What the rows outside each slot notice of it in a layer, to first order in their outputs z.
+
+    Args:
+        layer: what is recorded of the layer.
+        slots: the slots.
+    """
+
+    def __init__(self, layer: _Layer, slots: Slots):
+        base = layer.heads
+        self.base, self.slots, self.slope = base, slots, layer.slope.transpose(1, 2)
+        self.members = slots.members[:, None]
+        self.outside = 1 - self.members
+        logits = base.logits(base.query @ base.key.transpose(-1, -2), base.mask)
+        self.total = logits.logsumexp(-1, keepdim=True)
+        was = (logits - self.total).exp()
+        gain = was * (self.slope @ base.value.transpose(-1, -2))
+        self.was, self.gain, self.gains = self._of_slots(was), self._of_slots(gain), gain.sum(-1, keepdim=True)
+        self.rest, self.rest_of_gain = was @ self.outside, gain @ self.outside
+
+    def _of_slots(self, values: Tensor) -> Tensor:
+        return values if self.slots.are_positions else values @ self.members
+
+    def notice(self, key: Tensor, value: Tensor) -> Tensor:
+        """What they notice of patched keys and values ``[R, B, H, S, d]``: ``[R, B, P]``.
+
+        N'/Z' - N/Z, with Z = 1, is the change of N less N times the change of Z, over Z', so that small changes are not
+        lost in what is rounded off N. Where most of the attention leaves the slot, Z' is no greater than what is
+        rounded off these changes, and the difference is taken as it stands.
+        """
+        logits = self.base.logits(self.base.query @ key.transpose(-1, -2), self.base.mask)
+        now = logits.sub_(self.total).clamp_(max=_HIGHEST).exp_()
+        gained = (self.slope @ value.transpose(-1, -2)).mul_(now)
+        now, gained = self._of_slots(now), self._of_slots(gained)
+        total = (self.rest + now).clamp_(min=torch.finfo(now.dtype).tiny)
+        has_left, left = total < _LEFT, None
+        if has_left.any():
+            left = (self.rest_of_gain + gained).div_(total).sub_(self.gains)
+        change = gained.sub_(self.gain).sub_(now.sub_(self.was).mul_(self.gains)).div_(total)
+        if left is not None:
+            change = torch.where(has_left, left, change)
+        return change.mul_(self.outside).sum((2, 3))
 
 
 def _at_end(opened: Opened, batch: Batch, target: Target, rows: Tensor, slots: Slots) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ from pyterrier_mechir.text.positions import ALL, Positions
 if TYPE_CHECKING:
     from pyterrier_mechir.models.anatomy import Anatomy
     from pyterrier_mechir.models.sites import Site, SiteSet
+    from pyterrier_mechir.patching.metrics import Metric
+    from pyterrier_mechir.rankers.running import Tower
 
 
 DIRECTIONS = ("denoise", "noise", "both")
@@ -188,3 +190,30 @@ def method_of(value: Method, anatomy: Anatomy) -> Method:
     if isinstance(value, ColumnReplay) and "pattern" in anatomy.lacks:
         raise ValueError(f"column replay computes attention itself, but {anatomy.lacks['pattern']} Use method='exact'.")
     return value
+
+
+def check_columns(sites: Sequence[Site | SiteSet], towers: Mapping[str, Tower], metric: Metric | None) -> None:
+    """Check that column replay can estimate the patches of some sites.
+
+    Args:
+        sites: what is patched.
+        towers: the models that encode, with their edits.
+        metric: what is measured in place of the score.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    from pyterrier_mechir.models.columns import STARTS
+    from pyterrier_mechir.models.edits import Placed
+
+    covered, otherwise = ", ".join(STARTS), "use method='attribution', or 'exact'."
+    wrong = next((one for one in sites if len(one.members) > 1 or one.component not in STARTS), None)
+    if wrong is not None:
+        raise ValueError(f"column replay patches one of {covered} at a time, and {wrong.name} is none; {otherwise}")
+    if metric is not None and not metric.at_end:
+        raise ValueError(f"column replay measures what is made of the final states, and not {metric!r}; {otherwise}")
+    if any(isinstance(edit, Placed) for tower in towers.values() for edit in tower.edits):
+        raise ValueError(
+            "column replay follows edits that are the same at every position of every text, and not FairAttention, or "
+            f"Ablate by='resample' or per='position class'; {otherwise}"
+        )

@@ -188,7 +188,9 @@ class BiEncoder(DualEncoder):
         return vectors
 
     @property
-    def _of_pooled(self) -> Pooled:
+    def _of_pooled(self) -> Pooled | None:
+        if type(self).encode is not BiEncoder.encode or type(self).forward is not BiEncoder.forward:
+            return None
         return Pooled(
             lambda batch: self.pooling_weights(batch["attention_mask"]),
             lambda vectors, batch: self.compare(self._finished(vectors), batch),
