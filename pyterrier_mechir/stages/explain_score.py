@@ -231,8 +231,8 @@ class ExplainScore(TextStage, Storing):
         with pt.tqdm(total=len(texts), desc=repr(self.ranker), unit="doc", disable=not self.verbose) as bar:
             for begin in range(0, len(order), _AT_ONCE):
                 some = order[begin : begin + _AT_ONCE]
-                both = ([column[row] for row in some] for column in (contexts, explained))
-                rows = Rows(*both, thresholds=thresholds[some].tolist())
+                beside, told = ([column[row] for row in some] for column in (contexts, explained))
+                rows = Rows(beside, told, thresholds[some].tolist())
                 found |= zip(some, explain(self.ranker, rows, self._asked, self.of, bar.update), strict=True)
         made = [found[row] for row in range(len(order))]
         self._warn_of_sums(made)
