@@ -92,7 +92,10 @@ class OrderExplanation:
     def _repr_html_(self) -> str:
         from pyterrier_mechir.plots.word_markup import Passage, side_by_side
 
-        parts = (("query", self.query, self.of_query), *zip(("above", "below"), self.texts, (self.above, self.below)))
+        parts = (
+            ("query", self.query, self.of_query),
+            *zip(("above", "below"), self.texts, (self.above, self.below), strict=True),
+        )
         scores = ("", f": {self.scores[0]:.3f}", f": {self.scores[1]:.3f}")
         passages = [
             Passage(f"{name}{score}", text, rows[["begin", "end"]].to_numpy(), rows["score"].to_numpy())
@@ -169,7 +172,7 @@ def explain_order(
             plain.facing("document"),
             [one.reading for one in of_texts],
             [one.scores[one.reading.read].astype(np.float64) for one in of_texts],
-            Absent(plain.facing("document"), out),
+            Absent(plain.facing("document"), out, seed),
             limit=limit,
             n_candidates=candidates,
             batch_size=batch_size,

@@ -18,6 +18,7 @@ from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.results.frames import METADATA, as_cells
 from pyterrier_mechir.stages.base.text_stage import TextStage
 from pyterrier_mechir.stages.results_writer import Storing
+from pyterrier_mechir.text.fillers import RandomFiller
 
 if TYPE_CHECKING:
     from pyterrier_mechir.observe.words.explained import Explained
@@ -82,6 +83,7 @@ class ExplainScore(TextStage, Storing):
             ``attention`` (hidden from all others), ``mask``, ``pad``, ``random`` (words as rare, the mean over draws),
             a :class:`~pyterrier_mechir.perturb.RandomFiller`, or a word that is one token. None takes ``delete``, and
             for ``ig``, which needs texts of one length, ``mask``, or ``random`` where a tokenizer has none.
+            ``gradient`` and ``terms`` leave nothing out, and take none.
         all_occurrences: whether all occurrences of a word are left out together, for ``occlusion`` and ``lime``. Of a
             word that comes twice, one occurrence alone may seem worthless.
         steps: points of the path of ``ig``.
@@ -171,21 +173,21 @@ class ExplainScore(TextStage, Storing):
     def about(self, *, fingerprint: bool = False) -> dict[str, Any]:
         """What decides the results: ``ranker`` and ``scorer``, as those of :class:`~pyterrier_mechir.PatchScorer`."""
         asked = self._asked
-        uses_absence = asked.method not in ("gradient", "terms")
-        absence = asked.absence if isinstance(asked.absence, str) else repr(asked.absence)
+        absence = repr(asked.absence) if isinstance(asked.absence, RandomFiller) else asked.absence
+        draws = self.method == "lime" or absence == "random"
         scorer = {
             "stage": "ExplainScore",
             "method": self.method,
             "unit": self.unit,
             "of": self.of,
             "against": self.against,
-            "absence": absence if uses_absence else None,
+            "absence": absence,
             "all_occurrences": self.all_occurrences,
             "interactions": self.interactions,
             "text_field": self.text_field,
             **({"steps": self.steps} if self.method == "ig" else {}),
             **({"samples": self.samples, "kernel_width": self.kernel_width} if self.method == "lime" else {}),
-            **({"seed": self.seed} if self.method == "lime" or (uses_absence and asked.absence == "random") else {}),
+            **({"seed": self.seed} if draws else {}),
         }
         return {"ranker": self.ranker.about(fingerprint=fingerprint), "scorer": scorer}
 

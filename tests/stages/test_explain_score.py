@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import unittest
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -356,6 +357,7 @@ def test_pairs_of_words_and_their_terms_are_stored(tmp_path):
         ("colbert", {"interactions": True, "method": "ig"}, r"only for a BiEncoder of similarity dot or cosine"),
         ("bi cls dot", {"interactions": True, "method": "ig", "of": "query"}, r"goes with of='document'"),
         ("cross bert", {"all_occurrences": True, "method": "ig"}, r"leaves words out together, which method='ig'"),
+        ("cross bert", {"method": "gradient", "absence": "mask"}, r"method=.gradient. leaves no words out"),
         ("mono t5", {"absence": "mask"}, r"absence='mask': the tokenizer of .* has no mask token; give 'delete'"),
         ("generative qwen2", {"method": "ig", "absence": "mask"}, r"has no mask token; give 'delete'"),
         ("cross bert", {"absence": "neap tides"}, r"'neap tides' is 2 tokens in this tokenizer"),
@@ -432,3 +434,17 @@ def test_every_layer_that_is_drawn_anew_changes_what_words_carry(kind, method):
             changed = np.abs(one - other)
             assert np.mean(changed > 1e-3 * np.abs(one).max()) > 0.5
             assert changed.max() > 0.02 * np.abs(one).max()
+
+
+def test_the_code_of_the_page_runs():
+    page = (Path(__file__).parents[2] / "docs" / "words.md").read_text(encoding="utf-8")
+    blocks = [part.split("```")[0] for part in page.split("```python\n")[1:]]
+    found = ranker("cross bert")
+    rows = pd.DataFrame([(QUERIES[0], f"d{n}", TEXTS[n]) for n in (0, 1, 3)], columns=["query", "docno", "text"])
+    rows = rows.assign(qid="1", score=0.0, rank=0)
+    names = {"ranker": found, "bm25": pt.Transformer.from_df(rows), "topics": rows[["qid", "query"]].head(1)}
+    for block in blocks:
+        exec(block, names)
+    order, table = names["order"], names["table"]
+    assert order.scores == tuple(sorted(names["words"]["score"], reverse=True)[:2])
+    assert table["method"].tolist()[:2] == ["occlusion", "gradient"]

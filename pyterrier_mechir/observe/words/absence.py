@@ -39,6 +39,7 @@ class Absent:
     Args:
         ranker: the ranker, facing the side that the texts are of.
         absence: one of the ways above.
+        seed: of the draws of ``random``.
 
     Attributes:
         n_draws: how many sequences stand for one text: more than one where what is absent is drawn at random.
@@ -48,7 +49,7 @@ class Absent:
         TypeError: something else.
     """
 
-    def __init__(self, ranker: Ranker, absence: Absence):
+    def __init__(self, ranker: Ranker, absence: Absence, seed: int = 0):
         if not isinstance(absence, (str, RandomFiller)):
             raise TypeError(f"absence is {absence!r}; give 'delete', {KEPT_LENGTH}, or a RandomFiller.")
         self.name = absence
@@ -67,7 +68,8 @@ class Absent:
                 f"absence='pad': {type(ranker.model).__name__} numbers positions by the tokens that are no padding, so "
                 "that all words after would move; give another."
             )
-        self._fillers = Fillers(absence, ranker.vocabulary)
+        filler = RandomFiller(seed=seed) if absence == "random" else absence
+        self._fillers = Fillers(filler, ranker.vocabulary)
         self.n_draws = len(self._fillers)
 
     def sequences(self, readings: Sequence[Reading], kept: Sequence[np.ndarray]) -> list[Encoded | None]:

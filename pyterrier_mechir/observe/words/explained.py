@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyterrier_mechir.observe.words.absence import Absence
+from pyterrier_mechir.observe.words.absence import Absence, Absent
 from pyterrier_mechir.observe.words.readings import Reading
+
+if TYPE_CHECKING:
+    from pyterrier_mechir.rankers.base import Ranker
 
 NAN = float("nan")
 
@@ -20,7 +23,8 @@ class Asked:
     Args:
         method: one of :data:`~pyterrier_mechir.observe.words.methods.METHODS`.
         unit: one of :data:`~pyterrier_mechir.text.units.UNITS`.
-        absence: what stands in the place of a unit that is left out (:mod:`~pyterrier_mechir.observe.words.absence`).
+        absence: what stands in the place of a unit that is left out (:mod:`~pyterrier_mechir.observe.words.absence`);
+            None for a method that leaves none out.
         all_occurrences: whether all occurrences of a word are left out together.
         steps: points of the path of ``ig``.
         samples: texts that ``lime`` draws; None draws ten for each unit, and at least 200.
@@ -32,7 +36,7 @@ class Asked:
 
     method: str = "occlusion"
     unit: str = "word"
-    absence: Absence = "delete"
+    absence: Absence | None = "delete"
     all_occurrences: bool = False
     steps: int = 50
     samples: int | None = None
@@ -40,6 +44,11 @@ class Asked:
     interactions: bool = False
     seed: int = 0
     batch_size: int | None = None
+
+    def absent(self, ranker: Ranker) -> Absent:
+        """What makes texts without some of their units, for a ranker that faces the side that they are of."""
+        assert self.absence is not None, f"{self.method} leaves nothing out"
+        return Absent(ranker, self.absence, self.seed)
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def faithfulness(
     facing = in_encoder(plain).facing(asked.of)
     first = next(iter(frames.values()))
     of_absence = _another(facing, frames) if absence is None else absence
-    absent = Absent(facing, of_absence)
+    absent = Absent(facing, of_absence, seed)
     rarity = Idf.of(first[asked.text_field].tolist() if idf is None else idf)
     rows: list[dict[str, Curves]] = []
     texts = first[asked.explained].tolist()

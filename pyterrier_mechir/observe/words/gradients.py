@@ -65,7 +65,7 @@ def integrated_gradients(
 ) -> list[Explained]:
     """Explanations by integrated gradients; args are those of :func:`~.left_out.occlusion`."""
     found: list[Explained | None] = [None] * len(readings)
-    without = empty_sequences(ranker, readings, Absent(ranker, asked.absence))
+    without = empty_sequences(ranker, readings, asked.absent(ranker))
     opened = ranker.opened
     with differentiable(opened):
         for index, batch in batches(ranker, readings, asked.batch_size):

@@ -27,7 +27,6 @@ from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.opened import Opened
 from pyterrier_mechir.models.ports import on_port
 from pyterrier_mechir.models.recording import record
-from pyterrier_mechir.observe.words.absence import Absent
 from pyterrier_mechir.observe.words.explained import Asked, Explained
 from pyterrier_mechir.observe.words.gradients import EMBED, empty_sequences
 from pyterrier_mechir.observe.words.readings import Reading
@@ -125,7 +124,7 @@ def _matrix(pairs: np.ndarray, query: Reading, document: Reading) -> np.ndarray:
 
 
 def _moved(ranker: BiEncoder, reading: Reading, asked: Asked) -> _Moved:
-    opened, absent = ranker.opened, Absent(ranker, asked.absence)
+    opened, absent = ranker.opened, asked.absent(ranker)
     draws = [
         _by_units(ranker, opened, reading, without[0], asked.steps)
         for without in empty_sequences(ranker, [reading], absent)

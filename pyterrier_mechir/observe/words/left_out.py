@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyterrier_mechir.observe.words.absence import Absent
 from pyterrier_mechir.observe.words.explained import NAN, Asked, Explained
 from pyterrier_mechir.observe.words.values import values
 from pyterrier_mechir.text.words import seeded
@@ -58,9 +57,7 @@ def occlusion(
         whole, each = np.ones((1, n_groups), dtype=bool), np.eye(n_groups, dtype=bool)
         of_groups = np.concatenate([whole, ~whole, ~each])
         kept.append(of_groups[:, group])
-    found = values(
-        ranker, readings, kept, Absent(ranker, asked.absence), batch_size=asked.batch_size, progress=progress
-    )
+    found = values(ranker, readings, kept, asked.absent(ranker), batch_size=asked.batch_size, progress=progress)
     made = []
     for reading, group, scores in zip(readings, groups, found, strict=True):
         lost = scores[0] - scores[2:]
@@ -88,7 +85,7 @@ def lime(
         ranker,
         readings,
         [z[:, group] for z, group in zip(drawn, groups, strict=True)],
-        Absent(ranker, asked.absence),
+        asked.absent(ranker),
         batch_size=asked.batch_size,
         progress=progress,
     )

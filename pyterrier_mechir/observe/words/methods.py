@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.observe.words.explained import Asked, Explained
-from pyterrier_mechir.text.fillers import RandomFiller
 from pyterrier_mechir.text.units import UNITS
 
 if TYPE_CHECKING:
@@ -21,6 +20,9 @@ METHODS = ("occlusion", "gradient", "ig", "lime", "terms")
 
 LEAVING_OUT = ("occlusion", "lime")
 """Those that score texts without some of their units, so that units can be absent in any way."""
+
+WITHOUT_ABSENCE = ("gradient", "terms")
+"""Those that leave nothing out."""
 
 
 class _Explains(Protocol):
@@ -71,8 +73,14 @@ def check_asked(asked: Asked, ranker: Ranker, of: str) -> None:
             f"absence={asked.absence!r} leaves no embeddings to go from, which 'ig' needs; give "
             f"{KEPT_LENGTH.replace('attention, ', '')}."
         )
-    if asked.method not in ("gradient", "terms"):
-        Absent(ranker.facing(of), asked.absence)
+    if asked.absence is None:
+        return
+    if asked.method in WITHOUT_ABSENCE:
+        raise ValueError(
+            f"method={asked.method!r} leaves no words out, so that nothing is absent; leave out "
+            f"absence={asked.absence!r}."
+        )
+    Absent(ranker.facing(of), asked.absence)
 
 
 def columns_of(asked: Asked, ranker: Ranker) -> tuple[str, ...]:
@@ -92,10 +100,10 @@ def columns_of(asked: Asked, ranker: Ranker) -> tuple[str, ...]:
     return names
 
 
-def default_absence(method: str, ranker: Ranker) -> Absence:
+def default_absence(method: str, ranker: Ranker) -> Absence | None:
     """What stands for an absent unit where nothing is asked for: ``delete``, and for ``ig`` a mask, else ``random``."""
     if method != "ig":
-        return "delete"
+        return None if method in WITHOUT_ABSENCE else "delete"
     return "random" if ranker.vocabulary.tokenizer.mask_token_id is None else "mask"
 
 
@@ -139,8 +147,6 @@ def explain(
         "ig": interactions if asked.interactions else integrated_gradients,
         "terms": exact_terms,
     }
-    if asked.absence == "random":
-        asked = replace(asked, absence=RandomFiller(seed=asked.seed))
     facing = in_encoder(ranker).facing(of)
     made = readings(facing, rows.contexts, rows.texts, asked.unit)
     return ways[asked.method](facing, made, asked, rows.thresholds, progress)

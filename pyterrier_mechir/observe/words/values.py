@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.observe.words.readings import Reading
     from pyterrier_mechir.rankers.base import Ranker
 
-_AT_ONCE = 64
+_AT_ONCE = 16
 """How many times the tokens of a forward pass are made at once, so that these can be put together by length."""
 
 
