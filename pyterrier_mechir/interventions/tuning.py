@@ -142,7 +142,8 @@ def random_sites(ranker: Ranker, sites: Sequence[str], n: int, rng: np.random.Ge
     n_sets = prod(comb(len(pool), size) for pool, size in pools.items()) - 1
     if not n_sets:
         raise ValueError(f"there are no other sites like {', '.join(sites)} to draw, as a control; give n_random=0.")
-    drawn, seen = [], {frozenset(sites)}
+    drawn: list[tuple[str, ...]] = []
+    seen = {frozenset(sites)}
     while len(drawn) < min(n, n_sets):
         found = [pool[at] for pool, size in pools.items() for at in rng.permutation(len(pool))[:size]]
         if frozenset(found) not in seen:
