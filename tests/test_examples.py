@@ -42,12 +42,14 @@ _FEWER = {
     "paths": ("choose, report = ", "choose, report = choose.head(3), report.head(3)" + _THREE_LAYERS),
     "families": ("bm25 = ", _FEW.format(topics=2, documents=1, letters=150)),
     "edits": ("bm25 = ", _FEW.format(topics=18, documents=8, letters=400)),
+    "words": ("bm25 = ", _FEW.format(topics=4, documents=4, letters=120)),
 }
 """Runs after the cell of each notebook that has such a line, so that its results come from less."""
 
 
 @pytest.mark.parametrize(
-    ("name", "figures"), [("quickstart", 2), ("position_or_term", 1), ("paths", 3), ("families", 1), ("edits", 1)]
+    ("name", "figures"),
+    [("quickstart", 2), ("position_or_term", 1), ("paths", 3), ("families", 1), ("edits", 1), ("words", 5)],
 )
 def test_the_notebook_runs(name, figures, tmp_path, monkeypatch):
     monkeypatch.setenv(*next(iter(_ONE_THREAD.items())))

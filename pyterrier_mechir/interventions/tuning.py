@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from math import comb, prod
 from typing import Any
 
 import numpy as np
@@ -117,25 +118,44 @@ def check_sites(ranker: Ranker, sites: Sequence[str]) -> tuple[str, ...]:
     return named
 
 
-def random_sites(ranker: Ranker, sites: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
-    """As many sites of the same kinds, drawn from what else their layers have; of MLPs, from other layers.
+def random_sites(ranker: Ranker, sites: Sequence[str], n: int, rng: np.random.Generator) -> list[tuple[str, ...]]:
+    """Random sets of as many sites of the same kinds in the same layers, of MLPs in any layers.
+
+    A set may have some of the sites in it, as a random one would, but not all of them, and none comes twice.
+
+    Args:
+        ranker: the ranker.
+        sites: the sites.
+        n: how many sets.
+        rng: draws them.
+
+    Returns:
+        The sets; fewer than ``n`` where there are not so many.
 
     Raises:
-        ValueError: there is nothing else to draw from.
+        ValueError: there is no other set.
     """
-    taken, drawn = set(sites), []
+    pools: dict[tuple[str, ...], int] = {}
     for site in sites:
-        others = sorted(_others(ranker, site) - taken)
-        if not others:
-            raise ValueError(f"there is no other site like {site} to draw, as a control; give n_random=0.")
-        drawn.append(others[int(rng.integers(len(others)))])
-        taken.add(drawn[-1])
-    return tuple(drawn)
+        pool = _alike(ranker, site)
+        pools[pool] = pools.get(pool, 0) + 1
+    n_sets = prod(comb(len(pool), size) for pool, size in pools.items()) - 1
+    if not n_sets:
+        raise ValueError(f"there are no other sites like {', '.join(sites)} to draw, as a control; give n_random=0.")
+    drawn: list[tuple[str, ...]] = []
+    seen = {frozenset(sites)}
+    while len(drawn) < min(n, n_sets):
+        found = [pool[at] for pool, size in pools.items() for at in rng.permutation(len(pool))[:size]]
+        if frozenset(found) not in seen:
+            seen.add(frozenset(found))
+            drawn.append(tuple(found))
+    return drawn
 
 
-def _others(ranker: Ranker, site: str) -> set[str]:
+def _alike(ranker: Ranker, site: str) -> tuple[str, ...]:
+    """The sites that one is drawn from."""
     at: Any = parse_site(site)
     if at.number is None:
-        return {at._replace(layer=layer).name for layer in range(ranker.n_layers)}
+        return tuple(at._replace(layer=layer).name for layer in range(ranker.n_layers))
     (_, activation), _ = place_of(ranker, site)
-    return {at._replace(number=number).name for number in range(ranker.anatomy.groups(activation))}
+    return tuple(at._replace(number=number).name for number in range(ranker.anatomy.groups(activation)))

@@ -226,12 +226,15 @@ class ExplainScore(TextStage, Storing):
         from pyterrier_mechir.observe.words.methods import Rows, columns_of, explain
 
         contexts, explained = (queries, texts) if self.of == "document" else (texts, queries)
-        made: list[Explained] = []
+        order = sorted(range(len(explained)), key=explained.__getitem__)  # equal texts are computed together, once
+        found: dict[int, Explained] = {}
         with pt.tqdm(total=len(texts), desc=repr(self.ranker), unit="doc", disable=not self.verbose) as bar:
-            for begin in range(0, len(texts), _AT_ONCE):
-                some = slice(begin, begin + _AT_ONCE)
-                rows = Rows(contexts[some], explained[some], thresholds[some].tolist())
-                made += explain(self.ranker, rows, self._asked, self.of, bar.update)
+            for begin in range(0, len(order), _AT_ONCE):
+                some = order[begin : begin + _AT_ONCE]
+                beside, told = ([column[row] for row in some] for column in (contexts, explained))
+                rows = Rows(beside, told, thresholds[some].tolist())
+                found |= zip(some, explain(self.ranker, rows, self._asked, self.of, bar.update), strict=True)
+        made = [found[row] for row in range(len(order))]
         self._warn_of_sums(made)
         columns: dict[str, Any] = {
             "units": as_cells(one.reading.names for one in made),

@@ -119,8 +119,9 @@ class SiteTuning(LearnedStage):
         Args:
             res: as in :meth:`HeadGates.report <pyterrier_mechir.HeadGates.report>`.
             qrels: their judgments.
-            n_random: how many times as many sites, drawn at random from what else the layers of :attr:`sites` have, are
-                tuned in the same way; in the place of MLPs, MLPs of other layers. Each takes as long as ``fit``.
+            n_random: how many random sets of as many sites of the same layers (of MLPs, of any layers) are tuned in the
+                same way, no set twice; where there are not so many sets, as many as there are. Each takes as long as
+                ``fit``.
             n_shuffled: as there.
             n_seeds: as there.
             ci: coverage of the intervals.
@@ -139,8 +140,8 @@ class SiteTuning(LearnedStage):
         from pyterrier_mechir.interventions.tuning import random_sites
 
         rng = np.random.default_rng([self.seed, 1])
-        for _ in range(n):
-            yield self._again(self.seed, sites=random_sites(self.ranker, self.sites, rng)).learned
+        for sites in random_sites(self.ranker, self.sites, n, rng) if n else ():
+            yield self._again(self.seed, sites=sites).learned
 
     def _numbers(self) -> np.ndarray:
         return self._changes

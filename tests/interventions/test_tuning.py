@@ -182,19 +182,23 @@ def test_pulling_back_keeps_weights_nearer():
     assert np.abs(held).sum() < np.abs(free).sum()
 
 
-def test_random_sites_are_others_of_the_same_layers():
+def test_random_sites_are_other_sets_of_the_same_layers():
     ranker = CrossEncoder(build("bert", True))
     sites = ["L0H1", "L1H0", "L1H2", "L1.mlp_out"]
-    rng = np.random.default_rng(0)
-    drawn = [random_sites(ranker, sites, rng) for _ in range(20)]
-    for found in drawn:
-        assert not set(found) & set(sites)
-        assert len(set(found)) == 4
-        assert [name[:3] for name in found[:3]] == ["L0H", "L1H", "L1H"]
-        assert found[3] in ("L0.mlp_out", "L2.mlp_out")
-    assert len(set(drawn)) > 5
-    with pytest.raises(ValueError, match="no other site like L1H1"):
-        random_sites(ranker, [f"L1H{head}" for head in (1, 0, 2, 3)], rng)
+    drawn = random_sites(ranker, sites, 40, np.random.default_rng(0))
+    sets = {frozenset(found) for found in drawn}
+    assert len(sets) == 40 and frozenset(sites) not in sets
+    for found in sets:
+        assert sorted(name[:3] for name in found if "H" in name) == ["L0H", "L1H", "L1H"]
+        assert sum(name.endswith(".mlp_out") for name in found) == 1
+    assert len({name for found in sets for name in found}) == 4 + 4 + 3
+
+
+def test_no_set_of_random_sites_comes_twice_and_where_there_is_none_it_is_said():
+    ranker, rng = CrossEncoder(build("bert", True)), np.random.default_rng(0)
+    assert sorted(random_sites(ranker, ["L1H1"], 20, rng)) == [("L1H0",), ("L1H2",), ("L1H3",)]
+    with pytest.raises(ValueError, match="no other sites like L1H1, L1H0"):
+        random_sites(ranker, [f"L1H{head}" for head in (1, 0, 2, 3)], 20, rng)
 
 
 def test_a_report_tunes_random_sites_in_the_same_way(tuned):
@@ -203,7 +207,7 @@ def test_a_report_tunes_random_sites_in_the_same_way(tuned):
         "unchanged", "learned", "control", "control", "shuffled", "seed", "mix",
     ]  # fmt: skip
     rng = np.random.default_rng([0, 1])
-    first = SiteTuning(**{**tuned_options(tuned), "sites": random_sites(tuned.ranker, SITES, rng)})
+    first = SiteTuning(**{**tuned_options(tuned), "sites": random_sites(tuned.ranker, SITES, 2, rng)[0]})
     first.fit(candidates(0, 3), tuned._data[0].qrels, candidates(3, 5), tuned._data[1].qrels)
     frame = candidates(5, 7)
     measured = pt.Experiment([first(frame)], frame[["qid", "query"]].drop_duplicates(), judgments(), ["ndcg_cut_10"])
