@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.observe.words.faithfulness import faithfulness
     from pyterrier_mechir.orders import OrderExplanation, explain_order
     from pyterrier_mechir.patching.metrics import AttentionTo, QueryTokenScore, TermWeight
-    from pyterrier_mechir.patching.plan import Attribution, IntegratedGradients
+    from pyterrier_mechir.patching.plan import Attribution, ColumnReplay, IntegratedGradients
     from pyterrier_mechir.plots.attention import plot_attention
     from pyterrier_mechir.plots.circuit import plot_circuit
     from pyterrier_mechir.plots.classes import plot_classes
@@ -86,6 +86,7 @@ _HOMES = {
     "AxiomAgreement": "results.measures",
     "BiEncoder": "rankers.bi_encoder",
     "ColBERT": "rankers.colbert",
+    "ColumnReplay": "patching.plan",
     "CompareHeads": "stages.compare_heads",
     "CrossEncoder": "rankers.cross_encoder",
     "EffectConcentration": "results.measures",
@@ -157,6 +158,7 @@ __all__ = [
     "AxiomAgreement",
     "BiEncoder",
     "ColBERT",
+    "ColumnReplay",
     "CompareHeads",
     "CrossEncoder",
     "EffectConcentration",

@@ -81,8 +81,9 @@ class PatchScorer(PairScorer):
             each by itself, where negative ones count from the end.
         direction: ``denoise``, ``noise`` or ``both``.
         method: ``exact``, or how patched scores are estimated: ``attribution``, which is
-            :class:`~pyterrier_mechir.Attribution`, ``ig``, which is :class:`~pyterrier_mechir.IntegratedGradients`, or
-            one of these with options. Estimates take the place of the patched scores.
+            :class:`~pyterrier_mechir.Attribution`, ``ig``, which is :class:`~pyterrier_mechir.IntegratedGradients`,
+            ``column``, which is :class:`~pyterrier_mechir.ColumnReplay` (of streams and what layers add to them, at
+            positions), or one of these with options. Estimates take the place of the patched scores.
         screen: with an estimating method, how many sites to verify: all are estimated, and those of greatest estimated
             effect over the frame are patched exactly, in all its rows. Which they are depends on the frame, so that a
             frame that comes in batches is screened batch by batch. ``attrs["mechir"]["screen"]`` tells which were
@@ -171,7 +172,9 @@ class PatchScorer(PairScorer):
 
     def _checked(self, screen: int | None) -> int | None:
         if screen is not None and self.method == "exact":
-            raise ValueError(f"screen={screen} verifies estimates; give method='attribution' or 'ig' with it.")
+            raise ValueError(
+                f"screen={screen} verifies estimates; give method='attribution', 'ig' or 'column' with it."
+            )
         if self.receivers is not None and self.method != "exact":
             raise ValueError("paths to receivers are patched exactly; leave method out, or receivers.")
         if screen is not None and screen < 1:
