@@ -217,3 +217,18 @@ def check_columns(sites: Sequence[Site | SiteSet], towers: Mapping[str, Tower], 
             "column replay follows edits that are the same at every position of every text, and not FairAttention, or "
             f"Ablate by='resample' or per='position class'; {otherwise}"
         )
+
+
+def check_streams(sites: Sequence[Site | SiteSet], anatomy: Anatomy, towers: Mapping[str, Tower]) -> None:
+    """Check that no stream is patched within a layer that an edit of the stream enters, where it is read as a sum.
+
+    Raises:
+        ValueError: one is.
+    """
+    edited = {edit.key for tower in towers.values() for edit in tower.edits}
+    for site in (site for one in sites for site in one.members if site.component.startswith("resid_mid")):
+        if not anatomy.architecture.mid_norm and (site.layer, "resid_pre") in edited:
+            raise ValueError(
+                f"{site.name} is read as the stream that enters the layer plus what attention adds, and an edit "
+                f"changes that stream on its way; patch L{site.layer}.resid_post, or edit L{site.layer}.resid_mid instead."
+            )

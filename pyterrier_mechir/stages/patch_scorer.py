@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.models.sites import Sites, activation_of, select_sites
-from pyterrier_mechir.patching.plan import DIRECTIONS, ColumnReplay, Method, check_columns, method_of
+from pyterrier_mechir.patching.plan import DIRECTIONS, ColumnReplay, Method, check_columns, check_streams, method_of
 from pyterrier_mechir.patching.receivers import FINAL, parse_receivers, upstream
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.rankers.base import Ranker
@@ -166,6 +166,7 @@ class PatchScorer(PairScorer):
             raise ValueError("the final stream comes after all attention; name heads' q, k or v as receivers instead.")
         if isinstance(self.method, ColumnReplay):
             check_columns(self.sites.patched, ranker.towers(), metric)
+        check_streams(self.sites.patched, ranker.anatomy, ranker.towers())
         self.min_delta = min_delta
         for site in {(site.component, site.layer): site for one in self.sites.sites for site in one.members}.values():
             self.ranker.anatomy.port(*activation_of(site, ranker.n_layers))

@@ -239,7 +239,6 @@ EDITS = [
     Scale("L1.mlp_out", -0.5),
     Scale("L1H2.k", 1.7),
     Scale("L0.resid_mid", 1.2),
-    Scale("L1.resid_pre", 0.8),
 ]
 
 
@@ -255,6 +254,14 @@ def test_rankers_that_are_edited_are_replayed_under_their_edits(kind):
     assert_same(swept(found, COLUMN, "all"), swept(found, "exact", "all"))
     assert np.abs(moved(swept(found)) - moved(swept(plain))).max() > 1e-3
     assert spearman(moved(swept(found)), moved(swept(found, "exact"))) > 0.5
+
+
+def test_a_stream_that_an_edit_changes_on_its_way_is_not_patched_within_the_layer():
+    found = ranker("bi llama").edited(Scale("L1.resid_pre", 0.8))
+    with pytest.raises(ValueError, match=r"L1.resid_mid is read as the stream .* patch L1.resid_post"):
+        PatchScorer(found, "resid_mid")
+    PatchScorer(found, "resid_mid", layers=[0])
+    PatchScorer(ranker("cross bert").edited(Scale("L1.resid_pre", 0.8)), "resid_mid")
 
 
 class Halved(BiEncoder):
