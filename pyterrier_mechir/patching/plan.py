@@ -230,5 +230,6 @@ def check_streams(sites: Sequence[Site | SiteSet], anatomy: Anatomy, towers: Map
         if not anatomy.architecture.mid_norm and (site.layer, "resid_pre") in edited:
             raise ValueError(
                 f"{site.name} is read as the stream that enters the layer plus what attention adds, and an edit "
-                f"changes that stream on its way; patch L{site.layer}.resid_post, or edit L{site.layer}.resid_mid instead."
+                "changes that stream on its way; "
+                f"patch L{site.layer}.resid_post, or edit L{site.layer}.resid_mid instead."
             )
