@@ -45,6 +45,8 @@ class Opened:
         reads_first_token: whether what ``forward`` gives depends on the last layer at the first position only, so that
             other positions need not be computed there.
         pooled: how scores are made of a weighted sum of the final states; None where they are made otherwise.
+        reads_stream: whether what ``forward`` gives of a text depends on it through the residual stream alone, so that
+            runs with the same stream at all positions of some layer have the same score.
     """
 
     anatomy: Anatomy
@@ -52,8 +54,9 @@ class Opened:
     encode: Forward
     reads_first_token: bool
     pooled: Pooled | None = None
+    reads_stream: bool = False
 
     @property
     def encoding(self) -> Opened:
         """The same with ``encode`` in the place of ``forward``: its runs give what scores are made of."""
-        return replace(self, forward=self.encode, pooled=None)
+        return replace(self, forward=self.encode, pooled=None, reads_stream=False)

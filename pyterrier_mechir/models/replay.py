@@ -235,7 +235,8 @@ def _unchanged_maps(anatomy: Anatomy, resumption: _Resumption, edits: Sequence[E
     of_layer = {edit.activation for edit in edits if edit.layer == resumption.layer}
     if resumption.start != (resumption.layer, "resid_pre") or not of_layer or not INPUTS_OF_HEADS.issuperset(of_layer):
         return []
-    return list(dict.fromkeys(anatomy.port(resumption.layer, name).module for name in ("q", "k", "v")))
+    layer = anatomy.layers[resumption.layer]
+    return [layer.get_submodule(path) for path in anatomy.architecture.qkv]
 
 
 def _once(forward: Callable[..., Any], n: int) -> Callable[..., Any]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pyterrier_mechir.models.components import WHOLE_STREAMS
 from pyterrier_mechir.models.sites import Site, SiteSet, activation_of
 from pyterrier_mechir.patching.plan import Plan
+from pyterrier_mechir.patching.sweep import is_known
 from pyterrier_mechir.text.positions import ALL
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ class Probe(NamedTuple):
         plan, n_layers = self.plan, self.ranker.n_layers
         keys = [[activation_of(site, n_layers) for site in one.members] for one in self.sites]
         if plan.positions == ALL:
-            is_known = not plan.receivers and not self.ranker.anatomy.cross_attends
-            n = sum(not (is_known and len(of) == 1 and of[0][1] in WHOLE_STREAMS) for of in keys)
+            are_known = not plan.receivers and self.ranker.opened.reads_stream
+            n = sum(not (are_known and is_known(of)) for of in keys)
             return np.full(len(self.pairs), n * len(plan.ways))
         of_tokens = sum(all(key in _OF_TOKENS for key in of) for of in keys)
         slots = np.array([plan.positions.count(pair) for pair in self.pairs])

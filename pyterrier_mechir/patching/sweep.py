@@ -14,7 +14,7 @@ from pyterrier_mechir.models.components import WHOLE_STREAMS
 from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.products import packed_products
-from pyterrier_mechir.models.recording import Recording, record
+from pyterrier_mechir.models.recording import Key, Recording, record
 from pyterrier_mechir.models.replay import Edit, Run, at_positions, replay
 from pyterrier_mechir.patching.outcome import SweepResult
 from pyterrier_mechir.patching.paths import needed_to_patch, patched_scores
@@ -88,7 +88,7 @@ def sweep(
 
     def score(runs: Runs) -> tuple[torch.Tensor, torch.Tensor]:
         recorded = record(model, runs.batch, sorted(wanted))
-        known = () if plan.receivers or run is not replay else _known(model.anatomy, steps, runs)
+        known = () if plan.receivers or run is not replay else _known(model, steps, runs)
         return recorded.scores, _sweep_steps(model.anatomy, runs, recorded, steps, patch, at_once, known)
 
     return in_batches(ranker, model, pairs, query_inputs, plan, score, at_once // copies, progress)
@@ -211,16 +211,21 @@ def _sweep_steps(
     return scores.masked_fill(~present.T[:, None, :], torch.nan)
 
 
-def _known(anatomy: Anatomy, steps: Sequence[Step], runs: Runs) -> list[int]:
-    """The sites whose patch at all positions makes the score that of the source: whole streams of what reads no other.
+def _known(opened: Opened, steps: Sequence[Step], runs: Runs) -> list[int]:
+    """The sites whose patch at all positions makes the score that of the source: streams, if nothing else is read.
 
-    A decoder that reads an encoder reads the text there too, and where a position is masked on one side, not all are
-    patched.
+    Where a position is masked on one side, not all are patched. The stream that enters the first layer is not among
+    them: its patch shows whether there is a second way from the text to the score.
     """
-    if anatomy.cross_attends or runs.slots.numel() > 1 or not runs.slots.all():
+    if not opened.reads_stream or runs.slots.numel() > 1 or not runs.slots.all():
         return []
-    taken = ((site, of) for step in steps for site, of in zip(step.sites, step.heads, strict=True))
-    return [site for site, of in taken if len(of) == 1 and next(iter(of))[1] in WHOLE_STREAMS]
+    taken = ((site, list(of)) for step in steps for site, of in zip(step.sites, step.heads, strict=True))
+    return [site for site, keys in taken if is_known(keys)]
+
+
+def is_known(keys: Sequence[Key]) -> bool:
+    """Whether what replaces some activations at all positions leaves nothing of the target after the first layer."""
+    return len(keys) == 1 and keys[0][1] in WHOLE_STREAMS and keys[0] != (0, "resid_pre")
 
 
 def _changes(

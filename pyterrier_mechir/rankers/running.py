@@ -108,7 +108,24 @@ class Running(Identified, ABC):
         It belongs to the running thread, and to the model as it is now: take one for each call, and keep none.
         """
         held = self._held()
-        return Opened(self.anatomy.of(held.twin), held.forward, held.encode, self.reads_first_token, held._of_pooled)
+        return Opened(
+            self.anatomy.of(held.twin),
+            held.forward,
+            held.encode,
+            self.reads_first_token,
+            held._of_pooled,
+            held._reads_stream,
+        )
+
+    @property
+    def _reads_stream(self) -> bool:
+        """Whether scores depend on a text through the residual stream alone.
+
+        A decoder may read the text beside what the encoder made of it, and a class of the user's own may do anything.
+        """
+        made = (getattr(type(self), name) for name in ("collate", "encode", "compare", "forward"))
+        are_ours = all(method.__module__.partition(".")[0] == __name__.partition(".")[0] for method in made)
+        return are_ours and not self.model.config.is_encoder_decoder
 
     @property
     def _of_pooled(self) -> Pooled | None:
