@@ -21,7 +21,7 @@ from matplotlib import pyplot
 from matplotlib.collections import PolyCollection
 from reference import inputs_of
 from small_models import ARCHITECTURES, QUERIES, TEXTS, build
-from test_words import explained
+from test_word_views import explained
 from tolerance import assert_near, assert_near_effects, widened
 
 import pyterrier_mechir.plots

@@ -72,4 +72,4 @@ def test_what_long_sequences_share_is_found(vocabulary):
 def test_sequences_without_a_run_of_their_own_do_not_take_long(one, other):
     begin = time.process_time()
     assert_runs(one, other)
-    assert time.process_time() - begin < 0.6
+    assert time.process_time() - begin < 2
