@@ -53,7 +53,7 @@ def test_what_long_sequences_share_is_found(vocabulary):
     marked = [item for word in words for item in ((word, ",") if rng.random() < 0.25 else (word,))]
     passage = [f"w{rng.randrange(vocabulary)}" for _ in range(1000)]
     for longer in (marked, ["x", *words[:700], *passage, *words[700:], "y"]):
-        begin = time.process_time()
+        begin = time.thread_time()
         runs = differences(longer, words)
         assert time.process_time() - begin < 0.4
         assert sum(end - begin for same, (begin, end), _ in runs if same) == len(words)
@@ -70,6 +70,6 @@ def test_what_long_sequences_share_is_found(vocabulary):
     ids=["one word", "a word between", "nothing shared", "other periods"],
 )
 def test_sequences_without_a_run_of_their_own_do_not_take_long(one, other):
-    begin = time.process_time()
+    begin = time.thread_time()
     assert_runs(one, other)
-    assert time.process_time() - begin < 2
+    assert time.thread_time() - begin < 0.6
