@@ -162,9 +162,8 @@ def explain_order(
             f"the document above scores {higher:.4f}, which is no more than the {lower:.4f} of the one below; exchange "
             "them."
         )
-    nothing = [float("nan")] * 2
-    of_texts = explain(plain, Rows([query] * 2, texts, nothing), asked, "document")
-    of_query = explain(plain, Rows(texts, [query] * 2, nothing), asked, "query")
+    of_texts = explain(plain, Rows([query] * 2, texts), asked, "document")
+    of_query = explain(plain, Rows(texts, [query] * 2), asked, "query")
     turned = None
     if limit:
         out = "delete" if absence is None else absence

@@ -59,4 +59,8 @@ class Opened:
     @property
     def encoding(self) -> Opened:
         """The same with ``encode`` in the place of ``forward``: its runs give what scores are made of."""
-        return replace(self, forward=self.encode, pooled=None, reads_stream=False)
+        return self.giving(self.encode)
+
+    def giving(self, forward: Forward) -> Opened:
+        """The same with another ``forward``, of which nothing more is known than what it reads of the last layer."""
+        return replace(self, forward=forward, pooled=None, reads_stream=False)

@@ -189,7 +189,7 @@ class BiEncoder(DualEncoder):
 
     @property
     def _of_pooled(self) -> Pooled | None:
-        if type(self).encode is not BiEncoder.encode or type(self).forward is not BiEncoder.forward:
+        if not self._is_plain:
             return None
         return Pooled(
             lambda batch: self.pooling_weights(batch["attention_mask"]),

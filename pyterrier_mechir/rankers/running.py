@@ -123,9 +123,13 @@ class Running(Identified, ABC):
 
         A decoder may read the text beside what the encoder made of it, and a class of the user's own may do anything.
         """
+        return self._is_plain and not self.model.config.is_encoder_decoder
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether scores are computed as the package does, and not by methods of a user's class."""
         made = (getattr(type(self), name) for name in ("collate", "encode", "compare", "forward"))
-        are_ours = all(method.__module__.partition(".")[0] == __name__.partition(".")[0] for method in made)
-        return are_ours and not self.model.config.is_encoder_decoder
+        return all(method.__module__.partition(".")[0] == __name__.partition(".")[0] for method in made)
 
     @property
     def _of_pooled(self) -> Pooled | None:

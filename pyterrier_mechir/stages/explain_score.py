@@ -206,7 +206,7 @@ class ExplainScore(TextStage, Storing):
 
     def _scored(self, queries: list[str], texts: list[str]) -> dict[str, Any]:
         scores = self.ranker.score(queries, texts, batch_size=self.batch_size)
-        return {"score": scores} | self._explained(queries, texts, np.full(len(texts), np.nan))
+        return {"score": scores} | self._explained(queries, texts)
 
     def _added(self, inp: pd.DataFrame) -> dict[str, Any]:
         if self.against is None:
@@ -214,14 +214,13 @@ class ExplainScore(TextStage, Storing):
         queries, texts = inp["query"].tolist(), inp[self.text_field].tolist()
         scores = self.ranker.score(queries, texts, batch_size=self.batch_size)
         after, known = _next(inp.assign(score=scores)), np.append(scores.astype(np.float64), np.nan)
-        thresholds = known[after] if self.method == "lime" else np.full(len(texts), np.nan)
-        added = self._explained(queries, texts, thresholds)
+        added = self._explained(queries, texts, known[after])
         return {"score": scores} | added | self._over_next(added, after, known, inp["docno"].tolist())
 
     def _metadata(self, inp: pd.DataFrame) -> dict[str, Any]:
         return {METADATA: inp.attrs.get(METADATA, {}) | self.about()}
 
-    def _explained(self, queries: list[str], texts: list[str], thresholds: np.ndarray) -> dict[str, Any]:
+    def _explained(self, queries: list[str], texts: list[str], thresholds: np.ndarray | None = None) -> dict[str, Any]:
         """The columns of explanations."""
         from pyterrier_mechir.observe.words.methods import Rows, columns_of, explain
 
@@ -232,7 +231,7 @@ class ExplainScore(TextStage, Storing):
             for begin in range(0, len(order), _AT_ONCE):
                 some = order[begin : begin + _AT_ONCE]
                 beside, told = ([column[row] for row in some] for column in (contexts, explained))
-                rows = Rows(beside, told, thresholds[some].tolist())
+                rows = Rows(beside, told, None if thresholds is None else thresholds[some].tolist())
                 found |= zip(some, explain(self.ranker, rows, self._asked, self.of, bar.update), strict=True)
         made = [found[row] for row in range(len(order))]
         self._warn_of_sums(made)

@@ -144,30 +144,27 @@ class Sequences:
             contexts: what is beside each text: its query, or its document where queries vary.
             texts: the texts.
         """
-        columns, varied = self._columns(contexts, texts), self._varied
-        parts = self.template.parts(self.tokenizer, columns, located=True)
-        spans = [one.segments[varied].spans for one in parts]
-        shift = len(self.prefixes.get(self.varies, ""))
-        return [self._located(*one, shift) for one in zip(parts, spans, texts, strict=True)]
+        parts = self.template.parts(self.tokenizer, self._columns(contexts, texts), located=True)
+        return [self._located(*one) for one in zip(parts, texts, strict=True)]
 
-    def _located(self, parts: Parts, spans: np.ndarray, text: str, shift: int) -> Located:
-        varied = self._varied
-        split = self.vocabulary.split_marks(parts.segments[varied]).words
-        cut = self._cut(parts)
-        numbers = tuple(Tokens(np.arange(len(tokens)), tokens.words) for tokens in parts.segments)
+    def _located(self, parts: Parts, text: str) -> Located:
+        varied, whole, cut = self._varied, parts.segments[self._varied], self._cut(parts)
         ids, types, owners = self.template.build(cut)
-        of_tokens, _, _ = self.template.build(self._cut(Parts(parts.around, numbers)))
-        spans = (spans - shift).clip(0)
-        at = np.where(owners == varied, of_tokens, len(spans))
-        found, words = np.append(spans, [[0, 0]], axis=0)[at], np.append(split, -1)[at]
-        words[found[:, 0] == found[:, 1]] = -1
+        tokens = self.vocabulary.split_marks(cut.segments[varied])
+        read = self._in_text(tokens.spans)
+        spans, words = np.zeros((len(owners), 2), dtype=np.int64), np.full(len(owners), -1)
+        spans[owners == varied], words[owners == varied] = read, np.where(read[:, 0] < read[:, 1], tokens.words, -1)
         mask = (owners != UNATTENDED).astype(np.int64)
-        seen = (0, len(text))
-        if len(cut.segments[varied]) < len(spans):
-            read = found[found[:, 0] < found[:, 1]]
-            seen = (int(read[:, 0].min(initial=len(text))), int(read[:, 1].max(initial=0)))
-            seen = (0, seen[1]) if not self.cuts_left else (seen[0], len(text))
-        return Located(self._encoded(ids, types, owners, mask), found, words, spans, (min(seen), max(seen)))
+        begin, end = 0, len(text)
+        if len(tokens) < len(whole):
+            of_text = read[read[:, 0] < read[:, 1]]
+            begin = int(of_text[:, 0].min(initial=end)) if self.cuts_left else 0
+            end = end if self.cuts_left else int(of_text[:, 1].max(initial=0))
+        return Located(self._encoded(ids, types, owners, mask), spans, words, self._in_text(whole.spans), (begin, end))
+
+    def _in_text(self, spans: np.ndarray) -> np.ndarray:
+        """Spans of tokens of the side that varies, as characters of its text without what is put before it."""
+        return (spans - len(self.prefixes.get(self.varies, ""))).clip(0)
 
     def cuts(self, contexts: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         """Whether each text, beside its context, is longer than the ranker takes: bool ``[len(texts)]``.
@@ -251,7 +248,7 @@ class Sequences:
         for segment, (classes_of_segment, words_of_segment) in enumerate(of_segments):
             of_positions[owners == segment], words[owners == segment] = classes_of_segment, words_of_segment
         spans = np.zeros((len(owners), 2), dtype=np.int64)
-        spans[owners == self._varied] = (aligned.spans - len(self.prefixes.get(self.varies, ""))).clip(0)
+        spans[owners == self._varied] = self._in_text(aligned.spans)
         return AlignedPair(sides[0], sides[1], of_positions, number, owners, words, spans)
 
     def _segments(self, fixed: _T, varied: _T) -> tuple[_T, ...]:

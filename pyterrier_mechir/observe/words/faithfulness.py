@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_mechir.checks import check_count
+from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.observe.words.absence import Absence, Absent
 from pyterrier_mechir.observe.words.curves import Curves, variants
 from pyterrier_mechir.observe.words.measured import Clustered, table
@@ -38,6 +39,7 @@ _AT_ONCE = 64
 """Texts whose variants are made before the next are read."""
 
 
+@as_alone()
 def faithfulness(
     frame: pd.DataFrame | Mapping[str, pd.DataFrame],
     ranker: Ranker,
@@ -123,7 +125,9 @@ def faithfulness(
                 of_names[BY_IDF] = by_idf(reading, rarity)[None]
                 of_names[QUERY_TERMS] = query_terms_first(reading, reading.context, rarity)[None]
                 orders.append(of_names)
-            rows += _curves(facing, read, orders, absent, steps, batch_size, bar.update)
+            for of_text in _curves(facing, read, orders, absent, steps, batch_size):
+                rows.append(of_text)
+                bar.update(1)
     if not rows:
         raise ValueError("the frame has no rows; explain some documents first.")
     known = first["score"].to_numpy(dtype=np.float64)
@@ -218,21 +222,18 @@ def _curves(
     absent: Absent,
     steps: int,
     batch_size: int | None,
-    progress: Callable[[int], object],
-) -> list[dict[str, Curves]]:
+) -> Iterator[dict[str, Curves]]:
     """The curves of each text by the name of the order; those of several orders of one name are averaged."""
     kept = [
         np.concatenate([variants(order, steps) for of_name in of_text.values() for order in of_name])
         for of_text in orders
     ]
-    found = values(ranker, read, kept, absent, batch_size=batch_size, progress=progress)
-    made = []
+    found = values(ranker, read, kept, absent, batch_size=batch_size)
     for of_text, scores in zip(orders, found, strict=True):
         sizes = np.cumsum([len(of_name) for of_name in of_text.values()])
         of_orders = scores.reshape(int(sizes[-1]), -1)
-        means = (part for part in np.split(of_orders, sizes[:-1]))
-        made.append({name: _mean(part, steps) for name, part in zip(of_text, means, strict=True)})
-    return made
+        of_names = zip(of_text, np.split(of_orders, sizes[:-1]), strict=True)
+        yield {name: _mean(part, steps) for name, part in of_names}
 
 
 def _mean(scores: np.ndarray, steps: int) -> Curves:

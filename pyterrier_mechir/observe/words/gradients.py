@@ -10,7 +10,7 @@ s(E) - s(E') but for the error of the sum over the path, which is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from pyterrier_mechir.models.batching import by_length
 from pyterrier_mechir.models.gradients import SHARE, differentiable, gradients, record_graph
-from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.recording import Key, Recording, record
 from pyterrier_mechir.observe.words.absence import Absent
@@ -33,54 +32,33 @@ if TYPE_CHECKING:
 EMBED: Key = (0, "embed")
 
 
-@as_alone()
-def gradient_times_input(
-    ranker: Ranker,
-    readings: Sequence[Reading],
-    asked: Asked,
-    thresholds: Sequence[float],
-    progress: Callable[[int], object] | None = None,
-) -> list[Explained]:
+def gradient_times_input(ranker: Ranker, readings: Sequence[Reading], asked: Asked) -> Iterator[Explained]:
     """Explanations by gradient times input; args are those of :func:`~.left_out.occlusion`."""
-    found: list[Explained | None] = [None] * len(readings)
     opened = ranker.opened
-    with differentiable(opened):
-        for index, batch in batches(ranker, readings, asked.batch_size):
+    for index, batch in batches(ranker, readings, asked.batch_size):
+        with differentiable(opened):
             run = record_graph(opened, batch, [EMBED])
             carried = (run[EMBED] * gradients(run, [EMBED])[EMBED]).detach().sum(-1).double().cpu().numpy()
-            for number, of_positions in zip(index, carried, strict=True):
-                sums, rest = readings[number].summed(of_positions)
-                found[number] = Explained(readings[number], readings[number].scattered(sums), rest=rest)
-            _tell(progress, len(index))
-    return [one for one in found if one is not None]
+        for number, of_positions in zip(index, carried, strict=True):
+            reading = readings[number]
+            sums, rest = reading.summed(of_positions)
+            yield Explained(reading, reading.scattered(sums), rest=rest)
 
 
-@as_alone()
-def integrated_gradients(
-    ranker: Ranker,
-    readings: Sequence[Reading],
-    asked: Asked,
-    thresholds: Sequence[float],
-    progress: Callable[[int], object] | None = None,
-) -> list[Explained]:
+def integrated_gradients(ranker: Ranker, readings: Sequence[Reading], asked: Asked) -> Iterator[Explained]:
     """Explanations by integrated gradients; args are those of :func:`~.left_out.occlusion`."""
-    found: list[Explained | None] = [None] * len(readings)
-    without = empty_sequences(ranker, readings, asked.absent(ranker))
-    opened = ranker.opened
-    with differentiable(opened):
-        for index, batch in batches(ranker, readings, asked.batch_size):
-            with torch.no_grad():
-                whole = record(opened, batch, [EMBED])
+    without, opened = empty_sequences(ranker, readings, asked.absent(ranker)), ranker.opened
+    for index, batch in batches(ranker, readings, asked.batch_size):
+        with torch.no_grad():
+            whole = record(opened, batch, [EMBED])
+        with differentiable(opened):
             draws = [_on_the_way(ranker, opened, batch, whole, [one[n] for n in index], asked.steps) for one in without]
-            carried = torch.stack([moved for moved, _ in draws]).mean(0).cpu().numpy()
-            empty = torch.stack([scores for _, scores in draws]).mean(0).cpu().numpy()
-            for row, number in enumerate(index):
-                reading = readings[number]
-                sums, rest = reading.summed(carried[row])
-                missed = float(whole.scores[row]) - float(empty[row]) - float(sums.sum()) - rest
-                found[number] = Explained(reading, reading.scattered(sums), rest, float(empty[row]), missed)
-            _tell(progress, len(index))
-    return [one for one in found if one is not None]
+        carried, empty = (torch.stack(parts).mean(0).cpu().numpy() for parts in zip(*draws, strict=True))
+        for row, number in enumerate(index):
+            reading = readings[number]
+            sums, rest = reading.summed(carried[row])
+            missed = float(whole.scores[row]) - float(empty[row]) - float(sums.sum()) - rest
+            yield Explained(reading, reading.scattered(sums), rest, float(empty[row]), missed)
 
 
 def batches(ranker: Ranker, readings: Sequence[Reading], batch_size: int | None) -> Iterator[tuple[np.ndarray, Batch]]:
@@ -123,8 +101,3 @@ def _on_the_way(
         run = record_graph(opened, several, [EMBED], points.flatten(0, 1))
         slopes += gradients(run, [EMBED])[EMBED].unflatten(0, (n, -1)).double().sum(0) / steps
     return ((end - begin).double() * slopes).sum(-1), empty.scores
-
-
-def _tell(progress: Callable[[int], object] | None, n: int) -> None:
-    if progress is not None:
-        progress(n)

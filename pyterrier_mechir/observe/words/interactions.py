@@ -14,7 +14,7 @@ The sum leaves out what the references have in common with the texts, so all fou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -23,7 +23,6 @@ import torch.autograd.forward_ad as forward
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.opened import Opened
 from pyterrier_mechir.models.ports import on_port
 from pyterrier_mechir.models.recording import record
@@ -67,14 +66,7 @@ def check_interactions(ranker: Ranker) -> BiEncoder:
     return ranker
 
 
-@as_alone()
-def interactions(
-    ranker: Ranker,
-    readings: Sequence[Reading],
-    asked: Asked,
-    thresholds: Sequence[float],
-    progress: Callable[[int], object] | None = None,
-) -> list[Explained]:
+def interactions(ranker: Ranker, readings: Sequence[Reading], asked: Asked) -> Iterator[Explained]:
     """Explanations of similarities by pairs of units; args are those of :func:`~.left_out.occlusion`.
 
     What a unit carries is the sum of its pairs with all of the query: the integrated gradient of the similarity to
@@ -86,7 +78,6 @@ def interactions(
     facing = documents.facing("query")
     of_queries = readings_of(facing, [""] * len(distinct), distinct, asked.unit)
     moved_queries = [_moved(facing, one, asked) for one in of_queries]
-    found = []
     for reading, number in zip(readings, which, strict=True):
         text, query = _moved(documents, reading, asked), moved_queries[number]
         pairs = query.by_units @ text.by_units.T
@@ -97,23 +88,18 @@ def interactions(
             "both_empty": float(query.empty @ text.empty),
         }
         score = float(query.whole @ text.whole)
-        found.append(
-            Explained(
-                reading,
-                reading.scattered(pairs.sum(0)),
-                rest=0.0,
-                empty=terms["empty_document"] + terms["empty_query"] - terms["both_empty"],
-                error=error,
-                more={
-                    "query_units": of_queries[number].names,
-                    "interactions": _matrix(pairs, of_queries[number], reading),
-                    "interaction_terms": {"score": score, **terms},
-                },
-            )
+        yield Explained(
+            reading,
+            reading.scattered(pairs.sum(0)),
+            rest=0.0,
+            empty=terms["empty_document"] + terms["empty_query"] - terms["both_empty"],
+            error=error,
+            more={
+                "query_units": of_queries[number].names,
+                "interactions": _matrix(pairs, of_queries[number], reading),
+                "interaction_terms": {"score": score, **terms},
+            },
         )
-        if progress is not None:
-            progress(1)
-    return found
 
 
 def _matrix(pairs: np.ndarray, query: Reading, document: Reading) -> np.ndarray:

@@ -12,7 +12,7 @@ whether the text still scores above it (EXS: Singh and Anand, WSDM 2019), 0 or 1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,21 +34,13 @@ _RIDGE = 1e-3
 """Squared weights count this much where there are hardly more samples than units."""
 
 
-def occlusion(
-    ranker: Ranker,
-    readings: Sequence[Reading],
-    asked: Asked,
-    thresholds: Sequence[float],
-    progress: Callable[[int], object] | None = None,
-) -> list[Explained]:
+def occlusion(ranker: Ranker, readings: Sequence[Reading], asked: Asked) -> Iterator[Explained]:
     """Explanations by leaving each unit out.
 
     Args:
         ranker: the ranker, facing the side that the texts are of.
         readings: the texts.
         asked: how they are explained.
-        thresholds: not read.
-        progress: called with the number of texts done, as they are done.
     """
     groups = [_groups(reading, asked.all_occurrences) for reading in readings]
     kept = []
@@ -57,45 +49,26 @@ def occlusion(
         whole, each = np.ones((1, n_groups), dtype=bool), np.eye(n_groups, dtype=bool)
         of_groups = np.concatenate([whole, ~whole, ~each])
         kept.append(of_groups[:, group])
-    found = values(ranker, readings, kept, asked.absent(ranker), batch_size=asked.batch_size, progress=progress)
-    made = []
+    found = values(ranker, readings, kept, asked.absent(ranker), batch_size=asked.batch_size)
     for reading, group, scores in zip(readings, groups, found, strict=True):
         lost = scores[0] - scores[2:]
-        made.append(Explained(reading, reading.scattered(lost[group]), empty=float(scores[1])))
-    return made
+        yield Explained(reading, reading.scattered(lost[group]), empty=float(scores[1]))
 
 
-def lime(
-    ranker: Ranker,
-    readings: Sequence[Reading],
-    asked: Asked,
-    thresholds: Sequence[float],
-    progress: Callable[[int], object] | None = None,
-) -> list[Explained]:
-    """Explanations by a linear fit of random subsets of units.
+def lime(ranker: Ranker, readings: Sequence[Reading], asked: Asked) -> Iterator[Explained]:
+    """Explanations by a linear fit of random subsets of units; args are those of :func:`occlusion`.
 
-    Args are those of :func:`occlusion`.
-
-    Args:
-        thresholds: for each text, the score above which it counts as 1; NaN fits the score itself.
+    Where a text has a threshold, what is fitted is whether its score is above it.
     """
     groups = [_groups(reading, asked.all_occurrences) for reading in readings]
     drawn = [_subsets(reading, group, asked) for reading, group in zip(readings, groups, strict=True)]
-    found = values(
-        ranker,
-        readings,
-        [z[:, group] for z, group in zip(drawn, groups, strict=True)],
-        asked.absent(ranker),
-        batch_size=asked.batch_size,
-        progress=progress,
-    )
-    made = []
-    for reading, group, z, scores, threshold in zip(readings, groups, drawn, found, thresholds, strict=True):
-        labels = scores if np.isnan(threshold) else np.where(np.isnan(scores), np.nan, scores > threshold)
-        fit = _fitted(z, labels, asked.kernel_width)
+    kept = [z[:, group] for z, group in zip(drawn, groups, strict=True)]
+    found = values(ranker, readings, kept, asked.absent(ranker), batch_size=asked.batch_size)
+    for reading, group, z, scores in zip(readings, groups, drawn, found, strict=True):
+        is_above = np.where(np.isnan(scores), np.nan, scores > reading.threshold)
+        fit = _fitted(z, scores if np.isnan(reading.threshold) else is_above, asked.kernel_width)
         more = {"unit_errors": reading.scattered(fit.errors[group]), "fit_r2": fit.r2}
-        made.append(Explained(reading, reading.scattered(fit.weights[group]), empty=float(scores[1]), more=more))
-    return made
+        yield Explained(reading, reading.scattered(fit.weights[group]), empty=float(scores[1]), more=more)
 
 
 def _groups(reading: Reading, all_occurrences: bool) -> np.ndarray:

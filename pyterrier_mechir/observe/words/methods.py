@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pyterrier_mechir._options import one_of
+from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.observe.words.explained import Asked, Explained
 from pyterrier_mechir.text.units import UNITS
 
@@ -23,17 +24,6 @@ LEAVING_OUT = ("occlusion", "lime")
 
 WITHOUT_ABSENCE = ("gradient", "terms")
 """Those that leave nothing out."""
-
-
-class _Explains(Protocol):
-    def __call__(
-        self,
-        ranker: Ranker,
-        readings: Sequence[Reading],
-        asked: Asked,
-        thresholds: Sequence[float],
-        progress: Callable[[int], object] | None = None,
-    ) -> list[Explained]: ...
 
 
 def check_asked(asked: Asked, ranker: Ranker, of: str) -> None:
@@ -114,14 +104,15 @@ class Rows:
     Args:
         contexts: the other side of each text.
         texts: the texts.
-        thresholds: for each, the score that ``lime`` asks whether the text is above; NaN for none.
+        thresholds: for each, the score that ``lime`` asks whether the text is above, NaN for none. None: none has one.
     """
 
     contexts: Sequence[str]
     texts: Sequence[str]
-    thresholds: Sequence[float]
+    thresholds: Sequence[float] | None = None
 
 
+@as_alone()
 def explain(
     ranker: Ranker, rows: Rows, asked: Asked, of: str, progress: Callable[[int], object] | None = None
 ) -> list[Explained]:
@@ -140,16 +131,20 @@ def explain(
     from pyterrier_mechir.observe.words.readings import readings
     from pyterrier_mechir.observe.words.terms import exact_terms
 
-    ways: dict[str, _Explains] = {
+    ways: dict[str, Callable[[Ranker, Sequence[Reading], Asked], Iterator[Explained]]] = {
         "occlusion": occlusion,
         "lime": lime,
         "gradient": gradient_times_input,
         "ig": interactions if asked.interactions else integrated_gradients,
         "terms": exact_terms,
     }
-    facing = in_encoder(ranker).facing(of)
-    made = readings(facing, rows.contexts, rows.texts, asked.unit)
-    return ways[asked.method](facing, made, asked, rows.thresholds, progress)
+    facing, found = in_encoder(ranker).facing(of), dict[int, Explained]()
+    read = readings(facing, rows.contexts, rows.texts, asked.unit, rows.thresholds)
+    for one in ways[asked.method](facing, read, asked):
+        found[id(one.reading)] = one
+        if progress is not None:
+            progress(1)
+    return [found[id(reading)] for reading in read]
 
 
 def in_encoder(ranker: Ranker) -> Ranker:

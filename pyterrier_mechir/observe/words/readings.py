@@ -25,12 +25,14 @@ class Reading:
         text: the text.
         spans: where its units begin and end, in characters, int64 ``[n, 2]``.
         located: the sequence that the ranker reads, with the characters of each token.
+        threshold: the score that ``lime`` asks whether the text is above; NaN for none.
     """
 
     context: str
     text: str
     spans: np.ndarray
     located: Located
+    threshold: float = float("nan")
 
     @cached_property
     def names(self) -> list[str]:
@@ -73,7 +75,13 @@ class Reading:
         return found
 
 
-def readings(ranker: Ranker, contexts: Sequence[str], texts: Sequence[str], unit: str) -> list[Reading]:
+def readings(
+    ranker: Ranker,
+    contexts: Sequence[str],
+    texts: Sequence[str],
+    unit: str,
+    thresholds: Sequence[float] | None = None,
+) -> list[Reading]:
     """Texts as a ranker reads them.
 
     Args:
@@ -81,12 +89,15 @@ def readings(ranker: Ranker, contexts: Sequence[str], texts: Sequence[str], unit
         contexts: the other side of each text.
         texts: the texts.
         unit: one of :data:`~pyterrier_mechir.text.units.UNITS`.
+        thresholds: of the texts; None for none.
     """
+    thresholds = [float("nan")] * len(texts) if thresholds is None else thresholds
     made = []
-    for context, text, located in zip(contexts, texts, ranker.sequences.located(contexts, texts), strict=True):
+    rows = zip(contexts, texts, ranker.sequences.located(contexts, texts), thresholds, strict=True)
+    for context, text, located, threshold in rows:
         if unit == "token":
             spans = token_spans(text, located.of_text)
         else:
             spans = word_spans(text) if unit == "word" else sentence_spans(text)
-        made.append(Reading(context, text, spans, located))
+        made.append(Reading(context, text, spans, located, threshold))
     return made

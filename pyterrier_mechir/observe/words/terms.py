@@ -9,13 +9,12 @@ another after an edit, so that differences of two texts are not differences of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
-from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.observe.words.explained import Asked, Explained
 from pyterrier_mechir.observe.words.readings import Reading
 from pyterrier_mechir.observe.words.readings import readings as readings_of
@@ -54,14 +53,7 @@ class _Sum(NamedTuple):
     terms: _Terms | None
 
 
-@as_alone()
-def exact_terms(
-    ranker: Ranker,
-    readings: Sequence[Reading],
-    asked: Asked,
-    thresholds: Sequence[float],
-    progress: Callable[[int], object] | None = None,
-) -> list[Explained]:
+def exact_terms(ranker: Ranker, readings: Sequence[Reading], asked: Asked) -> Iterator[Explained]:
     """Explanations by what each unit adds to a score that is a sum; args are those of :func:`~.left_out.occlusion`."""
     assert isinstance(ranker, SUMS)
     of_queries = ranker.varies == "query"
@@ -69,28 +61,23 @@ def exact_terms(
     texts, contexts = [one.text for one in readings], [one.context for one in readings]
     queries, documents_of = (texts, contexts) if of_queries else (contexts, texts)
     others = readings_of(ranker.facing(ranker.sequences.fixed_side), texts, contexts, asked.unit)
-    found: list[Explained | None] = [None] * len(readings)
-    with torch.no_grad():
-        for row, score, one in _sums(documents, queries, documents_of, asked.batch_size):
-            reading, other = readings[row], others[row]
-            in_text = one.added.sum(0) if not of_queries else one.added.sum(1)
-            sums, rest = reading.summed(_in_sequence(in_text, len(reading.at)))
-            error = score - float(sums.sum()) - rest
-            more: dict[str, Any] = {}
-            if one.terms is not None:
-                assert isinstance(documents, Splade)
-                where = reading.at[one.terms.in_query if of_queries else one.terms.in_document]
-                more = {
-                    "terms": documents.named_terms(one.terms.ids.tolist()),
-                    "term_scores": one.terms.scores.astype(np.float32),
-                    "term_units": np.where(where >= 0, np.append(reading.read, -1)[where], -1),
-                }
-            if asked.interactions:
-                more |= {"query_units": other.names, "interactions": _by_units(one.added, other, reading)}
-            found[row] = Explained(reading, reading.scattered(sums), rest, 0.0, error, more)
-            if progress is not None:
-                progress(1)
-    return [one for one in found if one is not None]
+    for row, score, one in _sums(documents, queries, documents_of, asked.batch_size):
+        reading, other = readings[row], others[row]
+        in_text = one.added.sum(0) if not of_queries else one.added.sum(1)
+        sums, rest = reading.summed(_in_sequence(in_text, len(reading.at)))
+        error = score - float(sums.sum()) - rest
+        more: dict[str, Any] = {}
+        if one.terms is not None:
+            assert isinstance(documents, Splade)
+            where = reading.at[one.terms.in_query if of_queries else one.terms.in_document]
+            more = {
+                "terms": documents.named_terms(one.terms.ids.tolist()),
+                "term_scores": one.terms.scores.astype(np.float32),
+                "term_units": np.where(where >= 0, np.append(reading.read, -1)[where], -1),
+            }
+        if asked.interactions:
+            more |= {"query_units": other.names, "interactions": _by_units(one.added, other, reading)}
+        yield Explained(reading, reading.scattered(sums), rest, 0.0, error, more)
 
 
 def _sums(
@@ -101,12 +88,12 @@ def _sums(
     inputs = ranker.query_inputs(distinct)
     of_queries = _query_sides(ranker, distinct)
     for shared in ranker.parts(queries, texts, batch_size=batch_size, inputs=inputs):
-        encoded = ranker.encode(shared.batch)
-        for place, row in enumerate(shared.rows):
-            at = slice(shared.places[place], shared.places[place] + 1)
+        with torch.no_grad():
+            encoded = ranker.encode(shared.batch)[shared.places]
+            scores = ranker.compare(encoded, shared.inputs).tolist()
+        for place, (row, score) in enumerate(zip(shared.rows, scores, strict=True)):
             of_row = {name: value[place : place + 1] for name, value in shared.inputs.items()}
-            score = float(ranker.compare(encoded[at], of_row)[0])
-            yield row, score, _sum(ranker, encoded[at], of_row, of_queries[which[row]])
+            yield row, score, _sum(ranker, encoded[place : place + 1], of_row, of_queries[which[row]])
 
 
 class _QuerySide(NamedTuple):
@@ -123,6 +110,7 @@ class _QuerySide(NamedTuple):
     mask: torch.Tensor
 
 
+@torch.no_grad()
 def _query_sides(ranker: Splade | ColBERT, queries: Sequence[str]) -> list[_QuerySide]:
     facing = ranker.facing("query")
     made: dict[int, _QuerySide] = {}
@@ -133,6 +121,7 @@ def _query_sides(ranker: Splade | ColBERT, queries: Sequence[str]) -> list[_Quer
     return [made[number] for number in range(len(queries))]
 
 
+@torch.no_grad()
 def _sum(ranker: Splade | ColBERT, encoded: torch.Tensor, inputs: Batch, query: _QuerySide) -> _Sum:
     if isinstance(ranker, ColBERT):
         at = query.mask[0].nonzero()[:, 0]

@@ -71,7 +71,7 @@ def turning(
         for row, units in enumerate(sets):
             for text, unit in units:
                 kept[text][row, unit] = False
-        return np.stack(values(ranker, pair, kept, absent, batch_size=batch_size), axis=1)
+        return np.stack(list(values(ranker, pair, kept, absent, batch_size=batch_size)), axis=1)
 
     def margin(scores: np.ndarray) -> np.ndarray:
         return np.where(np.isnan(scores).any(1), np.inf, scores[:, 0] - scores[:, 1])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.text.encoding import unique
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ class _Part:
     is_last: bool
 
 
-@as_alone()
 def values(
     ranker: Ranker,
     readings: Sequence[Reading],
@@ -39,8 +37,7 @@ def values(
     absent: Absent,
     *,
     batch_size: int | None = None,
-    progress: Callable[[int], object] | None = None,
-) -> list[np.ndarray]:
+) -> Iterator[np.ndarray]:
     """Scores of texts with some of their units.
 
     The variants of many texts are put into batches by length, equal ones once; no more are held at a time than fill
@@ -49,15 +46,14 @@ def values(
     Args:
         ranker: the ranker, facing the side that the texts are of.
         readings: the texts.
-        kept: for each, which of the units that are read stay, bool ``[v, r]``.
+        kept: for each, which of the units that are read stay, bool ``[v, r]``, at least one variant.
         absent: what stands in the place of those that do not.
         batch_size: sequences in a forward pass; None batches by length.
-        progress: called with the number of texts done, as they are done.
 
-    Returns:
-        For each text, float64 ``[v]``, the mean over draws; NaN where nothing is left that could be read.
+    Yields:
+        For each text in its turn, float64 ``[v]``, the mean over draws; NaN where nothing is left that could be read.
     """
-    found = [np.full(len(rows), np.nan) for rows in kept]
+    found: list[np.ndarray] = []
     for parts in _in_parts(readings, kept, absent.n_draws, _AT_ONCE * ranker.batch_tokens):
         texts = [readings[part.number] for part in parts]
         sequences = absent.sequences(texts, [kept[part.number][part.begin : part.end] for part in parts])
@@ -73,10 +69,10 @@ def values(
             batch_size=batch_size,
         )
         for part, of_part in zip(parts, np.split(scores, np.cumsum(sizes)[:-1]), strict=True):
-            found[part.number][part.begin : part.end] = of_part.reshape(absent.n_draws, -1).mean(0)
-        if progress is not None:
-            progress(sum(part.is_last for part in parts))
-    return found
+            found.append(of_part.reshape(absent.n_draws, -1).mean(0))
+            if part.is_last:
+                yield np.concatenate(found)
+                found = []
 
 
 def _in_parts(
