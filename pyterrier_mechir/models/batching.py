@@ -14,11 +14,16 @@ if TYPE_CHECKING:
 SLACK = 8
 """Largest difference of length, in tokens, within a batch that is formed by tokens."""
 
+STEP = 8
+"""Lengths, and numbers of items, of batches that are to be of few shapes are multiples of this."""
+
 ENOUGH = 4
 """A batch in which items of one length fill a share of the budget of 1 / ENOUGH takes no shorter ones."""
 
 
-def by_length(lengths: np.ndarray, budget: int, batch_size: int | None = None) -> Iterator[np.ndarray]:
+def by_length(
+    lengths: np.ndarray, budget: int, batch_size: int | None = None, step: int = 1
+) -> Iterator[np.ndarray]:
     """Split items into batches of like length, longest first.
 
     A batch takes all items of one length that its budget allows. If these fill less than a quarter of the budget (see
@@ -28,6 +33,7 @@ def by_length(lengths: np.ndarray, budget: int, batch_size: int | None = None) -
         lengths: of the items, in tokens.
         budget: most tokens in a batch, padding included; a longer item is a batch of its own.
         batch_size: items in a batch; given, it takes the place of the budget.
+        step: batches of more items than this, but for full ones, have a multiple of it.
 
     Yields:
         Indices of the items of a batch; every item is in one.
@@ -39,10 +45,13 @@ def by_length(lengths: np.ndarray, budget: int, batch_size: int | None = None) -
         if batch_size is not None:
             size = batch_size
         else:
-            fitting = lengths[order[begin : begin + max(1, budget // longest)]]
+            full = max(1, budget // longest)
+            fitting = lengths[order[begin : begin + full]]
             equal, alike = (int(np.count_nonzero(fitting >= longest - slack)) for slack in (0, SLACK))
             enough = int(-(-budget // (ENOUGH * longest)))
             size = max(1, equal, min(alike, enough))
+            if step < size < full:
+                size -= size % step
         yield order[begin : begin + size]
         begin += size
 

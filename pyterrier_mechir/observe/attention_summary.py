@@ -50,9 +50,9 @@ class Labels(NamedTuple):
     attended: Tensor
 
     @classmethod
-    def padded(cls, labels: Sequence[np.ndarray], device: torch.device) -> Labels:
-        """The labels of a batch, from those of each pair, one after the other, ``[label, S]``."""
-        values = np.full((len(labels), len(cls._fields), max(one.shape[1] for one in labels)), -1, dtype=np.int64)
+    def padded(cls, labels: Sequence[np.ndarray], length: int, device: torch.device) -> Labels:
+        """The labels of a batch of some length, from those of each pair, one after the other, ``[label, S]``."""
+        values = np.full((len(labels), len(cls._fields), length), -1, dtype=np.int64)
         for row, one in enumerate(labels):
             values[row, :, : one.shape[1]] = one
         return cls(*torch.from_numpy(values).to(device).unbind(1))
@@ -141,7 +141,7 @@ def summarise_attention(
     for index, batch in batches_of_sequences(ranker, distinct, batch_size):
         numbers = np.array([number for i in index for number in readers[i]])
         rows = np.array([row for row, i in enumerate(index) for _ in readers[i]])
-        at = Labels.padded([labels[number] for number in numbers], ranker.device)
+        at = Labels.padded([labels[number] for number in numbers], batch["attention_mask"].shape[1], ranker.device)
         reader = _Reader(summary, numbers, rows, at, features)
         with torch.no_grad(), ExitStack() as stack:
             for layer in dict.fromkeys(layer for layer, _ in heads):

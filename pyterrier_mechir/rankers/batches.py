@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from pyterrier_mechir.models.batching import by_length
+from pyterrier_mechir.models.batching import STEP, by_length
 from pyterrier_mechir.models.opened import Batch
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from pyterrier_mechir.text.encoding import AlignedPair, Encoded
+    from pyterrier_mechir.text.sequences import Sequences
 
 
 class Reader(Protocol):
@@ -22,6 +23,12 @@ class Reader(Protocol):
 
     batch_tokens: int
     """Most tokens in a batch."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def sequences(self) -> Sequences:
+        """How texts become the sequences that it reads."""
 
     def collate(self, sequences: Sequence[Encoded], query_inputs: Batch, queries: Sequence[int]) -> Batch:
         """A batch of sequences, each with its row of the query inputs."""
@@ -62,6 +69,10 @@ def batches_of_sequences(
 ) -> Iterator[tuple[np.ndarray, Batch]]:
     """Batches of sequences that are alike in length, the longest first.
 
+    Libraries for matrices compile, and keep, a product for each number of rows that they meet, so that memory would
+    grow with every length and size of a batch. Batches are therefore of few shapes: lengths are filled up to multiples
+    of :data:`~pyterrier_mechir.models.batching.STEP`, as far as the ranker takes such lengths.
+
     Args:
         ranker: what reads them.
         sequences: the sequences.
@@ -74,9 +85,12 @@ def batches_of_sequences(
     import pyterrier as pt
 
     lengths = np.array([len(sequence.ids) for sequence in sequences], dtype=np.int64)
+    pad = pad_of(ranker.tokenizer)
+    widths = np.maximum(lengths, np.minimum(-(-lengths // STEP) * STEP, ranker.sequences.max_length))
     with pt.tqdm(total=len(lengths), desc=show_as, unit="doc", disable=show_as is None) as bar:
-        for index in by_length(lengths, ranker.batch_tokens, batch_size):
-            yield index, ranker.collate([sequences[i] for i in index], {}, [])
+        for index in by_length(widths, ranker.batch_tokens, batch_size, STEP):
+            longest, *others = (sequences[i] for i in index)
+            yield index, ranker.collate([longest.filled(int(widths[index[0]]), pad), *others], {}, [])
             bar.update(len(index))
 
 
@@ -119,8 +133,7 @@ def padded(sequences: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, dev
     """
     import torch
 
-    pad = tokenizer.pad_token_id or 0
-    width = max(len(s.ids) for s in sequences)
+    pad, width = pad_of(tokenizer), max(len(s.ids) for s in sequences)
     ids, types, mask = (np.full((len(sequences), width), fill, dtype=np.int64) for fill in (pad, 0, 0))
     for row, sequence in enumerate(sequences):
         n = len(sequence.ids)
@@ -129,6 +142,11 @@ def padded(sequences: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, dev
     if "token_type_ids" in tokenizer.model_input_names:
         arrays["token_type_ids"] = types
     return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+
+
+def pad_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that stands at positions that are filled up."""
+    return tokenizer.pad_token_id or 0
 
 
 def last_attended(mask: torch.Tensor) -> torch.Tensor:

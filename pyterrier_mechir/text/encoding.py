@@ -56,6 +56,12 @@ class Encoded:
         """The same for two sequences that are equal."""
         return b"|".join(array.tobytes() for array in (self.ids, self.types, self.mask))
 
+    def filled(self, length: int, pad: int) -> Encoded:
+        """The sequence filled up to a length with a token that is not attended to."""
+        around = (0, length - len(self.ids))
+        values = ((self.ids, pad), (self.types, 0), (self.mask, 0))
+        return Encoded(*(np.pad(array, around, constant_values=value) for array, value in values))
+
 
 @dataclass(frozen=True)
 class AlignedPair:
