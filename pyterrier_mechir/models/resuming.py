@@ -4,7 +4,8 @@ The model is never rewritten: its own ``forward`` runs every time, and what a pa
 
 1. All patched copies of all runs of a batch are stacked on the batch axis.
 2. Embeddings and layers before the first edit are skipped; the first layer that runs starts from its recorded input,
-   edited where that is what is patched. Its queries, keys and values are computed where that input changes.
+   edited where that is what is patched. Its queries, keys and values are computed where that input changes, and the
+   others once for all copies.
 3. Where the edits come after that layer's attention, the recorded head outputs z take the place of its attention. Heads
    may also be frozen in layers that follow: recorded outputs then stand there too.
 4. Edits replace activations as they pass their ports.
@@ -98,6 +99,7 @@ class Entries(Edit):
         return running.index_put((self.mask[:, :, :length],), source).flatten(3).flatten(0, 1)
 
     def packed(self, rows: Rows) -> Edit:
+        """As that of an edit: all entries that have values are in these rows."""
         return replace(self, mask=self.mask[rows][None, None])
 
 

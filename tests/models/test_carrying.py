@@ -147,12 +147,13 @@ def test_nothing_is_carried_on_where_positions_are_told_apart(change, carrying):
 def test_maps_of_queries_keys_and_values_are_computed_where_the_stream_changes(component, monkeypatch):
     """Those of the layer that it enters: for each copy at one position, beside what all copies share."""
     ranker = ranker_of("bert")
+    inputs = ranker.query_inputs([PAIRS[1][0]])
     key = ranker.anatomy.of(ranker.twin).layers[1 if component == "resid_pre" else 2].attention.self.key
     shapes, forward = [], key.forward
     monkeypatch.setitem(vars(key), "forward", lambda value: shapes.append(value.shape[:2]) or forward(value))
     [pair] = ranker.align(*([text] for text in PAIRS[1][:3]), alignments=["fill"])
     plan = Plan([Site(component, 1, BY_ROW.get(component))], positions=Positions.of("each"))
-    sweep(ranker, [pair], ranker.query_inputs([PAIRS[1][0]]), plan)
+    sweep(ranker, [pair], inputs, plan)
     length = len(pair.classes)
     assert shapes[0] == (2, length)
     assert len(shapes) > 1
