@@ -25,7 +25,8 @@ from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.products import packed_products
 from pyterrier_mechir.models.recording import Key, Recording, record
-from pyterrier_mechir.models.replay import Edit, needed_to_replay, replay
+from pyterrier_mechir.models.replay import needed_to_replay, replay
+from pyterrier_mechir.models.resuming import Edit
 from pyterrier_mechir.models.sites import Site, SiteSet, activation_of
 from pyterrier_mechir.patching.cost import Cost, peak_memory
 from pyterrier_mechir.patching.steps import Step, steps_of

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from pyterrier_mechir.models.autoencoder import Autoencoder
 
 
+PLACED = "_has_placed_edits"
+"""The attribute of a model that says that it computes under edits that tell positions apart."""
+
+
 class Port(NamedTuple):
     """A place where an activation can be read and replaced.
 
@@ -183,6 +187,21 @@ class Anatomy:
     def _has_interface(self) -> bool:
         modeling = sys.modules[type(self.attention(0)).__module__]
         return self.architecture.attention_interface and hasattr(modeling, "eager_attention_forward")
+
+    @property
+    def is_row_wise(self) -> bool:
+        """Whether layers compute all but attention for each position by itself, wherever it is.
+
+        Not so where somebody's hooks or edits may tell positions apart, nor in decoders, which read an encoder.
+        """
+        if self.cross_attends or getattr(self.model, PLACED, False):
+            return False
+        return not any(m._forward_hooks or m._forward_pre_hooks for layer in self.layers for m in layer.modules())
+
+    def follows_attention(self, layer: int) -> bool:
+        """Whether what the attention of a layer computes with can be read."""
+        attention: Any = self.attention(layer)
+        return "pattern" not in self.lacks and attention.config._attn_implementation in ("eager", "sdpa")
 
     @property
     def lacks(self) -> dict[str, str]:

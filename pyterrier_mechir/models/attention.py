@@ -57,6 +57,11 @@ class Heads:
             found = (found / self.cap).tanh() * self.cap
         return found if mask is None else found + mask
 
+    @property
+    def weights(self) -> Tensor:
+        """The attention weights, ``[B, H, Q, S]``."""
+        return self.logits(self.query @ self.key.transpose(-1, -2), self.mask).softmax(-1)
+
 
 OnHeads = Callable[[Heads], Tensor]
 """Gets what an attention computes with, and gives the heads' outputs z, ``[B, Q, H, d]``."""
@@ -103,6 +108,19 @@ def computed_by(attention: nn.Module, function: OnHeads) -> Iterator[None]:
         yield
     finally:
         attention.config = config
+
+
+def attended(heads: Heads, weights: Tensor | None = None) -> Tensor:
+    """The outputs z of heads, ``[B, H, Q, d]``.
+
+    Args:
+        heads: what they compute with.
+        weights: attention weights ``[B, H, Q, S]`` to use in the place of their own.
+    """
+    if weights is None and heads.cap is None:
+        query, key, value = heads.query, heads.key, heads.value
+        return nn.functional.scaled_dot_product_attention(query, key, value, heads.mask, scale=heads.scale)
+    return (heads.weights if weights is None else weights) @ heads.value
 
 
 def attend(
@@ -178,7 +196,7 @@ def _added(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None) -
 
 def _causal(query: Tensor, key: Tensor) -> Tensor:
     """The mask that transformers leaves to sdpa where nothing is padded."""
-    return torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+    return torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
 
 
 AttentionInterface.register(_IMPLEMENTATION, _attention_with_weights)

@@ -41,7 +41,8 @@ from pyterrier_mechir.models.gradients import gradients, record_graph
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.ports import on_port
 from pyterrier_mechir.models.recording import Key, Recording, keeping
-from pyterrier_mechir.models.replay import Edit, replay
+from pyterrier_mechir.models.replay import replay
+from pyterrier_mechir.models.resuming import Edit
 
 STREAMS = ("resid_pre", "resid_post")
 """Starts at which rows enter a layer, or leave the last one."""

@@ -47,6 +47,7 @@ class Component(NamedTuple):
         heading: what reports call a map of it; empty where its own name says it.
         is_stream: whether all that follows it reads the run through it alone, so that where it is another run's at all
             positions, the score is that run's.
+        is_seen: whether, of what is within a layer, other positions attend to it.
     """
 
     activation: str
@@ -56,6 +57,7 @@ class Component(NamedTuple):
     written: str = ""
     heading: str = ""
     is_stream: bool = False
+    is_seen: bool = False
 
 
 _CODABLE = ("attn_out", "mlp_out", "resid_pre", "resid_mid", "resid_post")
@@ -66,8 +68,8 @@ def _rows() -> dict[str, Component]:
     rows = {
         "head": Component("z", "attn.hook_z", "after", "head", head, "Attention heads"),
         "q": Component("q", "attn.hook_q", "into", "head", f"{head}.q", "Queries of attention heads"),
-        "k": Component("k", "attn.hook_k", "into", "head", f"{head}.k", "Keys of attention heads"),
-        "v": Component("v", "attn.hook_v", "into", "head", f"{head}.v", "Values of attention heads"),
+        "k": Component("k", "attn.hook_k", "into", "head", f"{head}.k", "Keys of attention heads", is_seen=True),
+        "v": Component("v", "attn.hook_v", "into", "head", f"{head}.v", "Values of attention heads", is_seen=True),
         "pattern": Component(
             "pattern", "attn.hook_pattern", "into", "head", f"{head}.pattern", "Attention patterns of heads"
         ),
@@ -138,6 +140,9 @@ BEFORE_ATTENTION = _that_stand("before", "into")
 
 INPUTS_OF_HEADS = _that_stand("into")
 """Activations whose replacement changes only what attention gives for their own head."""
+
+SEEN = frozenset(row.activation for row in TABLE.values() if row.is_seen)
+"""Activations within a layer that other positions attend to."""
 
 AFTER_ATTENTION = _that_stand("after")
 """Activations whose replacement leaves the attention weights of their own layer unchanged."""

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyterrier_mechir.models.anatomy import Anatomy, Port
+from pyterrier_mechir.models.anatomy import PLACED, Anatomy, Port
 from pyterrier_mechir.models.attention import put_on_pattern, rows_of, weights_of
 from pyterrier_mechir.models.recording import Key
 from pyterrier_mechir.models.twins import Twins, twin_of
@@ -124,6 +124,7 @@ class EditedTwins(Twins):
 def edited_twin(plain: Any, edits: Sequence[Edit]) -> Any:
     """A model with modules of its own over the parameters of another, which computes under edits."""
     twin, rows = twin_of(plain), Rows()
+    vars(twin)[PLACED] = getattr(plain, PLACED, False) or any(isinstance(edit, Placed) for edit in edits)
     for decoder in sorted({edit.decoder for edit in edits}):
         anatomy = Anatomy(twin, decoder=decoder)
         _keep_rows(anatomy.base, rows)

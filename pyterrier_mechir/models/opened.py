@@ -47,6 +47,7 @@ class Opened:
         pooled: how scores are made of a weighted sum of the final states; None where they are made otherwise.
         reads_stream: whether what ``forward`` gives of a text depends on it through the residual stream alone, so that
             runs with the same stream at all positions of some layer have the same score.
+        reads_within: whether what ``forward`` gives is read within the layers, and not made of what leaves them.
     """
 
     anatomy: Anatomy
@@ -55,6 +56,7 @@ class Opened:
     reads_first_token: bool
     pooled: Pooled | None = None
     reads_stream: bool = False
+    reads_within: bool = False
 
     @property
     def encoding(self) -> Opened:

@@ -11,7 +11,8 @@ import torch
 from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.recording import record
-from pyterrier_mechir.models.replay import Edit, replay
+from pyterrier_mechir.models.replay import replay
+from pyterrier_mechir.models.resuming import Edit
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker

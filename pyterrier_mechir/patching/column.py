@@ -18,7 +18,7 @@ from torch import Tensor
 from pyterrier_mechir.models.columns import Slots, record_target, replay_columns
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.recording import record
-from pyterrier_mechir.models.replay import at_positions
+from pyterrier_mechir.models.resuming import at_positions
 from pyterrier_mechir.patching.first_order import PlacesOfSites, estimate_at_once, missing
 from pyterrier_mechir.patching.outcome import SweepResult, patched_of_pairs
 from pyterrier_mechir.patching.plan import ColumnReplay, Plan

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyterrier_mechir.models.gradients import SHARE, differentiable
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.recording import Key
-from pyterrier_mechir.models.replay import at_positions
+from pyterrier_mechir.models.resuming import at_positions
 from pyterrier_mechir.models.sites import Site, SiteSet, activation_of
 from pyterrier_mechir.patching.outcome import SweepResult
 from pyterrier_mechir.patching.plan import Plan

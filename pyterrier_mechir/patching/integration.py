@@ -13,7 +13,8 @@ from torch import Tensor
 from pyterrier_mechir.models.gradients import SHARE, differentiable, gradients, record_graph
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.recording import Key, Recording, record
-from pyterrier_mechir.models.replay import Edit, replay
+from pyterrier_mechir.models.replay import replay
+from pyterrier_mechir.models.resuming import Edit
 from pyterrier_mechir.patching.first_order import PlacesOfSites, estimate_at_once, missing, of_sites, of_slots
 from pyterrier_mechir.patching.outcome import SweepResult
 from pyterrier_mechir.patching.plan import Plan

@@ -24,7 +24,8 @@ from torch import Tensor
 from pyterrier_mechir.models.components import COMPONENTS, INPUTS_OF_HEADS
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.recording import Recording
-from pyterrier_mechir.models.replay import Edit, Run, at_positions, needed_to_replay, read, replay
+from pyterrier_mechir.models.replay import Run, needed_to_replay, read, replay
+from pyterrier_mechir.models.resuming import Edit, at_positions
 from pyterrier_mechir.models.sites import Site
 from pyterrier_mechir.patching.receivers import reaches
 

@@ -15,7 +15,8 @@ from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.products import packed_products
 from pyterrier_mechir.models.recording import Key, Recording, record
-from pyterrier_mechir.models.replay import Edit, Run, at_positions, replay
+from pyterrier_mechir.models.replay import Run, replay
+from pyterrier_mechir.models.resuming import Edit, at_positions
 from pyterrier_mechir.patching.outcome import SweepResult
 from pyterrier_mechir.patching.paths import needed_to_patch, patched_scores
 from pyterrier_mechir.patching.plan import Plan

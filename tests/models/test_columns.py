@@ -24,7 +24,8 @@ from pyterrier_mechir.models.columns import STARTS, Slots, Target, record_target
 from pyterrier_mechir.models.gradients import differentiable, gradients, record_graph
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.recording import Key, Recording, record
-from pyterrier_mechir.models.replay import Edit, replay
+from pyterrier_mechir.models.replay import replay
+from pyterrier_mechir.models.resuming import Edit
 from pyterrier_mechir.rankers.base import Ranker
 
 pytestmark = pytest.mark.usefixtures("one_thread")

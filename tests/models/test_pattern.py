@@ -31,7 +31,7 @@ from pyterrier_mechir import (
     explode_effects,
 )
 from pyterrier_mechir.models.attention import on_pattern
-from pyterrier_mechir.models.replay import Edit
+from pyterrier_mechir.models.resuming import Edit, Entries
 from pyterrier_mechir.models.sites import Site, SiteSet, parse_site
 from pyterrier_mechir.observe.attention import read_patterns
 from pyterrier_mechir.patching.outcome import SweepResult
@@ -374,7 +374,8 @@ def test_the_stage_gives_a_cell_per_head_and_the_aggregate_names_it(ranker, fram
 
 @pytest.mark.parametrize("options", [{}, {"positions": "class", "direction": "both"}, {"heads": [(0, 1)]}], ids=str)
 def test_a_patch_that_nothing_reads_is_warned_of(ranker, frame, options, monkeypatch):
-    monkeypatch.setattr(Edit, "__call__", lambda self, value: value)
+    for kind in (Edit, Entries):
+        monkeypatch.setattr(kind, "__call__", lambda self, value: value)
     with pytest.warns(UserWarning, match="patching pattern touched nothing: .* in any of 3 pairs"):
         PatchScorer(ranker, "pattern", **options)(frame)
 
