@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,26 +26,26 @@ def put_exact(
     plan: Plan,
     cells: Cells,
     opened: Opened | None = None,
-    progress: Callable[[int], object] | None = None,
-) -> None:
+) -> SweepResult:
     """Sweep some cells exactly, and put their scores in the place of the estimates.
 
     Where an exact patch moves no score, the estimate becomes the score of the run that ``found`` has.
 
     Args:
         found: estimates of all cells, which are changed.
-        ranker, pairs, query_inputs, plan, opened, progress: as for :func:`~pyterrier_mechir.patching.sweep.sweep`.
+        ranker, pairs, query_inputs, plan, opened: as for :func:`~pyterrier_mechir.patching.sweep.sweep`.
         cells: which cells.
+
+    Returns:
+        The same, which now tells that these cells are exact too.
     """
-    n = len(pairs)
-    among = [number for number in range(n) if any(of_run.any() for of_run in cells[number::n])]
-    if not among:
-        return
-    places = [way * n + number for way in range(len(plan.ways)) for number in among]
-    of_pairs, chosen = [pairs[number] for number in among], [cells[place] for place in places]
-    exact = sweep(ranker, of_pairs, query_inputs, plan, opened=opened, progress=progress, cells=chosen)
-    runs = list(patched_of_pairs(found))
-    for place, of_cells, (exact_score, exact_of_run) in zip(places, chosen, patched_of_pairs(exact), strict=True):
-        score, of_run = runs[place]
-        here = of_cells.reshape(of_run.shape)
+    if not any(of_run.any() for of_run in cells):
+        return found
+    exact = sweep(ranker, pairs, query_inputs, plan, opened=opened, cells=cells)
+    for (score, of_run), (exact_score, exact_of_run), chosen in zip(
+        patched_of_pairs(found), patched_of_pairs(exact), cells, strict=True
+    ):
+        here = chosen.reshape(of_run.shape)
         of_run[here] = np.where(exact_of_run == exact_score, score, exact_of_run)[here]
+    were = [np.zeros_like(of_run) for of_run in cells] if found.exact is None else found.exact
+    return replace(found, exact=[before | now for before, now in zip(were, cells, strict=True)])

@@ -52,15 +52,15 @@ def columns(
     """
     estimate = partial(_replayed, at_once=_SHARE * ranker.batch_tokens)
     found = estimate_at_once(ranker, pairs, query_inputs, plan, estimate, opened=opened, progress=progress)
-    put_exact(found, ranker, pairs, query_inputs, plan, swept_exactly(method, pairs, plan), opened)
-    return found
+    if method.edited == "column" or not plan.sites:
+        return found
+    return put_exact(found, ranker, pairs, query_inputs, plan, _edited(pairs, plan), opened)
 
 
-def swept_exactly(method: ColumnReplay, pairs: Sequence[AlignedPair], plan: Plan) -> list[np.ndarray]:
-    """The cells that the method sweeps exactly: those with an edited position, or none."""
-    is_exact, n_sites = method.edited == "exact", len(plan.sites)
-    of_pairs = [is_exact & (plan.positions.of_pair(pair) & (pair.classes == EDIT)).any(axis=1) for pair in pairs]
-    return [np.repeat(slots[None], n_sites, axis=0) for slots in of_pairs] * len(plan.ways)
+def _edited(pairs: Sequence[AlignedPair], plan: Plan) -> list[np.ndarray]:
+    """The cells with an edited position."""
+    of_pairs = [(plan.positions.of_pair(pair) & (pair.classes == EDIT)).any(axis=1) for pair in pairs]
+    return [np.repeat(slots[None], len(plan.sites), axis=0) for slots in of_pairs] * len(plan.ways)
 
 
 def _replayed(opened: Opened, runs: Runs, places: PlacesOfSites, at_once: int) -> tuple[Tensor, Tensor]:

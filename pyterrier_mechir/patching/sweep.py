@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -282,9 +282,7 @@ def _chunks(items: Sequence[tuple[int, ...]], size: int) -> Iterator[tuple[list[
         yield tuple(map(list, zip(*items[begin : begin + size], strict=True)))
 
 
-def _edits(
-    anatomy: Anatomy, step: Step, sites: Sequence[int], source: Recording, each_run: bool = False
-) -> list[Edit]:
+def _edits(anatomy: Anatomy, step: Step, sites: Sequence[int], source: Recording, each_run: bool = False) -> list[Edit]:
     """Edits that take some sites of a step: each in a copy of all runs, or each in a run of its own."""
     edits = []
     for layer, activation in step.activations:
