@@ -89,9 +89,9 @@ class PatchScorer(PairScorer):
             whole number, 20, is one of sites: those of greatest estimated effect over the frame, in all its rows. A
             float, 0.05, is a share of cells (row, direction, site, slot): of those whose sides differ and that the
             method does not patch exactly itself, the ones in which the estimate is farthest from a second one
-            (:func:`~pyterrier_mechir.patching.screening.second_opinion`); 1.0 is all of them. Sites and cells may be
-            sets of sites. Which they are depends on the frame, so that a frame that comes in batches is screened batch
-            by batch. ``attrs["mechir"]["screen"]`` tells which sites, or how many cells, were verified, and the error
+            (:func:`~pyterrier_mechir.patching.screening.second_opinion`); 1.0 is all of them. A set that is patched
+            together is one site. What is verified depends on the frame, so that a frame that comes in batches is
+            screened batch by batch. ``attrs["mechir"]["screen"]`` tells which sites, or how many cells, were verified, and the error
             of the estimates on a random sample of others (:class:`~pyterrier_mechir.patching.outcome.Screening`,
             :class:`~pyterrier_mechir.patching.outcome.CellScreening`); where it is poor, a warning says so.
         heads: only these (layer, head), or (layer, neuron). An entry may also be the name of a site, ``"L5.mlp_out"``,
