@@ -91,8 +91,9 @@ class PatchScorer(PairScorer):
             method does not patch exactly itself, the ones in which the estimate is farthest from a second one
             (:func:`~pyterrier_mechir.patching.screening.second_opinion`); 1.0 is all of them. A set that is patched
             together is one site. What is verified depends on the frame, so that a frame that comes in batches is
-            screened batch by batch. ``attrs["mechir"]["screen"]`` tells which sites, or how many cells, were verified, and the error
-            of the estimates on a random sample of others (:class:`~pyterrier_mechir.patching.outcome.Screening`,
+            screened batch by batch. ``attrs["mechir"]["screen"]`` tells which sites, or how many cells, were verified,
+            and the error of the estimates on a random sample of others
+            (:class:`~pyterrier_mechir.patching.outcome.Screening`,
             :class:`~pyterrier_mechir.patching.outcome.CellScreening`); where it is poor, a warning says so.
         heads: only these (layer, head), or (layer, neuron). An entry may also be the name of a site, ``"L5.mlp_out"``,
             or a list of heads and names, which are patched together; the arrays are then ``[entry]``.
