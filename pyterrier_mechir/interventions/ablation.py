@@ -25,7 +25,7 @@ from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.products import packed_products
 from pyterrier_mechir.models.recording import Key, Recording, record
-from pyterrier_mechir.models.replay import needed_to_replay, replay
+from pyterrier_mechir.models.replay import replay
 from pyterrier_mechir.models.resuming import Edit
 from pyterrier_mechir.models.sites import Site, SiteSet, activation_of
 from pyterrier_mechir.patching.cost import Cost, peak_memory
@@ -72,7 +72,7 @@ def ablated_scores(
     of_queries = [_query_inputs(ranker, one, given, distinct) for one in sites] if with_queries else []
     steps = steps_of(sites, ranker.n_layers) if side != "query" else []
     opened = ranker.opened.encoding
-    wanted = sorted({key for step in steps for key in needed_to_replay(step.activations)})
+    wanted = sorted({key for step in steps for key in step.needs})
     scores, ablated = np.empty(len(texts), np.float32), np.empty((len(texts), len(sites)), np.float32)
     with packed_products(opened.anatomy):
         for shared in ranker.parts(queries, texts, batch_size=batch_size):

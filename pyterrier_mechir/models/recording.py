@@ -61,9 +61,15 @@ class Recording:
     def __getitem__(self, key: Key) -> Tensor:
         return self.activations[key]
 
-    def rows(self, index: Any) -> Recording:
-        """The recording of some of the ``B`` runs, chosen by anything that indexes a tensor's first axis."""
-        return Recording(self.scores[index], {key: value[index] for key, value in self.activations.items()})
+    def rows(self, index: Any, keys: Collection[Key] | None = None) -> Recording:
+        """The recording of some of the ``B`` runs, chosen by anything that indexes a tensor's first axis.
+
+        Args:
+            index: the runs.
+            keys: (layer, activation) of the activations to keep; None keeps all.
+        """
+        keys = self.activations if keys is None else keys
+        return Recording(self.scores[index], {key: self.activations[key][index] for key in keys})
 
 
 def record(opened: Opened, batch: Batch, wanted: Collection[Key]) -> Recording:

@@ -56,5 +56,14 @@ def calibrated(
     score_error = max(
         float(np.abs(getattr(among, side) - getattr(exact, side)).max()) for side in ("baseline", "perturbed")
     )
-    _, mean, largest, correlation = errors(among, exact)
-    return Calibration(ranker.dtype, len(of_pairs), len(of_sites), len(sites), score_error, mean, largest, correlation)
+    error = errors(among, exact)
+    return Calibration(
+        ranker.dtype,
+        len(of_pairs),
+        len(of_sites),
+        len(sites),
+        score_error,
+        error.mean_abs_error,
+        error.max_abs_error,
+        error.spearman,
+    )

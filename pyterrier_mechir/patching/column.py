@@ -7,7 +7,6 @@ What the estimates are, :class:`~pyterrier_mechir.patching.plan.ColumnReplay` sa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,12 +18,12 @@ from pyterrier_mechir.models.columns import Slots, record_target, replay_columns
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.recording import record
 from pyterrier_mechir.models.resuming import at_positions
+from pyterrier_mechir.patching.cells import put_exact
 from pyterrier_mechir.patching.first_order import PlacesOfSites, estimate_at_once, missing
-from pyterrier_mechir.patching.outcome import SweepResult, patched_of_pairs
+from pyterrier_mechir.patching.outcome import SweepResult
 from pyterrier_mechir.patching.plan import ColumnReplay, Plan
-from pyterrier_mechir.patching.sweep import Runs, sweep
+from pyterrier_mechir.patching.sweep import Runs
 from pyterrier_mechir.text.encoding import EDIT
-from pyterrier_mechir.text.positions import OWN
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
@@ -53,47 +52,15 @@ def columns(
     """
     estimate = partial(_replayed, at_once=_SHARE * ranker.batch_tokens)
     found = estimate_at_once(ranker, pairs, query_inputs, plan, estimate, opened=opened, progress=progress)
-    if method.edited == "exact" and plan.sites:
-        masks = [_slots_of(plan, pair) for pair in pairs]
-        edited: list[np.ndarray] = [
-            np.any(mask[:, pair.classes == EDIT], axis=1) for mask, pair in zip(masks, pairs, strict=True)
-        ]
-        _put_exact(found, ranker, pairs, query_inputs, plan, masks, edited, opened)
-    return found
+    if method.edited == "column" or not plan.sites:
+        return found
+    return put_exact(found, ranker, pairs, query_inputs, plan, _edited(pairs, plan), opened)
 
 
-def _slots_of(plan: Plan, pair: AlignedPair) -> np.ndarray:
-    """Which positions each slot of a pair has, ``[slot, n]``."""
-    masks = plan.positions.masks([pair])[:, 0]
-    return np.broadcast_to(masks, (len(masks), len(pair.classes)))[: plan.positions.count(pair)]
-
-
-def _put_exact(
-    found: SweepResult,
-    ranker: Ranker,
-    pairs: Sequence[AlignedPair],
-    query_inputs: Batch,
-    plan: Plan,
-    masks: Sequence[np.ndarray],
-    chosen: Sequence[np.ndarray],
-    opened: Opened | None,
-) -> None:
-    """Sweep some slots of each pair exactly, and put their scores in the place of the estimates."""
-    among = [number for number, slots in enumerate(chosen) if slots.any()]
-    if not among:
-        return
-    of_pairs = [replace(pairs[number], slots=masks[number][chosen[number]]) for number in among]
-    exact = sweep(ranker, of_pairs, query_inputs, replace(plan, positions=OWN), opened=opened)
-    every = list(patched_of_pairs(found))
-    of_exact = list(patched_of_pairs(exact))
-    n_ways = len(every) // len(pairs)
-    rows = [way * len(pairs) + number for way in range(n_ways) for number in among]
-    for row, (score, swept) in zip(rows, of_exact, strict=True):
-        own_score, estimated = every[row]
-        slots = chosen[row % len(pairs)]
-        if estimated.ndim == 1:
-            estimated, slots = estimated[:, None], slots[:1]
-        estimated[:, slots] = np.where(swept == score, own_score, swept)
+def _edited(pairs: Sequence[AlignedPair], plan: Plan) -> list[np.ndarray]:
+    """The cells with an edited position."""
+    of_pairs = [(plan.positions.of_pair(pair) & (pair.classes == EDIT)).any(axis=1) for pair in pairs]
+    return [np.repeat(slots[None], len(plan.sites), axis=0) for slots in of_pairs] * len(plan.ways)
 
 
 def _replayed(opened: Opened, runs: Runs, places: PlacesOfSites, at_once: int) -> tuple[Tensor, Tensor]:

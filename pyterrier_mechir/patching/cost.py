@@ -33,7 +33,8 @@ class Cost:
         n_sites: sites that are patched in each.
         forward_passes: sequences that go through the model, or the part of it that a patch changes: each text once for
             its own score, both sides of each pair, and one for each patch (sites, at each of their positions, in each
-            direction). Where a method estimates patches, these are not counted, nor those that verify the best.
+            direction). Where a method estimates patches, these are not counted, nor those that verify some of
+            them.
         tokens: in those sequences, without padding.
         seconds: how long it will take.
         memory: bytes; on a CPU the most that the process has held so far or in the probe, and the results; on a GPU the

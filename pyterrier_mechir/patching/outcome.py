@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -27,16 +27,19 @@ class SweepResult:
         perturbed: ``[N]``, score of each perturbed side.
         denoise: score of the baseline with the site taken from the perturbed run, if swept.
         noise: score of the perturbed side with the site taken from the baseline run, if swept.
-        screening: how good the estimates are, of sweeps that verify the best of them.
+        screening: how good the estimates are, of sweeps that verify some of them.
         calibration: how far the results are from float32, of models that multiply fewer bits.
+        exact: of estimates, the cells that were patched exactly: bool ``[site, slot]`` for each run of
+            :func:`patched_of_pairs`. None where there are none, and of pairs that were taken or averaged.
     """
 
     baseline: np.ndarray
     perturbed: np.ndarray
     denoise: Patched | None
     noise: Patched | None
-    screening: Screening | None = None
+    screening: Screening | CellScreening | None = None
     calibration: Calibration | None = None
+    exact: list[np.ndarray] | None = None
 
     def at(self, index: Sequence[int]) -> SweepResult:
         """The results of some pairs, in another order, or repeated."""
@@ -50,6 +53,7 @@ class SweepResult:
             perturbed=self.perturbed[index],
             denoise=take(self.denoise),
             noise=take(self.noise),
+            exact=None,
         )
 
     @property
@@ -86,6 +90,7 @@ class SweepResult:
             perturbed=mean(self.perturbed),
             denoise=mean_of(self.denoise),
             noise=mean_of(self.noise),
+            exact=None,
         )
 
 
@@ -110,6 +115,31 @@ class Screening:
     n_sampled: int
     mean_abs_error: float
     max_abs_error: float
+    spearman: float
+
+
+@dataclass(frozen=True)
+class CellScreening:
+    """How good the estimates are that a screening by cells (pair, direction, site, slot) left unverified.
+
+    Args:
+        n_cells: cells whose two sides differ and that were estimated.
+        n_verified: those of them that are exact.
+        n_sampled: a random sample of the others, whose estimates were compared with exact effects.
+        mean_abs_error: mean of abs(ê - e) over these, in score units; NaN where there are none, as all below.
+        percentile_95_abs_error: what 95 % of them do not exceed.
+        max_abs_error: the greatest of them.
+        mean_relative_error: the sum of abs(ê - e) over that of abs(e).
+        spearman: rank correlation of ê and e over these; NaN where it is not defined.
+    """
+
+    n_cells: int
+    n_verified: int
+    n_sampled: int
+    mean_abs_error: float
+    percentile_95_abs_error: float
+    max_abs_error: float
+    mean_relative_error: float
     spearman: float
 
 
@@ -139,29 +169,46 @@ def some(result: SweepResult, pairs: np.ndarray, sites: np.ndarray) -> SweepResu
     return SweepResult(result.baseline[pairs], result.perturbed[pairs], of(result.denoise), of(result.noise))
 
 
-def errors(estimated: SweepResult, exact: SweepResult, is_signed: bool = True) -> tuple[int, float, float, float]:
+class Errors(NamedTuple):
+    """How far estimated effects are from exact ones; what each member is, :class:`CellScreening` says."""
+
+    n_sampled: int
+    mean_abs_error: float
+    percentile_95_abs_error: float
+    max_abs_error: float
+    mean_relative_error: float
+    spearman: float
+
+
+def errors(estimated: SweepResult, exact: SweepResult, is_signed: bool = True) -> Errors:
     """How far estimated effects are from exact ones, over all pairs, sites, slots and directions.
 
     Args:
         estimated: the estimates.
         exact: an exact sweep of the same pairs and sites; where its effects are missing, nothing is compared.
         is_signed: whether estimates tell an increase from a decrease; else absolute effects are compared.
-
-    Returns:
-        How many effects were compared, the mean and the greatest absolute error in score units, and Spearman's rank
-        correlation; NaN for the last three where there are none.
     """
-    found, wanted = (
-        np.concatenate([np.empty(0), *(effect.ravel() for effect in moved_by_patches(result))])
-        for result in (estimated, exact)
-    )
+    found, wanted = (effects(result) for result in (estimated, exact))
     found, wanted = found[~np.isnan(wanted)], wanted[~np.isnan(wanted)]
     if not is_signed:
         found, wanted = np.abs(found), np.abs(wanted)
     error = np.abs(found - wanted)
     if not len(error):
-        return 0, np.nan, np.nan, np.nan
-    return len(error), float(error.mean()), float(error.max()), spearman(found, wanted)
+        return Errors(0, np.nan, np.nan, np.nan, np.nan, np.nan)
+    high, whole = np.percentile(error, 95), np.abs(wanted).sum()
+    relative = float(error.sum() / whole) if whole else np.nan
+    return Errors(len(error), float(error.mean()), float(high), float(error.max()), relative, spearman(found, wanted))
+
+
+def effects(result: SweepResult) -> np.ndarray:
+    """How far all patches move scores, one after the other, in the order of :func:`patched_of_pairs`."""
+    return flat(moved_by_patches(result))
+
+
+def flat(of_runs: Iterable[np.ndarray]) -> np.ndarray:
+    """Arrays of one type, one for each run, one after the other; a number is missing from none."""
+    parts = [of_run.ravel() for of_run in of_runs]
+    return np.concatenate(parts) if parts else np.empty(0)
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:

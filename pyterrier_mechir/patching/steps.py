@@ -18,11 +18,13 @@ class Step:
     """Sites, or sets of sites, from which runs resume at the same point, swept together as copies on the batch axis.
 
     Args:
+        needs: what must be recorded of a run to patch them.
         sites: their numbers.
         heads: for each of them, the heads or neurons that it takes of each (layer, activation) that it replaces; 0 for
             the whole.
     """
 
+    needs: tuple[Key, ...]
     sites: list[int]
     heads: list[dict[Key, list[int]]]
 
@@ -46,7 +48,8 @@ def steps_of(sites: Sequence[Site | SiteSet], n_layers: int, receivers: Sequence
         taken: dict[Key, list[int]] = {}
         for site in one.members:
             taken.setdefault(activation_of(site, n_layers), []).append(site.number or 0)
-        step = steps.setdefault(tuple(needed_to_patch(list(taken), receivers)), Step([], []))
+        needs = tuple(needed_to_patch(list(taken), receivers))
+        step = steps.setdefault(needs, Step(needs, [], []))
         step.sites.append(number)
         step.heads.append(taken)
     return list(steps.values())

@@ -1,8 +1,12 @@
-"""The exact sweep: every site of every pair, batched over sites, directions and pairs."""
+"""The exact sweep: every site of every pair, or chosen cells, batched over sites, directions and pairs.
+
+Shapes: ``B`` runs, ``S`` positions. A cell is a run, a site and a slot.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,8 +21,8 @@ from pyterrier_mechir.models.products import packed_products
 from pyterrier_mechir.models.recording import Key, Recording, record
 from pyterrier_mechir.models.replay import Run, replay
 from pyterrier_mechir.models.resuming import Edit, at_positions
-from pyterrier_mechir.patching.outcome import SweepResult
-from pyterrier_mechir.patching.paths import needed_to_patch, patched_scores
+from pyterrier_mechir.patching.outcome import SweepResult, patched_of_pairs
+from pyterrier_mechir.patching.paths import patched_scores
 from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.steps import Step, steps_of
 from pyterrier_mechir.rankers.batches import batches_of_pairs
@@ -37,12 +41,15 @@ class Runs(NamedTuple):
         target: which ``B`` of these runs are patched: all baselines, all perturbed sides, or both.
         source: for each of them, the run that its activations are taken from: the other side of its pair.
         slots: which positions of each target a slot has, broadcastable to ``[slot, B, S]``.
+        places: the place of each target among the runs of
+            :func:`~pyterrier_mechir.patching.outcome.patched_of_pairs`, ``[B]``.
     """
 
     batch: Batch
     target: slice
     source: slice | torch.Tensor
     slots: torch.Tensor
+    places: np.ndarray
 
     def inputs(self, of: slice | torch.Tensor) -> Batch:
         """The inputs of some of the runs."""
@@ -51,6 +58,9 @@ class Runs(NamedTuple):
 
 ScoreRuns = Callable[[Runs], tuple[torch.Tensor, torch.Tensor]]
 """Scores ``[2n]`` of runs, and patched scores ``[B, site, slot]`` of their targets."""
+
+Cells = Sequence[np.ndarray]
+"""Some cells: for each run of :func:`~pyterrier_mechir.patching.outcome.patched_of_pairs`, bool ``[site, slot]``."""
 
 
 def sweep(
@@ -63,6 +73,7 @@ def sweep(
     progress: Callable[[int], object] | None = None,
     run: Run = replay,
     batch_tokens: int | None = None,
+    cells: Cells | None = None,
 ) -> SweepResult:
     """Patch each site of each pair, one at a time, exactly.
 
@@ -76,23 +87,68 @@ def sweep(
         run: what gives the scores of patched copies of recorded runs, without receivers.
         batch_tokens: tokens in a forward pass, all patched copies together, where batches are formed by length; None
             takes the ranker's.
+        cells: which cells to patch, whose copies share batches whatever pairs, sites and slots they are of; None
+            patches all.
 
     Returns:
-        The scores, in the order of the pairs; missing where a pair has none of the positions.
+        The scores, in the order of the pairs; missing where a pair has none of the positions, and in other cells than
+        those to patch.
     """
     model, at_once = opened or ranker.opened, batch_tokens or ranker.batch_tokens
     steps = steps_of(plan.sites, ranker.n_layers, plan.receivers)
-    wanted = {key for step in steps for key in (*needed_to_patch(step.activations, plan.receivers), *step.activations)}
+    wanted = {key for step in steps for key in (*step.needs, *step.activations)}
     patch = partial(patched_scores, model, receivers=plan.receivers, run=run)
-    slots = max((plan.positions.count(pair) for pair in pairs), default=1)
-    copies = min(at_once, len(plan.ways) * slots * max((len(step.sites) for step in steps), default=1))
+    copies = min(at_once, _copies_of_pair(pairs, plan, steps, cells))
 
     def score(runs: Runs) -> tuple[torch.Tensor, torch.Tensor]:
         recorded = record(model, runs.batch, sorted(wanted))
         known = () if plan.receivers or run is not replay else _known(model, steps, runs)
-        return recorded.scores, _sweep_steps(model.anatomy, runs, recorded, steps, patch, at_once, known)
+        chosen = None if cells is None else [cells[place] for place in runs.places]
+        return recorded.scores, _sweep_steps(model.anatomy, runs, recorded, steps, patch, at_once, known, chosen)
 
     return in_batches(ranker, model, pairs, query_inputs, plan, score, at_once // copies, progress)
+
+
+def cells_that_differ(
+    ranker: Ranker,
+    pairs: Sequence[AlignedPair],
+    query_inputs: Batch,
+    plan: Plan,
+    *,
+    opened: Opened | None = None,
+) -> list[np.ndarray]:
+    """The cells whose patch takes something else from the source than is there; that of any other moves no score.
+
+    Args are those of :func:`sweep`.
+
+    Returns:
+        The cells, in the order of :data:`Cells`; those of both directions are the same.
+    """
+    if not plan.sites:
+        return [np.zeros((0, plan.positions.count(pair)), dtype=bool) for _ in plan.ways for pair in pairs]
+    model, steps = opened or ranker.opened, steps_of(plan.sites, ranker.n_layers)
+    keys = sorted({key for step in steps for key in step.activations})
+    n_sites = len(plan.sites)
+
+    def differ(runs: Runs) -> tuple[torch.Tensor, torch.Tensor]:
+        recorded = record(model, runs.batch, keys)
+        base, source = recorded.rows(runs.target), recorded.rows(runs.source)
+        shape = (len(base.scores), n_sites, len(runs.slots))
+        return recorded.scores, _changes(model.anatomy, base, source, steps, shape, runs.slots).float()
+
+    one_way = replace(plan, direction="denoise")
+    found = in_batches(ranker, model, pairs, query_inputs, one_way, differ, ranker.batch_tokens // 2)
+    cells = [of_pair.reshape(n_sites, -1) > 0 for _, of_pair in patched_of_pairs(found)]
+    return cells * len(plan.ways)
+
+
+def _copies_of_pair(pairs: Sequence[AlignedPair], plan: Plan, steps: Sequence[Step], cells: Cells | None) -> int:
+    """How many copies of a pair a step patches: at most, or of chosen cells on average."""
+    if cells is None or not pairs:
+        slots = max((plan.positions.count(pair) for pair in pairs), default=1)
+        return len(plan.ways) * slots * max((len(step.sites) for step in steps), default=1)
+    in_step = (sum(int(of_run[step.sites].sum()) for of_run in cells) for step in steps)
+    return max(1, -(-max(in_step, default=1) // len(pairs)))
 
 
 @as_alone()
@@ -122,7 +178,8 @@ def in_batches(
     patched: dict[str, list[np.ndarray]] = {way: [np.empty(0)] * len(pairs) for way in plan.ways}
     with torch.no_grad(), packed_products(opened.anatomy):
         for index, group, batch in batches_of_pairs(ranker, pairs, query_inputs, budget, plan.batch_size):
-            scores, values = score(_runs(group, batch, plan))
+            places = np.concatenate([way * len(pairs) + index for way in range(len(plan.ways))])
+            scores, values = score(_runs(group, batch, plan, places))
             baseline[index], perturbed[index] = scores.cpu().numpy().reshape(2, -1)
             for way, of_way in zip(plan.ways, values.cpu().split(len(group)), strict=True):
                 for i, pair, value in zip(index, group, of_way.numpy(), strict=True):
@@ -136,7 +193,7 @@ def in_batches(
     return SweepResult(baseline, perturbed, patched.get("denoise"), patched.get("noise"))
 
 
-def _runs(pairs: Sequence[AlignedPair], batch: Batch, plan: Plan) -> Runs:
+def _runs(pairs: Sequence[AlignedPair], batch: Batch, plan: Plan, places: np.ndarray) -> Runs:
     n_pairs, device = len(pairs), batch["input_ids"].device
     is_baseline, is_perturbed = slice(0, n_pairs), slice(n_pairs, 2 * n_pairs)
     sides: dict[tuple[str, ...], tuple[slice, slice | torch.Tensor]] = {
@@ -146,7 +203,8 @@ def _runs(pairs: Sequence[AlignedPair], batch: Batch, plan: Plan) -> Runs:
     }
     target, source = sides[plan.ways]
     slots = torch.from_numpy(plan.positions.masks(pairs) & _open(pairs)).to(device)
-    return Runs(batch, target, source, slots.repeat(1, len(plan.ways), 1) if slots.shape[1] > 1 else slots)
+    slots = slots.repeat(1, len(plan.ways), 1) if slots.shape[1] > 1 else slots
+    return Runs(batch, target, source, slots, places)
 
 
 def _open(pairs: Sequence[AlignedPair]) -> np.ndarray:
@@ -169,6 +227,7 @@ def _sweep_steps(
     patch: Callable[..., torch.Tensor],
     batch_tokens: int,
     known: Sequence[int],
+    chosen: Sequence[np.ndarray] | None,
 ) -> torch.Tensor:
     """Scores ``[B, site, slot]`` of the targets with each site taken from their sources at the slot's positions.
 
@@ -184,32 +243,64 @@ def _sweep_steps(
             :func:`~pyterrier_mechir.patching.paths.patched_scores` does.
         batch_tokens: tokens in a forward pass.
         known: the sites whose patch makes the target's score that of the source.
+        chosen: the cells to patch, ``[site, slot]`` of each target; None for all.
     """
     inputs, base, source = runs.inputs(runs.target), recorded.rows(runs.target), recorded.rows(runs.source)
     n_runs, length = inputs["input_ids"].shape
-    at_once = max(1, batch_tokens // (n_runs * length))
     n_sites, slots = sum(len(step.sites) for step in steps), runs.slots
     scores = base.scores.new_full((n_runs, n_sites, len(slots)), torch.nan)
-    present = slots.any(dim=2)
+    present = slots.any(dim=2).T[:, None]
     changes = _changes(anatomy, base, source, steps, scores.shape, slots)
-    worth = (changes & present.T[:, None]).any(0).tolist()
+    wanted = present if chosen is None else present & _padded(chosen, scores)
+    worth = changes & wanted
     scores[:, list(known)] = source.scores[:, None, None]
     for step in steps:
         swept = [site for site in step.sites if site not in known]
-        patches = [(site, slot) for site in swept for slot, is_worth in enumerate(worth[site]) if is_worth]
-        for begin in range(0, len(patches), at_once):
-            of_site, of_slot = (list(column) for column in zip(*patches[begin : begin + at_once], strict=True))
-            senders = {site: number for number, site in enumerate(dict.fromkeys(of_site))}
-            edits = []
-            for layer, activation in step.activations:
-                is_head = step.takes(list(senders), (layer, activation), anatomy.groups(activation))
-                if is_head.any():
-                    mask = torch.from_numpy(is_head).to(scores.device)[:, None, None, :]
-                    edits.append(Edit(layer, activation, source[layer, activation], mask))
-            which = [senders[site] for site in of_site]
-            scores[:, of_site, of_slot] = patch(inputs, base, edits, which, slots[of_slot]).T
+        if chosen is None:
+            is_worth = worth.any(0).tolist()
+            patches = [(site, slot) for site in swept for slot in range(len(slots)) if is_worth[site][slot]]
+            for of_site, of_slot in _chunks(patches, batch_tokens // (n_runs * length)):
+                senders = {site: number for number, site in enumerate(dict.fromkeys(of_site))}
+                edits = _edits(anatomy, step, list(senders), source)
+                which = [senders[site] for site in of_site]
+                scores[:, of_site, of_slot] = patch(inputs, base, edits, which, slots[of_slot]).T
+        else:
+            cells = [(run, swept[number], slot) for run, number, slot in worth[:, swept].nonzero().tolist()]
+            for of_run, of_site, of_slot in _chunks(cells, batch_tokens // length):
+                rows = torch.tensor(of_run, device=scores.device)
+                edits = _edits(anatomy, step, of_site, source.rows(rows, step.activations), each_run=True)
+                at = slots.expand(len(slots), n_runs, -1)[of_slot, rows]
+                of_rows = {name: value[rows] for name, value in inputs.items()}
+                scores[rows, of_site, of_slot] = patch(of_rows, base.rows(rows, step.needs), edits, [0], at[None])[0]
     scores = torch.where(changes, scores, base.scores[:, None, None])
-    return scores.masked_fill(~present.T[:, None, :], torch.nan)
+    return scores.masked_fill(~wanted, torch.nan)
+
+
+def _chunks(items: Sequence[tuple[int, ...]], size: int) -> Iterator[tuple[list[int], ...]]:
+    """Items in groups of a size, at least 1, each as a column for each member."""
+    size = max(1, size)
+    for begin in range(0, len(items), size):
+        yield tuple(map(list, zip(*items[begin : begin + size], strict=True)))
+
+
+def _edits(anatomy: Anatomy, step: Step, sites: Sequence[int], source: Recording, each_run: bool = False) -> list[Edit]:
+    """Edits that take some sites of a step: each in a copy of all runs, or each in a run of its own."""
+    edits = []
+    for layer, activation in step.activations:
+        is_head = step.takes(sites, (layer, activation), anatomy.groups(activation))
+        if is_head.any():
+            mask = torch.from_numpy(is_head).to(source.scores.device)[:, None, None, :]
+            mask = mask.transpose(0, 1) if each_run else mask
+            edits.append(Edit(layer, activation, source[layer, activation], mask))
+    return edits
+
+
+def _padded(cells: Sequence[np.ndarray], like: torch.Tensor) -> torch.Tensor:
+    """The cells of each run, ``[site, slot]``, in one tensor of the shape of another."""
+    found = torch.zeros(like.shape, dtype=torch.bool)
+    for row, of_run in enumerate(cells):
+        found[row, :, : of_run.shape[1]] = torch.from_numpy(of_run)
+    return found.to(like.device)
 
 
 def _known(opened: Opened, steps: Sequence[Step], runs: Runs) -> list[int]:

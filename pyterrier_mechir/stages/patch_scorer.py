@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyterrier_mechir._options import one_of
@@ -84,11 +85,16 @@ class PatchScorer(PairScorer):
             :class:`~pyterrier_mechir.Attribution`, ``ig``, which is :class:`~pyterrier_mechir.IntegratedGradients`,
             ``column``, which is :class:`~pyterrier_mechir.ColumnReplay` (of streams and what layers add to them, at
             positions), or one of these with options. Estimates take the place of the patched scores.
-        screen: with an estimating method, how many sites to verify: all are estimated, and those of greatest estimated
-            effect over the frame are patched exactly, in all its rows. Which they are depends on the frame, so that a
-            frame that comes in batches is screened batch by batch. ``attrs["mechir"]["screen"]`` tells which were
-            verified, and the error of the estimates on a random sample of as many others
-            (:class:`~pyterrier_mechir.patching.outcome.Screening`).
+        screen: with an estimating method, what to verify: all is estimated, and some of it is then patched exactly. A
+            whole number, 20, is one of sites: those of greatest estimated effect over the frame, in all its rows. A
+            float, 0.05, is a share of cells (row, direction, site, slot): of those whose sides differ and that the
+            method does not patch exactly itself, the ones in which the estimate is farthest from a second one
+            (:func:`~pyterrier_mechir.patching.screening.second_opinion`); 1.0 is all of them. A set that is patched
+            together is one site. What is verified depends on the frame, so that a frame that comes in batches is
+            screened batch by batch. ``attrs["mechir"]["screen"]`` tells which sites, or how many cells, were verified,
+            and the error of the estimates on a random sample of others
+            (:class:`~pyterrier_mechir.patching.outcome.Screening`,
+            :class:`~pyterrier_mechir.patching.outcome.CellScreening`); where it is poor, a warning says so.
         heads: only these (layer, head), or (layer, neuron). An entry may also be the name of a site, ``"L5.mlp_out"``,
             or a list of heads and names, which are patched together; the arrays are then ``[entry]``.
         layers: only these layers.
@@ -127,7 +133,7 @@ class PatchScorer(PairScorer):
         positions: str | Sequence[int | str] = "all",
         direction: str = "denoise",
         method: Method = "exact",
-        screen: int | None = None,
+        screen: float | None = None,
         heads: Sequence[Any] | None = None,
         layers: Sequence[int] | None = None,
         receivers: str | Sequence[str] | None = None,
@@ -171,16 +177,24 @@ class PatchScorer(PairScorer):
         for site in {(site.component, site.layer): site for one in self.sites.sites for site in one.members}.values():
             self.ranker.anatomy.port(*activation_of(site, ranker.n_layers))
 
-    def _checked(self, screen: int | None) -> int | None:
+    def _checked(self, screen: float | None) -> float | None:
         if screen is not None and self.method == "exact":
             raise ValueError(
                 f"screen={screen} verifies estimates; give method='attribution', 'ig' or 'column' with it."
             )
         if self.receivers is not None and self.method != "exact":
             raise ValueError("paths to receivers are patched exactly; leave method out, or receivers.")
-        if screen is not None and screen < 1:
-            raise ValueError(f"screen is {screen}; verify at least 1 site, or give None to verify none.")
-        return screen
+        if screen is None or (isinstance(screen, Integral) and not isinstance(screen, bool) and screen >= 1):
+            return screen
+        if isinstance(screen, Real) and not isinstance(screen, Integral) and 0 < screen <= 1:
+            return float(screen)
+        raise ValueError(
+            f"screen is {screen!r}; verify at least 1 site, or a share of cells above 0 and up to 1.0, or give None to "
+            "verify none."
+        )
+
+    def _key(self) -> tuple[Any, ...]:
+        return (*super()._key(), isinstance(self.screen, float))  # 1 site is not 1.0, all cells
 
     @property
     def sites(self) -> Sites:

@@ -37,8 +37,7 @@ class Positions:
     Args:
         kind: ``all`` (one slot of all positions), ``each`` (a slot for each position), ``class`` (a slot for each of
             :data:`~pyterrier_mechir.text.encoding.TOKEN_CLASSES`), ``top_units`` (a slot for each of the row's
-            strongest units, which ``pair.slots`` holds), ``own`` (the slots that ``pair.slots`` holds, of each pair as
-            many as it has), or ``chosen``.
+            strongest units, which ``pair.slots`` holds), or ``chosen``.
         chosen: with ``chosen``, a slot for each of these positions; negative ones count from the end.
         n_units: with ``top_units``, how many slots there are.
     """
@@ -80,8 +79,6 @@ class Positions:
         """How many slots a pair has: with ``each``, as many as it has positions."""
         if self.kind == "each":
             return len(pair.classes)
-        if self.kind == "own":
-            return 0 if pair.slots is None else len(pair.slots)
         return len(self.labels or [None])
 
     def masks(self, pairs: Sequence[AlignedPair]) -> np.ndarray:
@@ -106,18 +103,20 @@ class Positions:
             for row, pair in enumerate(pairs):
                 classes[row, : len(pair.classes)] = pair.classes
             return classes == np.arange(len(TOKEN_CLASSES))[:, None, None]
-        if self.kind in (TOP_UNITS, "own"):
-            slots = np.zeros((self.n_units or max(map(self.count, pairs)), len(pairs), width), dtype=bool)
+        if self.kind == TOP_UNITS:
+            slots = np.zeros((self.n_units, len(pairs), width), dtype=bool)
             for row, pair in enumerate(pairs):
-                slots[: self.n_units or self.count(pair), row, : len(pair.classes)] = pair.slots
+                slots[:, row, : len(pair.classes)] = pair.slots
             return slots
         chosen = np.array(self.chosen)[:, None]
         at = np.where(chosen < 0, chosen + lengths, chosen)
         return (at[..., None] == places) & exists
 
+    def of_pair(self, pair: AlignedPair) -> np.ndarray:
+        """Which of a pair's ``n`` positions each of its slots has, bool ``[slot, n]``."""
+        masks = self.masks([pair])[:, 0]
+        return np.broadcast_to(masks, (len(masks), len(pair.classes)))
+
 
 ALL = Positions("all")
 """One slot of all positions."""
-
-OWN = Positions("own")
-"""The slots that each pair has of its own."""

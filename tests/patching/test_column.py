@@ -40,7 +40,7 @@ from pyterrier_mechir.patching.plan import ColumnReplay, Method, Plan, method_of
 from pyterrier_mechir.perturb import TFC1
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.text.encoding import EDIT, TOKEN_CLASSES
-from pyterrier_mechir.text.positions import OWN, Positions
+from pyterrier_mechir.text.positions import TOP_UNITS, Positions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -128,7 +128,7 @@ def test_a_slot_is_the_same_whatever_the_other_slots_are(kind):
         several = [number for number, places in enumerate(members) if len(places) > 1]
         n_compared += len(single) * len(several) > 0
         own = [replace(pair, slots=np.stack([pair.classes == number])) for number in several]
-        apart = [swept(found, positions=OWN, pairs=([one], inputs)) for one in own]
+        apart = [swept(found, positions=(TOP_UNITS, 1), pairs=([one], inputs)) for one in own]
         for way in WAYS:
             of_each, of_classes = getattr(each, way)[row], getattr(classes, way)[row]
             size = np.abs(of_each).max()

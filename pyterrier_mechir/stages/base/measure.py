@@ -30,7 +30,8 @@ class Measure:
         direction: ``denoise``, ``noise`` or ``both``.
         receivers: where patched paths end; none patches all.
         method: how patched scores are computed.
-        screen: how many sites to verify exactly, where they are estimated; None for none.
+        screen: how many sites to verify exactly, where they are estimated, or, a float, which share of the cells; None
+            for none.
         metric: what is measured in place of the score; None measures the score.
         min_delta: least change of the score for which a normalised effect is given.
     """
@@ -40,7 +41,7 @@ class Measure:
     direction: str = "denoise"
     receivers: tuple[Site, ...] = ()
     method: Method = "exact"
-    screen: int | None = None
+    screen: float | None = None
     metric: Metric | None = None
     min_delta: float = 0.0
 
@@ -83,7 +84,8 @@ class Measure:
         if self.positions.labels is not None:
             told["slots"] = self.positions.labels
         if swept is not None and swept.screening is not None:
-            told["screen"] = asdict(swept.screening) | {"verified": list(swept.screening.verified)}
+            screening = asdict(swept.screening)
+            told["screen"] = {name: list(one) if isinstance(one, tuple) else one for name, one in screening.items()}
         if self.receivers:
             told["receivers"] = names_of(self.receivers)
         if self.metric is not None:

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from pyterrier_mechir.patching.plan import Plan
 
 
+POOR = 0.9
+"""Estimates whose rank correlation with exact effects is lower are warned of."""
+
+
 class PairStage(StoredStage):
     """Scores both sides of every minimal pair of a frame, and measures what its :attr:`measure` says.
 
@@ -79,8 +83,8 @@ class PairStage(StoredStage):
         if self.measure.screen is None:
             return ""
         return (
-            "a screened run verifies the best sites of the whole frame, so it cannot be written in parts; leave screen "
-            "out, or write its output with writer() after it"
+            "a screened run verifies the best sites, or cells, of the whole frame, so it cannot be written in parts; "
+            "leave screen out, or write its output with writer() after it"
         )
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
@@ -178,6 +182,7 @@ class PairStage(StoredStage):
             return results.columns(measure.min_delta), None
         aligned, swept = self._swept(measure, pairs, rows)
         _warn_of_untouched(measure, swept)
+        _warn_of_poor(swept)
         encoded = {i: pair for i, pair in enumerate(aligned.pairs[: aligned.n]) if pair is not None}
         places = dict(zip(encoded, range(len(encoded)), strict=True))
         found = {row: places[pair] for row, pair in aligned.places.items() if pair in places}
@@ -256,6 +261,14 @@ def _warn_of_untouched(measure: Measure, swept: SweepResult) -> None:
             f"patching {', '.join(measure.sites.patched_components)} touched nothing: no patched score differs from "
             f"the unpatched one, in any of {len(swept.baseline)} pairs, though the two sides' scores do. What is "
             "patched is the same on both sides, or the score does not depend on it.",
+        )
+
+
+def _warn_of_poor(swept: SweepResult) -> None:
+    if swept.screening is not None and swept.screening.spearman < POOR:
+        warn(
+            f"estimates that were not verified rank {swept.screening.n_sampled} sampled patches with a Spearman "
+            f"correlation of {swept.screening.spearman:.2f} with exact ones; raise screen, or use method='exact'.",
         )
 
 
