@@ -84,7 +84,8 @@ def sweep(
         plan: what is patched.
         opened: how the model runs, and so what is measured; None takes the ranker's own, which gives its scores.
         progress: called with the number of pairs done, as they are done.
-        run: what gives the scores of patched copies of recorded runs, without receivers.
+        run: what gives the scores of patched copies of recorded runs, without receivers; given another than the
+            default, no score is taken as known.
         batch_tokens: tokens in a forward pass, all patched copies together, where batches are formed by length; None
             takes the ranker's.
         cells: which cells to patch, whose copies share batches whatever pairs, sites and slots they are of; None
@@ -306,8 +307,7 @@ def _padded(cells: Sequence[np.ndarray], like: torch.Tensor) -> torch.Tensor:
 def _known(opened: Opened, steps: Sequence[Step], runs: Runs) -> list[int]:
     """The sites whose patch at all positions makes the score that of the source: streams, if nothing else is read.
 
-    Where a position is masked on one side, not all are patched. The stream that enters the first layer is not among
-    them: its patch shows whether there is a second way from the text to the score.
+    Where a position is masked on one side, not all are patched.
     """
     if not opened.reads_stream or runs.slots.numel() > 1 or not runs.slots.all():
         return []
@@ -316,8 +316,8 @@ def _known(opened: Opened, steps: Sequence[Step], runs: Runs) -> list[int]:
 
 
 def is_known(keys: Sequence[Key]) -> bool:
-    """Whether what replaces some activations at all positions leaves nothing of the target after the first layer."""
-    return len(keys) == 1 and keys[0][1] in WHOLE_STREAMS and keys[0] != (0, "resid_pre")
+    """Whether what replaces some activations at all positions leaves nothing of the target after them."""
+    return len(keys) == 1 and keys[0][1] in WHOLE_STREAMS
 
 
 def _changes(

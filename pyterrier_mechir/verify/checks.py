@@ -17,6 +17,7 @@ from pyterrier_mechir.models.components import TABLE
 from pyterrier_mechir.models.opened import Batch
 from pyterrier_mechir.models.precision import Reduced, in_full, precision_of
 from pyterrier_mechir.models.recording import record
+from pyterrier_mechir.models.replay import replay
 from pyterrier_mechir.models.sites import Site, SiteSet
 from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.sweep import sweep
@@ -197,7 +198,7 @@ def everything(subject: Subject) -> Finding:
         what = "all that the decoder reads of the text (cross_attn_out of every layer)"
     else:
         whole, what = Site("resid_pre", 0), "the stream that enters the first layer (L0.resid_pre)"
-    result = sweep(subject.ranker, pairs, inputs, Plan([whole], "both"))
+    result = sweep(subject.ranker, pairs, inputs, Plan([whole], "both"), run=partial(replay))
     off = max(
         share(_of(result.denoise)[:, 0], result.perturbed),
         share(_of(result.noise)[:, 0], result.baseline),
