@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_mechir.models.sites import Site, Sites, SiteSet
+from pyterrier_mechir.patching.best import told_of
 from pyterrier_mechir.patching.plan import Method, Plan
 from pyterrier_mechir.patching.receivers import names_of
 from pyterrier_mechir.text.positions import ALL, Positions
@@ -30,7 +31,8 @@ class Measure:
         direction: ``denoise``, ``noise`` or ``both``.
         receivers: where patched paths end; none patches all.
         method: how patched scores are computed.
-        screen: how many sites to verify exactly, where they are estimated; None for none.
+        methods: how those of each site are.
+        screen: how many sites to verify exactly, of those that are estimated; None for none.
         metric: what is measured in place of the score; None measures the score.
         min_delta: least change of the score for which a normalised effect is given.
     """
@@ -40,6 +42,7 @@ class Measure:
     direction: str = "denoise"
     receivers: tuple[Site, ...] = ()
     method: Method = "exact"
+    methods: Mapping[Site | SiteSet, Method] = field(default_factory=dict)
     screen: int | None = None
     metric: Metric | None = None
     min_delta: float = 0.0
@@ -47,6 +50,13 @@ class Measure:
     def plan(self, sites: Sequence[Site | SiteSet], batch_size: int | None) -> Plan:
         """The plan of a sweep of some of the sites."""
         return Plan(sites, self.direction, batch_size, self.positions, self.receivers)
+
+    def plans(self, batch_size: int | None) -> dict[Method, Plan]:
+        """The plan of the sites of each method; an exact one without sites where there are none."""
+        found: dict[Method, list[Site | SiteSet]] = {}
+        for site in self.sites.patched:
+            found.setdefault(self.methods[site], []).append(site)
+        return {method: self.plan(sites, batch_size) for method, sites in (found or {"exact": []}).items()}
 
     def run(
         self,
@@ -65,9 +75,9 @@ class Measure:
             plan: from :meth:`plan`.
             progress: called with the number of pairs done, as they are done.
         """
-        from pyterrier_mechir.patching.methods import sweeper
+        from pyterrier_mechir.patching.methods import sweeper_of
 
-        sweep = sweeper(self.method, self.screen)
+        sweep = sweeper_of(self.methods, self.screen)
         if self.metric is None:
             return sweep(ranker, pairs, ranker.query_inputs(contexts), plan, progress=progress)
         opened, observed, inputs = self.metric.observed(ranker, pairs, contexts)
@@ -84,6 +94,7 @@ class Measure:
             told["slots"] = self.positions.labels
         if swept is not None and swept.screening is not None:
             told["screen"] = asdict(swept.screening) | {"verified": list(swept.screening.verified)}
+        told |= told_of(self.method, self.methods)
         if self.receivers:
             told["receivers"] = names_of(self.receivers)
         if self.metric is not None:
