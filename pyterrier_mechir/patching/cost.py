@@ -145,7 +145,7 @@ class Probe(NamedTuple):
 
 
 def estimated(probes: Sequence[Probe], n_sampled: int, n_rows: int, of_texts: float, limit: float) -> Cost:
-    """Scale what probes of the same pairs find, one for each method by which sites are patched, to all rows.
+    """Scale what probes of the same pairs find, of sites that are patched exactly and of others, to all rows.
 
     Args:
         probes: of a sample of the rows.

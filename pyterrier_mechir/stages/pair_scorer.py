@@ -98,5 +98,5 @@ class PairScorer(PairStage, Storing):
         pairs = list({pair.key(): pair for pair in aligned.pairs if pair is not None}.values())
         run = partial(measure.run, ranker, aligned.contexts)
         plans = measure.plans(self.batch_size)
-        probes = [Probe(ranker, pairs, plan, method == "exact", run) for method, plan in plans.items()]
+        probes = [Probe(ranker, pairs, plan, is_exact, run) for is_exact, plan in plans.items()]
         return estimated(probes, len(sample), len(frame), of_texts, seconds)

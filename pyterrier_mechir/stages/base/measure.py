@@ -51,12 +51,15 @@ class Measure:
         """The plan of a sweep of some of the sites."""
         return Plan(sites, self.direction, batch_size, self.positions, self.receivers)
 
-    def plans(self, batch_size: int | None) -> dict[Method, Plan]:
-        """The plan of the sites of each method; an exact one without sites where there are none."""
-        found: dict[Method, list[Site | SiteSet]] = {}
+    def plans(self, batch_size: int | None) -> dict[bool, Plan]:
+        """The plans of the sites that are patched exactly (True) and of those that are estimated, where there are any.
+
+        Without sites, an exact plan has none.
+        """
+        found: dict[bool, list[Site | SiteSet]] = {}
         for site in self.sites.patched:
-            found.setdefault(self.methods[site], []).append(site)
-        return {method: self.plan(sites, batch_size) for method, sites in (found or {"exact": []}).items()}
+            found.setdefault(self.methods[site] == "exact", []).append(site)
+        return {is_exact: self.plan(sites, batch_size) for is_exact, sites in (found or {True: []}).items()}
 
     def run(
         self,
