@@ -100,7 +100,7 @@ def main() -> None:
         report(f"heads: {name}", exact, measure(ranker, pairs, "head", options.direction, method), is_signed)
     of_queries = measure(ranker, pairs, ["q", "k"], options.direction, "exact")
     report("queries and keys: exact", of_queries, of_queries)
-    for name, method in {"attribution": Attribution(), "QK fix": Attribution(qk_fix=True)}.items():
+    for name, method in {"first order": Attribution(qk_fix=False), "QK fix": Attribution()}.items():
         report(f"queries and keys: {name}", of_queries, measure(ranker, pairs, ["q", "k"], options.direction, method))
 
 

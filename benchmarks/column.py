@@ -176,7 +176,7 @@ def main() -> None:
                 row(component, direction, name, exact, found, of_component)
             row("all three", direction, name, exact, found)
     for component in ("q", "k", "head"):
-        methods = {"gradient": Attribution()} | ({} if component == "head" else {"QK fix": Attribution(qk_fix=True)})
+        methods = {"gradient": Attribution(qk_fix=False)} | ({} if component == "head" else {"QK fix": Attribution()})
         for direction in ("denoise", "noise"):
             exact = measure(ranker, pairs, component, direction, "exact", "all")
             print(f"| {component} (all) | {direction} | exact | 1 | 0 | {exact.seconds:.2f} | 1 |", flush=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pyterrier_mechir.observe.words.faithfulness import faithfulness
     from pyterrier_mechir.orders import OrderExplanation, explain_order
     from pyterrier_mechir.patching.metrics import AttentionTo, QueryTokenScore, TermWeight
-    from pyterrier_mechir.patching.plan import Attribution, ColumnReplay, IntegratedGradients
+    from pyterrier_mechir.patching.plan import Attribution, Auto, ColumnReplay, IntegratedGradients
     from pyterrier_mechir.plots.attention import plot_attention
     from pyterrier_mechir.plots.circuit import plot_circuit
     from pyterrier_mechir.plots.classes import plot_classes
@@ -83,6 +83,7 @@ _HOMES = {
     "AttentionPatterns": "stages.attention_patterns",
     "AttentionTo": "patching.metrics",
     "Attribution": "patching.plan",
+    "Auto": "patching.plan",
     "AxiomAgreement": "results.measures",
     "BiEncoder": "rankers.bi_encoder",
     "ColBERT": "rankers.colbert",
@@ -155,6 +156,7 @@ __all__ = [
     "AttentionPatterns",
     "AttentionTo",
     "Attribution",
+    "Auto",
     "AxiomAgreement",
     "BiEncoder",
     "ColBERT",

@@ -173,3 +173,32 @@ def estimate(at: Slopes, source: Slopes, reference: Reference, site: Site, posit
 def attribution(reference: Reference, target: Inputs, source: Inputs, site: Site, positions=None) -> float:
     """The estimate from the gradient at the target."""
     return estimate(slopes_at(reference, target), slopes_at(reference, source), reference, site, positions)
+
+
+@cached
+def z_under(reference: Reference, target: Inputs, source: Inputs, site: Site, positions: tuple[int, ...]) -> Tensor:
+    """The outputs of the heads of a layer where queries or keys of it, at some positions, are the source's."""
+    taken = slopes_at(reference, source)[site.component, site.layer][0]
+    of_cross = site.component.removesuffix("q").removesuffix("k")
+
+    def patch(value: Tensor) -> Tensor:
+        part, mixed = reference.part(site.component, site.number, value.shape[-1]), value.clone()
+        mixed[:, positions, part] = taken[:, positions, part]
+        return mixed
+
+    kept: list[Tensor] = []
+    patched = reference.hook(site.component, site.layer, patch)
+    with torch.no_grad(), patched, reference.hook(f"{of_cross}head", site.layer, kept.append):
+        reference.score(target)
+    return kept[0]
+
+
+def fixed(reference: Reference, target: Inputs, source: Inputs, site: Site, positions=None) -> float:
+    """The change of the outputs of heads under the source's queries or keys, times the gradient at them."""
+    if site.component.removeprefix("cross_") not in ("q", "k"):
+        return attribution(reference, target, source, site, positions)
+    here, n = slopes_at(reference, target), slopes_at(reference, source)[site.component, site.layer][0].shape[1]
+    places = tuple(range(n) if positions is None else positions)
+    head = "cross_head" if site.component.startswith("cross_") else "head"
+    z, slope = here[head, site.layer]
+    return ((z_under(reference, target, source, site, places) - z) * slope).sum().item()

@@ -236,6 +236,7 @@ METHOD_CASES = {
     "ig over activations": of("bi", method=pm.IntegratedGradients(over="activations", steps=2)),
     "ig over activations, sets": of("cross", heads=_SETS, method=pm.IntegratedGradients(over="activations", steps=2)),
     "screen": of("cross", method="attribution", screen=3),
+    "auto": of("cross", ["head", "q", "attn_out"], method="auto"),
 }
 
 PATH_CASES = {

@@ -11,11 +11,12 @@ Shapes: ``B`` runs, ``H`` heads, ``Q`` query positions (the rows of a pattern, e
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from transformers import AttentionInterface
 
 OnPattern = Callable[[Tensor], Tensor | None]
 """Gets attention weights ``[B, H, Q, S]``; what it returns, unless None, takes their place."""
+
+Place = TypeVar("Place", bound=Hashable)
 
 _IMPLEMENTATION = "mechir_pattern"
 
@@ -61,6 +64,15 @@ class Heads:
     def weights(self) -> Tensor:
         """The attention weights, ``[B, H, Q, S]``."""
         return self.logits(self.query @ self.key.transpose(-1, -2), self.mask).softmax(-1)
+
+    def rows(self, index: Tensor) -> Heads:
+        """Those of some of the ``B`` runs, by their numbers."""
+        mask = self.mask if self.mask is None or len(self.mask) == 1 else self.mask[index]
+        return replace(self, query=self.query[index], key=self.key[index], value=self.value[index], mask=mask)
+
+    def detach(self) -> Heads:
+        """The same outside of any graph."""
+        return replace(self, query=self.query.detach(), key=self.key.detach(), value=self.value.detach())
 
 
 OnHeads = Callable[[Heads], Tensor]
@@ -110,6 +122,29 @@ def computed_by(attention: nn.Module, function: OnHeads) -> Iterator[None]:
         attention.config = config
 
 
+@contextmanager
+def keeping_heads(attentions: Mapping[Place, nn.Module]) -> Iterator[dict[Place, Heads]]:
+    """Keep what attention modules compute with while a model runs.
+
+    Args:
+        attentions: attention modules that attend through transformers' attention interface.
+
+    Yields:
+        What each computed with when it ran last.
+    """
+    kept: dict[Place, Heads] = {}
+    configs: dict[Place, Any] = {place: attention.config for place, attention in attentions.items()}
+    for place, attention in attentions.items():
+        asked = copy(configs[place])
+        asked._attn_implementation, asked.on_heads = _IMPLEMENTATION, partial(kept.__setitem__, place)
+        attention.config = asked
+    try:
+        yield kept
+    finally:
+        for place, attention in attentions.items():
+            attention.config = configs[place]
+
+
 def attended(heads: Heads, weights: Tensor | None = None) -> Tensor:
     """The outputs z of heads, ``[B, H, Q, d]``.
 
@@ -149,12 +184,18 @@ def attend(
 def _attention_with_weights(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
-    """The eager attention of a module's own architecture, its weights passed through ``config.on_pattern``."""
+    """The eager attention of a module's own architecture, its weights passed through ``config.on_pattern``.
+
+    What it computes with is given to ``config.on_heads``.
+    """
+    config: Any = module.config
+    if getattr(config, "on_heads", None) is not None:
+        config.on_heads(_heads(module, query, key, value, attention_mask, **kwargs))
     attention_mask = _added(module, query, key, attention_mask)
     eager = sys.modules[type(module).__module__].eager_attention_forward
     z, own = eager(module, query, key, value, attention_mask, **kwargs)
     weights = own
-    for function in module.config.on_pattern:  # type: ignore[union-attr]
+    for function in getattr(config, "on_pattern", ()):
         new = function(weights)
         weights = weights if new is None else new
     if weights is not own:
@@ -164,6 +205,14 @@ def _attention_with_weights(
 
 
 def _computed(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """The attention that ``config.computed_by`` computes."""
+    config: Any = module.config
+    return config.computed_by(_heads(module, query, key, value, attention_mask, **kwargs)), None
+
+
+def _heads(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -173,16 +222,15 @@ def _computed(
     softcap: float | None = None,
     position_bias: Tensor | None = None,
     **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """The attention that ``config.computed_by`` computes."""
+) -> Heads:
+    """What an attention that is called through transformers' attention interface computes with."""
     mask = _added(module, query, key, attention_mask)
     if position_bias is not None:
         mask = position_bias if mask is None else position_bias + mask
     n = query.shape[1] // key.shape[1]
     key, value = (part if n == 1 else part.repeat_interleave(n, dim=1) for part in (key, value))
     scale = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
-    config: Any = module.config
-    return config.computed_by(Heads(query, key, value, mask, scale, softcap)), None
+    return Heads(query, key, value, mask, scale, softcap)
 
 
 def _added(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor | None:

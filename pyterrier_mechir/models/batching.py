@@ -21,9 +21,7 @@ ENOUGH = 4
 """A batch in which items of one length fill a share of the budget of 1 / ENOUGH takes no shorter ones."""
 
 
-def by_length(
-    lengths: np.ndarray, budget: int, batch_size: int | None = None, step: int = 1
-) -> Iterator[np.ndarray]:
+def by_length(lengths: np.ndarray, budget: int, batch_size: int | None = None, step: int = 1) -> Iterator[np.ndarray]:
     """Split items into batches of like length, longest first.
 
     A batch takes all items of one length that its budget allows. If these fill less than a quarter of the budget (see

@@ -14,11 +14,8 @@ order, but for the softmax of attention, which is exact:
 2. The rows of a start enter at its layer. The model's own layers compute them; attention is computed here. With l_ij
    the target's logits, primes of the patched rows, and P the slot of i: the row of i attends to the patched keys and
    values of the rows of P, and to the target's elsewhere.
-3. What the other rows i notice of a slot P, by the attention of a layer: N'/Z' - N/Z summed over heads and rows, with
-
-       Z = sum_j exp(l_ij),    N = sum_j exp(l_ij) g_i . v_j,
-
-   and primes with l'_ij = q_i . k'_j and v'_j for the j in P.
+3. What the other rows i notice of a slot P, by the attention of a layer, is how far other keys and values of P move
+   them (:mod:`~pyterrier_mechir.models.softmax`), summed over heads and rows.
 4. After the last layer: the score of the target's final states with the rows of P replaced, less the score.
 
 One slot of all positions has no other rows, so that its score is exact.
@@ -30,34 +27,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyterrier_mechir.models.attention import Heads, computed_by
+from pyterrier_mechir.models.components import STARTS, STREAMS
 from pyterrier_mechir.models.gradients import gradients, record_graph
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.ports import on_port
 from pyterrier_mechir.models.recording import Key, Recording, keeping
 from pyterrier_mechir.models.replay import replay
 from pyterrier_mechir.models.resuming import Edit
-
-STREAMS = ("resid_pre", "resid_post")
-"""Starts at which rows enter a layer, or leave the last one."""
-
-STARTS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
-"""The activations that column replay patches, in the order in which their rows enter."""
+from pyterrier_mechir.models.softmax import Keyed
 
 _CELLS = 2**23
 """Attention weights that are held at once."""
-
-_HIGHEST = 80.0
-"""Greatest log of a patched weight in units of the target's sum of weights."""
-
-_LEFT = 0.5
-"""Sum of weights, in units of the target's, below which most of the attention has left a slot."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +73,6 @@ class Slots:
     def are_single(self) -> bool:
         """Whether no slot has more than one position."""
         return bool((self.together.sum(-1) == 1).all())
-
-    @property
-    def are_positions(self) -> bool:
-        """Whether there is a slot for each position, of its number, which has no other."""
-        places = torch.arange(self.of.shape[1], device=self.of.device)
-        return self.n == len(places) and bool(((self.of == places) | (self.of >= self.n)).all())
 
 
 @dataclass
@@ -163,9 +144,7 @@ def record_target(opened: Opened, batch: Batch) -> Target:
     for number in range(anatomy.n_layers):
         args, kwargs = called[number]
         z, slope = (value.detach().unflatten(-1, (n_heads, -1)) for value in (run[number, "z"], slopes[number, "z"]))
-        found = heads[number]
-        detached = replace(found, query=found.query.detach(), key=found.key.detach(), value=found.value.detach())
-        layers.append(_Layer(args, kwargs, detached, z, slope, kept[number, "resid_pre"].detach()))
+        layers.append(_Layer(args, kwargs, heads[number].detach(), z, slope, kept[number, "resid_pre"].detach()))
     return Target(run.scores.detach(), layers, kept[last].detach())
 
 
@@ -180,7 +159,8 @@ def replay_columns(
         batch: the inputs of the ``B`` runs.
         target: the runs.
         source: what is patched in, with each start.
-        starts: (layer, activation) of each, :data:`STARTS`; ``resid_post`` only of the last layer.
+        starts: (layer, activation) of each (:data:`~pyterrier_mechir.models.components.STARTS`); ``resid_post`` only of
+            the last layer.
         slots: the slots.
         at_once: how many positions of all rows are computed at once.
     """
@@ -250,11 +230,12 @@ def _through(
         if not n_running:
             return z.flatten(0, 1)
         size = max(1, _CELLS // layer.heads.query.shape[:3].numel() // layer.heads.query.shape[2])
-        others = _Others(layer, slots)
+        outside = 1 - slots.members[:, None]
+        keyed = Keyed(layer.heads, layer.slope.transpose(1, 2), slots.members)
         for begin in range(0, n_running, size):
             some = slice(begin, min(begin + size, n_running))
             z[some] = _own(layer, query[some], key[some], value[some], slots).transpose(2, 3)
-            noticed[some] = others.notice(key[some], value[some])
+            noticed[some] = keyed.moved(key[some], value[some]).mul_(outside).sum((2, 3))
         return z.flatten(0, 1)
 
     def edited(at: int, value: Tensor) -> Callable[[Tensor], Tensor]:
@@ -298,50 +279,6 @@ def _own(layer: _Layer, query: Tensor, key: Tensor, value: Tensor, slots: Slots)
     products = torch.where(together, query @ key.transpose(-1, -2), products)
     weights = base.logits(products, base.mask).softmax(-1)
     return (weights * together) @ value + (weights * ~together) @ base.value
-
-
-class _Others:
-    """What the rows outside each slot notice of it in a layer, to first order in their outputs z.
-
-    Args:
-        layer: what is recorded of the layer.
-        slots: the slots.
-    """
-
-    def __init__(self, layer: _Layer, slots: Slots):
-        base = layer.heads
-        self.base, self.slots, self.slope = base, slots, layer.slope.transpose(1, 2)
-        self.members = slots.members[:, None]
-        self.outside = 1 - self.members
-        logits = base.logits(base.query @ base.key.transpose(-1, -2), base.mask)
-        self.total = logits.logsumexp(-1, keepdim=True)
-        was = (logits - self.total).exp()
-        gain = was * (self.slope @ base.value.transpose(-1, -2))
-        self.was, self.gain, self.gains = self._of_slots(was), self._of_slots(gain), gain.sum(-1, keepdim=True)
-        self.rest, self.rest_of_gain = was @ self.outside, gain @ self.outside
-
-    def _of_slots(self, values: Tensor) -> Tensor:
-        return values if self.slots.are_positions else values @ self.members
-
-    def notice(self, key: Tensor, value: Tensor) -> Tensor:
-        """What they notice of patched keys and values ``[R, B, H, S, d]``: ``[R, B, P]``.
-
-        N'/Z' - N/Z, with Z = 1, is the change of N less N times the change of Z, over Z', so that small changes are not
-        lost in what is rounded off N. Where most of the attention leaves the slot, Z' is no greater than what is
-        rounded off these changes, and the difference is taken as it stands.
-        """
-        logits = self.base.logits(self.base.query @ key.transpose(-1, -2), self.base.mask)
-        now = logits.sub_(self.total).clamp_(max=_HIGHEST).exp_()
-        gained = (self.slope @ value.transpose(-1, -2)).mul_(now)
-        now, gained = self._of_slots(now), self._of_slots(gained)
-        total = (self.rest + now).clamp_(min=torch.finfo(now.dtype).tiny)
-        has_left, left = total < _LEFT, None
-        if has_left.any():
-            left = (self.rest_of_gain + gained).div_(total).sub_(self.gains)
-        change = gained.sub_(self.gain).sub_(now.sub_(self.was).mul_(self.gains)).div_(total)
-        if left is not None:
-            change = torch.where(has_left, left, change)
-        return change.mul_(self.outside).sum((2, 3))
 
 
 def _at_end(opened: Opened, batch: Batch, target: Target, rows: Tensor, slots: Slots) -> Tensor:

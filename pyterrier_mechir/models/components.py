@@ -146,3 +146,25 @@ SEEN = frozenset(row.activation for row in TABLE.values() if row.is_seen)
 
 AFTER_ATTENTION = _that_stand("after")
 """Activations whose replacement leaves the attention weights of their own layer unchanged."""
+
+STREAMS = ("resid_pre", "resid_post")
+"""Activations that column replay patches where rows enter a layer, or leave the last one."""
+
+STARTS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+"""The activations that column replay patches, in the order in which their rows enter."""
+
+
+class ReadBy(NamedTuple):
+    """The attention that reads queries or keys.
+
+    Args:
+        z: the activation that is its heads' outputs.
+        pattern: the activation that is its weights.
+    """
+
+    z: str
+    pattern: str
+
+
+READ_BY = {f"{of}{name}": ReadBy(f"{of}z", f"{of}pattern") for of in ("", "cross_") for name in ("q", "k")}
+"""What reads the activations that reach the score through a softmax alone."""

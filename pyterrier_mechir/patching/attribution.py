@@ -5,7 +5,9 @@ What the estimates are, :class:`~pyterrier_mechir.patching.plan.Attribution` say
 1. The runs that are patched are recorded with their graph, the runs that activations are taken from without.
 2. One backward pass (with GradDrop, one for each layer) gives the gradient of each patched run's score at all sites.
 3. Each site's estimate is the change of its activation, source less target, times the gradient, summed over its
-   features and the positions of a slot; with the QK fix, for queries and keys, the softmax is recomputed instead.
+   features and the positions of a slot. With the QK fix, that of queries and keys is the change of the heads' outputs z
+   under those that the attention of the source computes with, times the gradient at z
+   (:mod:`~pyterrier_mechir.models.softmax`).
 
 Shapes: ``B`` runs, ``S`` positions, ``D`` features, ``G`` groups of features, ``H`` heads, ``P`` slots.
 """
@@ -14,14 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pyterrier_mechir.models.attention import Heads, keeping_heads
+from pyterrier_mechir.models.components import READ_BY
 from pyterrier_mechir.models.gradients import gradients, gradients_dropping, needed_to_drop, record_graph
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.recording import Key, Recording, record
+from pyterrier_mechir.models.resuming import at_positions
+from pyterrier_mechir.models.softmax import Keyed, moved_by_queries
 from pyterrier_mechir.patching.first_order import PlacesOfSites, estimate_at_once, missing, of_sites, of_slots
 from pyterrier_mechir.patching.outcome import SweepResult
 from pyterrier_mechir.patching.plan import Attribution, Plan
@@ -38,7 +44,7 @@ def attribute(
     query_inputs: Batch,
     plan: Plan,
     *,
-    method: Attribution = Attribution(),  # noqa: B008 - frozen
+    method: Attribution,
     opened: Opened | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> SweepResult:
@@ -47,7 +53,8 @@ def attribute(
     Args and result are those of :func:`~pyterrier_mechir.patching.sweep.sweep`.
 
     Args:
-        method: how gradients are taken, with which of the corrections.
+        method: how gradients are taken, with which of the corrections; from
+            :func:`~pyterrier_mechir.patching.plan.method_of`.
     """
     estimate = partial(_attributed, method=method)
     return estimate_at_once(ranker, pairs, query_inputs, plan, estimate, opened=opened, progress=progress)
@@ -56,82 +63,80 @@ def attribute(
 def _attributed(opened: Opened, runs: Runs, places: PlacesOfSites, method: Attribution) -> tuple[Tensor, Tensor]:
     """Scores of runs, and estimates from the gradients of their targets."""
     anatomy, keys = opened.anatomy, list(places)
-    n_layers = anatomy.n_layers
-    refined = sorted({layer for layer, name in keys if method.qk_fix and name in ("q", "k")})
-    at = list(dict.fromkeys([*keys, *((layer, "z") for layer in refined)]))
-    seen = list(dict.fromkeys([*at, *((layer, name) for layer in refined for name in ("q", "k", "v"))]))
-    added = anatomy.added
-    graph = list(dict.fromkeys([*seen, *(needed_to_drop(at, n_layers, added) if method.grad_drop else [])]))
-    target, source, scores = _both(opened, runs, graph, seen)
-    fix = {layer: _Softmax(anatomy.n_heads, layer, target, source, runs) for layer in refined}
+    n_layers, added = anatomy.n_layers, anatomy.added
+    fixed = {(layer, name): (layer, READ_BY[name].z) for layer, name in keys if method.qk_fix and name in READ_BY}
+    attentions = {z: anatomy.port(layer, READ_BY[name].pattern).module for (layer, name), z in fixed.items()}
+    at = list(dict.fromkeys([*keys, *fixed.values()]))
+    graph = list(dict.fromkeys([*at, *(needed_to_drop(at, n_layers, added) if method.grad_drop else [])]))
+    target, source, scores = _both(opened, runs, graph, keys, attentions)
 
     def estimate(slopes: dict[Key, Tensor]) -> Tensor:
         values = {}
         for key in keys:
-            layer, name = key
-            if layer in fix and name in ("q", "k"):
-                values[key] = fix[layer].estimates(name, slopes[layer, "z"])
+            groups = anatomy.groups(key[1])
+            if key in fixed:
+                z = fixed[key]
+                values[key] = _fixed(key[1], runs.slots, groups, target.heads[z], source.heads[z], slopes[z])
             else:
-                change = source[key] - target[key].detach()
-                values[key] = of_slots(runs.slots, anatomy.groups(name), change * slopes[key])
+                change = source.run[key] - target.run[key].detach()
+                values[key] = of_slots(runs.slots, groups, change * slopes[key])
         return of_sites(values, places)
 
     if not method.grad_drop:
-        moved = estimate(gradients(target, at))
+        moved = estimate(gradients(target.run, at))
     else:
-        passes = [estimate(slopes).abs() for slopes in gradients_dropping(target, at, n_layers, added)]
+        passes = [estimate(slopes).abs() for slopes in gradients_dropping(target.run, at, n_layers, added)]
         towards = torch.sign(scores[runs.source] - scores[runs.target])
         moved = torch.stack(passes).sum(0) / (n_layers - 1) * towards[:, None, None]
     return scores, missing(scores[runs.target][:, None, None] + moved, runs.slots)
 
 
-def _both(opened: Opened, runs: Runs, graph: list[Key], seen: list[Key]) -> tuple[Recording, Recording, Tensor]:
-    """The targets with their graph, the sources without, and the scores of all runs."""
-    target = record_graph(opened, runs.inputs(runs.target), graph)
-    plain = Recording(target.scores.detach(), {key: target[key].detach() for key in seen})
-    if isinstance(runs.source, Tensor):
-        return target, plain.rows(runs.source), plain.scores
-    with torch.no_grad():
-        source = record(opened, runs.inputs(runs.source), seen)
-    scores = torch.cat([plain.scores, source.scores])
-    scores[runs.target], scores[runs.source] = plain.scores, source.scores
-    return target, source, scores
-
-
-class _Softmax:
-    """The attention of a layer of targets, recomputed with queries or keys of their sources.
+class _Side(NamedTuple):
+    """One side of the pairs.
 
     Args:
-        n_heads: of a layer, which attends by plain scaled dot products.
-        layer: the layer.
-        target: the targets, with q, k and v of the layer.
-        source: the sources, with q and k.
-        runs: what is patched.
+        run: its recording.
+        heads: what attentions computed with whose queries or keys are fixed, by z.
     """
 
-    def __init__(self, n_heads: int, layer: int, target: Recording, source: Recording, runs: Runs):
-        self.n_heads, self.slots = n_heads, runs.slots
-        self.q, self.k, self.v = (self._heads(target[layer, name].detach()) for name in ("q", "k", "v"))
-        self.other = {name: self._heads(source[layer, name]) for name in ("q", "k")}
-        self.attended = runs.inputs(runs.target)["attention_mask"].bool()[:, None, None, :]
+    run: Recording
+    heads: dict[Key, Heads]
 
-    def _heads(self, value: Tensor) -> Tensor:
-        return value.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
 
-    def _logits(self, q: Tensor, k: Tensor) -> Tensor:
-        return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).masked_fill(~self.attended, -torch.inf)
+def _both(
+    opened: Opened, runs: Runs, graph: list[Key], seen: list[Key], attentions: dict[Key, nn.Module]
+) -> tuple[_Side, _Side, Tensor]:
+    """The targets with their graph, the sources without, and the scores of all runs."""
+    with keeping_heads(attentions) as heads:
+        target = record_graph(opened, runs.inputs(runs.target), graph)
+        of_target = {z: of.detach() for z, of in heads.items()}
+        plain = Recording(target.scores.detach(), {key: target[key].detach() for key in seen})
+        if isinstance(runs.source, Tensor):
+            of_source = {z: of.rows(runs.source) for z, of in of_target.items()}
+            return _Side(target, of_target), _Side(plain.rows(runs.source), of_source), plain.scores
+        with torch.no_grad():
+            source = record(opened, runs.inputs(runs.source), seen)
+    scores = torch.cat([plain.scores, source.scores])
+    scores[runs.target], scores[runs.source] = plain.scores, source.scores
+    return _Side(target, of_target), _Side(source, heads), scores
 
-    def estimates(self, name: str, slope: Tensor) -> Tensor:
-        """Estimates ``[B, P, H]`` for the queries or the keys, given the gradient at z ``[B, S, D]``."""
-        slopes = self._heads(slope) @ self.v.transpose(-1, -2)
-        logits = self._logits(self.q, self.k)
-        now = logits.softmax(-1)
-        if name == "q":
-            change = self._logits(self.other["q"], self.k).softmax(-1) - now
-            return of_slots(self.slots, self.n_heads, (change * slopes).sum(-1).transpose(1, 2))
-        others = self._logits(self.q, self.other["k"])
-        estimates = []
-        for slot in self.slots:
-            patched = torch.where(slot[:, None, None, :], others, logits).softmax(-1)
-            estimates.append(((patched - now) * slopes).sum((-1, -2)))
-        return torch.stack(estimates, dim=1)
+
+def _fixed(name: str, slots: Tensor, groups: int, target: Heads, source: Heads, slope: Tensor) -> Tensor:
+    """Estimates ``[B, P, G]`` for queries or keys, by what those of the sources do to the outputs of heads.
+
+    Args:
+        name: of the activation.
+        slots: which positions each slot has.
+        groups: how many queries or keys there are, each of which serves as many heads.
+        target: what the attention of the targets computes with.
+        source: that of the sources.
+        slope: the gradient at z, ``[B, Q, D]``.
+    """
+    n_heads = target.query.shape[1]
+    slope = slope.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+    if name.endswith("q"):
+        return of_slots(slots, groups, moved_by_queries(target, slope, source.query).transpose(1, 2))
+    n_runs, length = target.key.shape[0], target.key.shape[2]
+    members = at_positions(slots, length).expand(len(slots), n_runs, length).permute(1, 2, 0).to(slope.dtype)
+    moved = Keyed(target, slope, members).moved(source.key, target.value).sum(2)
+    return moved.unflatten(1, (groups, -1)).sum(2).transpose(1, 2)

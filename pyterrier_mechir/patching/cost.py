@@ -145,30 +145,31 @@ class Probe(NamedTuple):
         return perf_counter() - begin
 
 
-def estimated(probe: Probe, n_sampled: int, n_rows: int, of_texts: float, limit: float) -> Cost:
-    """Scale what a probe finds to all rows.
+def estimated(probes: Sequence[Probe], n_sampled: int, n_rows: int, of_texts: float, limit: float) -> Cost:
+    """Scale what probes of the same pairs find, of sites that are patched exactly and of others, to all rows.
 
     Args:
-        probe: of a sample of the rows.
+        probes: of a sample of the rows.
         n_sampled: how many rows the sample has.
         n_rows: how many rows there are.
         of_texts: seconds that perturbing and encoding the sample took.
-        limit: about how many seconds the probe may take.
+        limit: about how many seconds the probes may take.
     """
+    pairs, ranker = probes[0].pairs, probes[0].ranker
     begin, more = perf_counter(), n_rows / max(1, n_sampled)
-    passes = 2 + (probe.patches if probe.is_exact else 0) + np.zeros(len(probe.pairs))
-    n_passes, n_tokens = passes.sum() + n_sampled, (passes * probe.lengths).sum()
-    n_tokens += n_sampled * (probe.lengths.mean() if len(probe.pairs) else 0)
-    took = of_texts + (probe.seconds(limit) if probe.pairs else 0.0)
-    results = 8.0 * probe.patches.sum() * more
+    passes = sum(2 + (probe.patches if probe.is_exact else 0) for probe in probes) + np.zeros(len(pairs))
+    n_passes, n_tokens = passes.sum() + n_sampled, (passes * probes[0].lengths).sum()
+    n_tokens += n_sampled * (probes[0].lengths.mean() if pairs else 0)
+    took = of_texts + (sum(probe.seconds(limit / len(probes)) for probe in probes) if pairs else 0.0)
+    results = 8.0 * sum(probe.patches.sum() for probe in probes) * more
     return Cost(
-        n_pairs=round(len(probe.pairs) * more),
-        n_sites=len(probe.sites),
+        n_pairs=round(len(pairs) * more),
+        n_sites=sum(len(probe.sites) for probe in probes),
         forward_passes=round(n_passes * more),
         tokens=round(n_tokens * more),
         seconds=float(took * more),
-        memory=peak_memory(probe.ranker) + (float(results) if probe.ranker.device.type == "cpu" else 0.0),
-        device=str(probe.ranker.device),
+        memory=peak_memory(ranker) + (float(results) if ranker.device.type == "cpu" else 0.0),
+        device=str(ranker.device),
         probe_seconds=of_texts + perf_counter() - begin,
     )
 

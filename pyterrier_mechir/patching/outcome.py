@@ -180,6 +180,35 @@ class Errors(NamedTuple):
     spearman: float
 
 
+def joined(parts: Sequence[tuple[Sequence[int], SweepResult]]) -> SweepResult:
+    """The results of sweeps of the same pairs, each at some of the sites.
+
+    The scores of both sides are those of the first. What the others say is how far patches move them.
+
+    Args:
+        parts: the numbers of the sites of each sweep, all of which are numbered from 0, and what it gave.
+    """
+    (_, first), n_sites = parts[0], sum(len(numbers) for numbers, _ in parts)
+
+    def of_way(way: str, side: str) -> Patched | None:
+        scores, like = getattr(first, side), getattr(first, way)
+        if like is None:
+            return None
+        made = [np.empty((n_sites, *of_pair.shape[1:]), np.float32) for of_pair in like]
+        for numbers, part in parts:
+            for values, score, own, of_pair in zip(made, scores, getattr(part, side), getattr(part, way), strict=True):
+                values[numbers] = of_pair if part is first else score + (of_pair - own)
+        return made if isinstance(like, list) else np.array(made, np.float32).reshape(len(scores), n_sites)
+
+    screening = next((part.screening for _, part in parts if part.screening is not None), None)
+    denoise, noise = of_way("denoise", "baseline"), of_way("noise", "perturbed")
+    exact = [np.zeros((n_sites, of_run.shape[1]), dtype=bool) for of_run in moved_by_patches(first)]
+    for numbers, part in parts:
+        for made, of_run in zip(exact, part.exact or (), strict=False):
+            made[numbers] = of_run
+    return replace(first, denoise=denoise, noise=noise, screening=screening, exact=exact)
+
+
 def errors(estimated: SweepResult, exact: SweepResult, is_signed: bool = True) -> Errors:
     """How far estimated effects are from exact ones, over all pairs, sites, slots and directions.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pyterrier_mechir._options import one_of
+from pyterrier_mechir.models.components import ACTIVATIONS, READ_BY, STARTS
 from pyterrier_mechir.text.positions import ALL, Positions
 
 if TYPE_CHECKING:
@@ -48,9 +49,6 @@ class Plan:
         return replace(self, sites=sites)
 
 
-NAMES = ("exact", "attribution", "ig", "column")
-
-
 @dataclass(frozen=True)
 class Attribution:
     """Attribution patching (Nanda, 2023): the first-order estimate of every patched score at once.
@@ -64,8 +62,11 @@ class Attribution:
 
     Args:
         qk_fix: for queries and keys, recompute the softmax instead of taking its gradient, which vanishes where
-            attention is saturated: ê is the sum over attention weights of [A(with the source's q, or k) - A] . ds/dA.
-            Only for plain scaled dot-product attention: BERT, DistilBERT, ELECTRA, RoBERTa and XLM-R.
+            attention is saturated: ê is the sum over heads of [z(with the source's q, or k) - z] . ds/dz, with masks,
+            rotary and relative positions, and groups of heads that share a key, as the model has them. None does so
+            wherever the model lets its attention be followed, which all do that attend through transformers' attention
+            interface without edits of attention weights; False is the published first order. (A ``pattern`` comes after
+            the softmax, and z is linear in it, so that there is nothing to fix.)
         grad_drop: take the gradient once for each layer, with that layer's ``attn_out`` and ``mlp_out`` (and
             ``cross_attn_out``) held constant, so that a direct effect and an indirect one do not cancel: ê is the sum
             of the absolute values of these L estimates over L - 1, L being the number of layers, since a component has
@@ -77,7 +78,7 @@ class Attribution:
             each through the layers up to the one that is held.
     """
 
-    qk_fix: bool = False
+    qk_fix: bool | None = None
     grad_drop: bool = False
 
     @property
@@ -150,31 +151,52 @@ class ColumnReplay:
         return True
 
 
-Approximation = Attribution | IntegratedGradients | ColumnReplay
+@dataclass(frozen=True)
+class Auto:
+    """The best method known for each component, at all positions and at some.
+
+    What is a part of a layer's attention or MLP (heads, their queries, keys, values and patterns, neurons, features) is
+    estimated by :class:`Attribution`: the gradient is good there. Streams and what layers add to them are estimated by
+    :class:`ColumnReplay` where single positions are patched, and else patched exactly, as they are where column replay
+    cannot follow the model; so is all else (:data:`~pyterrier_mechir.patching.best.BEST`). Sites that are patched
+    together are estimated where one method is the best of each, and takes sets.
+    """
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether estimates tell an increase from a decrease."""
+        return True
+
+
+Approximation = Attribution | IntegratedGradients | ColumnReplay | Auto
 
 Method = str | Approximation
 
+NAMED: dict[str, type[Approximation]] = {
+    "attribution": Attribution,
+    "ig": IntegratedGradients,
+    "column": ColumnReplay,
+    "auto": Auto,
+}
+"""What estimates, by the name that stands for its default options."""
 
-def method_of(value: Method, anatomy: Anatomy) -> Method:
-    """What ``PatchScorer(method=...)`` means: ``exact``, or how to estimate.
+
+def method_of(value: Method, anatomy: Anatomy, towers: Mapping[str, Tower] | None = None) -> Method:
+    """What ``PatchScorer(method=...)`` means: ``exact``, or how to estimate, with no option left open.
+
+    Args:
+        value: a name, or a method with options.
+        anatomy: of the model.
+        towers: the models that encode, with their edits; None for models without.
 
     Raises:
         ValueError: an unknown name, or a method that the model does not allow.
     """
-    if not isinstance(value, (Attribution, IntegratedGradients, ColumnReplay)):
-        name = one_of("method", value, NAMES)
-        named: dict[str, Method] = {
-            "attribution": Attribution(),
-            "ig": IntegratedGradients(),
-            "column": ColumnReplay(),
-        }
-        value = named.get(name, name)
-    if isinstance(value, Attribution) and value.qk_fix and not anatomy.plain_qkv(0):
-        raise ValueError(
-            "qk_fix recomputes attention from queries and keys, which takes plain scaled dot products, eager or sdpa "
-            "(BERT, DistilBERT, ELECTRA, RoBERTa, XLM-R); this model adds rotary or relative positions, or attends "
-            "otherwise. Use qk_fix=False, and screen=k to verify the best."
-        )
+    if not isinstance(value, Approximation):
+        name = one_of("method", value, ("exact", *NAMED))
+        value = NAMED[name]() if name in NAMED else name
+    if isinstance(value, Attribution) and value.qk_fix is None:
+        value = replace(value, qk_fix=not _hides_attention(anatomy, towers))
     if isinstance(value, Attribution) and value.grad_drop and anatomy.n_layers < 2:
         raise ValueError("grad_drop compares layers, and this model has only one; use grad_drop=False.")
     if isinstance(value, IntegratedGradients) and value.over == "inputs" and "embed" in anatomy.lacks:
@@ -192,6 +214,53 @@ def method_of(value: Method, anatomy: Anatomy) -> Method:
     return value
 
 
+def name_of(method: Method) -> str:
+    """What ``PatchScorer(method=...)`` calls a method, whatever its options."""
+    return method if isinstance(method, str) else next(name for name, kind in NAMED.items() if type(method) is kind)
+
+
+def _hides_attention(anatomy: Anatomy, towers: Mapping[str, Tower] | None) -> str:
+    """Why the outputs of heads cannot be computed from other queries and keys; empty where they can."""
+    pattern = "cross_pattern" if anatomy.cross_attends else "pattern"
+    if pattern in anatomy.lacks:
+        return anatomy.lacks[pattern]
+    if any(edit.key[1] in ("pattern", "cross_pattern") for tower in (towers or {}).values() for edit in tower.edits):
+        return "the attention weights of this ranker are edited after the softmax."
+    return ""
+
+
+def check_sites(
+    method: Method,
+    sites: Sequence[Site | SiteSet],
+    anatomy: Anatomy,
+    towers: Mapping[str, Tower],
+    metric: Metric | None,
+) -> None:
+    """Check that a method can estimate the patches of some sites.
+
+    Args:
+        method: from :func:`method_of`.
+        sites: what is patched.
+        anatomy: of the model.
+        towers: the models that encode, with their edits.
+        metric: what is measured in place of the score.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if isinstance(method, ColumnReplay):
+        check_columns(sites, towers, metric)
+    if isinstance(method, Attribution) and method.qk_fix and reads_softmax(sites):
+        reason = _hides_attention(anatomy, towers)
+        if reason:
+            raise ValueError(f"qk_fix recomputes the softmax of queries and keys, but {reason} Use qk_fix=False.")
+
+
+def reads_softmax(sites: Sequence[Site | SiteSet]) -> bool:
+    """Whether any of some sites are queries or keys, which :class:`Attribution` may fix."""
+    return any(ACTIVATIONS[site.component] in READ_BY for one in sites for site in one.members)
+
+
 def check_columns(sites: Sequence[Site | SiteSet], towers: Mapping[str, Tower], metric: Metric | None) -> None:
     """Check that column replay can estimate the patches of some sites.
 
@@ -203,7 +272,6 @@ def check_columns(sites: Sequence[Site | SiteSet], towers: Mapping[str, Tower], 
     Raises:
         ValueError: it cannot.
     """
-    from pyterrier_mechir.models.columns import STARTS
     from pyterrier_mechir.models.edits import Placed
 
     covered, otherwise = ", ".join(STARTS), "use method='attribution', or 'exact'."

@@ -96,7 +96,7 @@ class PairScorer(PairStage, Storing):
         aligned = made.aligned(ranker, rows, self.filler)
         of_texts = perf_counter() - begin
         pairs = list({pair.key(): pair for pair in aligned.pairs if pair is not None}.values())
-        plan = measure.plan(measure.sites.patched, self.batch_size)
         run = partial(measure.run, ranker, aligned.contexts)
-        probe = Probe(ranker, pairs, plan, measure.method == "exact", run)
-        return estimated(probe, len(sample), len(frame), of_texts, seconds)
+        plans = measure.plans(self.batch_size)
+        probes = [Probe(ranker, pairs, plan, is_exact, run) for is_exact, plan in plans.items()]
+        return estimated(probes, len(sample), len(frame), of_texts, seconds)

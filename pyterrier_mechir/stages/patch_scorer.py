@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.models.sites import Sites, activation_of, select_sites
-from pyterrier_mechir.patching.plan import DIRECTIONS, ColumnReplay, Method, check_columns, check_streams, method_of
+from pyterrier_mechir.patching.best import methods_of
+from pyterrier_mechir.patching.plan import DIRECTIONS, Method, check_sites, check_streams, method_of
 from pyterrier_mechir.patching.receivers import FINAL, parse_receivers, upstream
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.rankers.base import Ranker
@@ -84,7 +85,9 @@ class PatchScorer(PairScorer):
         method: ``exact``, or how patched scores are estimated: ``attribution``, which is
             :class:`~pyterrier_mechir.Attribution`, ``ig``, which is :class:`~pyterrier_mechir.IntegratedGradients`,
             ``column``, which is :class:`~pyterrier_mechir.ColumnReplay` (of streams and what layers add to them, at
-            positions), or one of these with options. Estimates take the place of the patched scores.
+            positions), or one of these with options; or ``auto``, which is :class:`~pyterrier_mechir.Auto`: the best
+            method known for each component. Estimates take the place of the patched scores, and
+            ``attrs["mechir"]["methods"]`` tells the method of each component.
         screen: with an estimating method, what to verify: all is estimated, and some of it is then patched exactly. A
             whole number, 20, is one of sites: those of greatest estimated effect over the frame, in all its rows. A
             float, 0.05, is a share of cells (row, direction, site, slot): of those whose sides differ and that the
@@ -158,7 +161,7 @@ class PatchScorer(PairScorer):
         self.positions = positions
         self.slots = Positions.of(positions)
         self.direction = one_of("direction", direction, DIRECTIONS)
-        self.method = method_of(method, ranker.anatomy)
+        self.method = method_of(method, ranker.anatomy, ranker.towers())
         self.heads = heads
         self.layers = layers
         self.receivers = receivers
@@ -170,8 +173,7 @@ class PatchScorer(PairScorer):
             metric.check(self.ranker)
         if metric is not None and not metric.at_end and receivers == FINAL:
             raise ValueError("the final stream comes after all attention; name heads' q, k or v as receivers instead.")
-        if isinstance(self.method, ColumnReplay):
-            check_columns(self.sites.patched, ranker.towers(), metric)
+        check_sites(self.method, self.sites.patched, ranker.anatomy, ranker.towers(), metric)
         check_streams(self.sites.patched, ranker.anatomy, ranker.towers())
         self.min_delta = min_delta
         for site in {(site.component, site.layer): site for one in self.sites.sites for site in one.members}.values():
@@ -180,7 +182,7 @@ class PatchScorer(PairScorer):
     def _checked(self, screen: float | None) -> float | None:
         if screen is not None and self.method == "exact":
             raise ValueError(
-                f"screen={screen} verifies estimates; give method='attribution', 'ig' or 'column' with it."
+                f"screen={screen} verifies estimates; give method='attribution', 'ig', 'column' or 'auto' with it."
             )
         if self.receivers is not None and self.method != "exact":
             raise ValueError("paths to receivers are patched exactly; leave method out, or receivers.")
@@ -205,12 +207,14 @@ class PatchScorer(PairScorer):
     @property
     def measure(self) -> Measure:
         """What is measured: the scores of both sides, and of patched runs."""
+        sites = self.sites
         return Measure(
-            self.sites,
+            sites,
             self.slots,
             self.direction,
             self.paths_to,
             self.method,
+            methods_of(self.method, sites.patched, self.slots, self.ranker, self.metric),
             self.screen,
             self.metric,
             self.min_delta,

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from pyterrier_mechir import BiEncoder
 from pyterrier_mechir.models import columns
-from pyterrier_mechir.models.columns import STARTS, Slots, Target, record_target, replay_columns
+from pyterrier_mechir.models.columns import Slots, Target, record_target, replay_columns
+from pyterrier_mechir.models.components import STARTS
 from pyterrier_mechir.models.gradients import differentiable, gradients, record_graph
 from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.recording import Key, Recording, record

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers as tf
-from gradients import attribution, expected, run
+from gradients import attribution, expected, fixed, run
 from reference import COMPONENTS, Reference, inputs_of, pool, shape, similarity
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
@@ -341,7 +341,8 @@ def test_estimates_from_gradients_are_those_of_autograd_on_the_plain_model(archi
     case = make(architecture, kind)
     sites = all_sites(case.ranker)
     for method, slow, rows in (
-        (Attribution(), attribution, (1, 2)),
+        (Attribution(), fixed, (1, 2)),
+        (Attribution(qk_fix=False), attribution, (1, 2)),
         (IntegratedGradients(steps=STEPS), over_inputs, (3,)),
     ):
         found = run(case, method, sites)
@@ -362,12 +363,6 @@ def test_integrating_along_each_site_tends_to_the_exact_score(architecture, kind
     ]
     assert errors[1] < 0.2 * errors[0]
     assert errors[1] < 1e-2 * np.abs(exact).max()
-
-
-@each_decoder
-def test_recomputed_softmax_is_refused_where_positions_are_rotary(architecture):
-    with pytest.raises(ValueError, match=r"qk_fix recomputes attention .* this model adds rotary"):
-        PatchScorer(make(architecture, "last cosine").ranker, "q", method=Attribution(qk_fix=True))
 
 
 # Laws

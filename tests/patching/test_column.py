@@ -32,7 +32,7 @@ from pyterrier_mechir import (
     known_circuit,
 )
 from pyterrier_mechir.models import columns
-from pyterrier_mechir.models.columns import STARTS
+from pyterrier_mechir.models.components import STARTS
 from pyterrier_mechir.models.sites import select_sites
 from pyterrier_mechir.patching.methods import sweeper
 from pyterrier_mechir.patching.outcome import ROUNDING, SweepResult, spearman

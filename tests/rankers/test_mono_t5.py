@@ -599,7 +599,7 @@ def some_sites(case: Case) -> list[Site]:
 def test_every_estimate_is_change_times_gradient_at_the_patched_run(kind, stack):
     case = make(kind, stack)
     sites = some_sites(case)
-    found = sweeper(method_of("attribution", case.ranker.anatomy))(case.ranker, case.pairs, {}, Plan(sites, "both", 4))
+    found = sweeper(Attribution(qk_fix=False))(case.ranker, case.pairs, {}, Plan(sites, "both", 4))
     for row in range(4):
         denoised, noised = (estimated(case, row, noise, sites) for noise in (False, True))
         assert np.median(np.abs(denoised)) > 1e-3
@@ -612,10 +612,42 @@ def test_every_estimate_is_change_times_gradient_at_the_patched_run(kind, stack)
 
 
 @each_stack
+@each_kind
+def test_the_fix_of_queries_and_keys_is_what_heads_give_for_the_sources_times_the_gradient(kind, stack):
+    case = make(kind, stack)
+    of = "" if stack == "encoder" else "cross_"
+    sites = [Site(f"{of}{name}", layer, head) for name in ("q", "k") for layer, head in ((0, 2), (1, 0))]
+    found = sweeper(method_of("attribution", case.ranker.anatomy))(case.ranker, case.pairs, {}, Plan(sites, "both", 4))
+    for row in range(4):
+        for noise, patched, score in ((False, found.denoise, found.baseline), (True, found.noise, found.perturbed)):
+            wanted = [of_heads(case, row, noise, site, f"{of}head") for site in sites]
+            np.testing.assert_allclose(patched[row] - score[row], wanted, rtol=widened(1e-4), atol=widened(3e-5))
+            assert np.abs(wanted).max() > 1e-4
+
+
+def of_heads(case: Case, row: int, noise: bool, site: Site, head: str) -> float:
+    """The change of the heads' outputs where a site is the source's, times the gradient at them."""
+    reference, (target, source) = case.reference, case.runs[row][:: -1 if noise else 1]
+    taken = reference.activation(source, site.component, site.layer)
+    places = reference._places(target, source, taken, None)
+    z, slope = slopes(case, target, [(head, site.layer)])[head, site.layer]
+    kept = []
+
+    def patch(value):
+        part, mixed = reference.part(site.component, site.number, value.shape[-1]), value.clone()
+        mixed[:, places, part] = taken[:, places, part]
+        return mixed
+
+    with reference.hook(site.component, site.layer, patch), reference.hook(head, site.layer, kept.append):
+        reference.score(target)
+    return ((kept[0] - z) * slope).sum().item()
+
+
+@each_stack
 def test_grad_drop_holds_all_that_a_layer_adds(stack):
     case = make("t5", stack)
     sites = [site for site in some_sites(case) if not site.component.startswith("resid") and site.component != "embed"]
-    method = method_of(Attribution(grad_drop=True), case.ranker.anatomy)
+    method = method_of(Attribution(qk_fix=False, grad_drop=True), case.ranker.anatomy)
     found = sweeper(method)(case.ranker, case.pairs[1:2], {}, Plan(sites, "denoise", 4))
     n_layers = case.ranker.n_layers
     sums = sum(np.abs(estimated(case, 1, False, sites, layer)) for layer in range(n_layers))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_mechir.models.sites import Site, Sites, SiteSet
+from pyterrier_mechir.patching.best import told_of
 from pyterrier_mechir.patching.plan import Method, Plan
 from pyterrier_mechir.patching.receivers import names_of
 from pyterrier_mechir.text.positions import ALL, Positions
@@ -30,8 +31,9 @@ class Measure:
         direction: ``denoise``, ``noise`` or ``both``.
         receivers: where patched paths end; none patches all.
         method: how patched scores are computed.
-        screen: how many sites to verify exactly, where they are estimated, or, a float, which share of the cells; None
-            for none.
+        methods: how those of each site are.
+        screen: how many sites to verify exactly, of those that are estimated, or, a float, which share of their cells;
+            None for none.
         metric: what is measured in place of the score; None measures the score.
         min_delta: least change of the score for which a normalised effect is given.
     """
@@ -41,6 +43,7 @@ class Measure:
     direction: str = "denoise"
     receivers: tuple[Site, ...] = ()
     method: Method = "exact"
+    methods: Mapping[Site | SiteSet, Method] = field(default_factory=dict)
     screen: float | None = None
     metric: Metric | None = None
     min_delta: float = 0.0
@@ -48,6 +51,16 @@ class Measure:
     def plan(self, sites: Sequence[Site | SiteSet], batch_size: int | None) -> Plan:
         """The plan of a sweep of some of the sites."""
         return Plan(sites, self.direction, batch_size, self.positions, self.receivers)
+
+    def plans(self, batch_size: int | None) -> dict[bool, Plan]:
+        """The plans of the sites that are patched exactly (True) and of those that are estimated, where there are any.
+
+        Without sites, an exact plan has none.
+        """
+        found: dict[bool, list[Site | SiteSet]] = {}
+        for site in self.sites.patched:
+            found.setdefault(self.methods[site] == "exact", []).append(site)
+        return {is_exact: self.plan(sites, batch_size) for is_exact, sites in (found or {True: []}).items()}
 
     def run(
         self,
@@ -66,9 +79,9 @@ class Measure:
             plan: from :meth:`plan`.
             progress: called with the number of pairs done, as they are done.
         """
-        from pyterrier_mechir.patching.methods import sweeper
+        from pyterrier_mechir.patching.methods import sweeper_of
 
-        sweep = sweeper(self.method, self.screen)
+        sweep = sweeper_of(self.methods, self.screen)
         if self.metric is None:
             return sweep(ranker, pairs, ranker.query_inputs(contexts), plan, progress=progress)
         opened, observed, inputs = self.metric.observed(ranker, pairs, contexts)
@@ -86,6 +99,7 @@ class Measure:
         if swept is not None and swept.screening is not None:
             screening = asdict(swept.screening)
             told["screen"] = {name: list(one) if isinstance(one, tuple) else one for name, one in screening.items()}
+        told |= told_of(self.method, self.methods)
         if self.receivers:
             told["receivers"] = names_of(self.receivers)
         if self.metric is not None:

@@ -1,0 +1,84 @@
+"""What other queries and keys do to the outputs of an attention, the softmax exact and all that follows of first order.
+
+With g_i the gradient of a score by the outputs z_i of a head, its row i adds g_i . z_i = N/Z to what the score sees::
+
+    Z = sum_j exp(l_ij),    N = sum_j exp(l_ij) g_i . v_j.
+
+Other logits l'_ij move the row by N'/Z' - N/Z, whatever their size.
+
+Shapes: ``B`` runs, ``H`` heads of ``d`` features, ``Q`` query positions, ``S`` key positions, ``P`` slots.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyterrier_mechir.models.attention import Heads
+
+_HIGHEST = 80.0
+"""Greatest log, up or down, of a row's greatest weight in units of what was its sum of weights."""
+
+_LEFT = 0.5
+"""Sum of weights, in units of what it was, below which most of the attention has left a slot."""
+
+
+def moved_by_queries(heads: Heads, slope: Tensor, query: Tensor) -> Tensor:
+    """How far each row moves under other queries, ``[B, H, Q]``.
+
+    Args:
+        heads: what the attention computes with.
+        slope: g, ``[B, H, Q, d]``.
+        query: the other queries, ``[B, H, Q, d]``.
+    """
+    now, then = (heads.logits(of @ heads.key.transpose(-1, -2), heads.mask).softmax(-1) for of in (heads.query, query))
+    return ((then - now) * (slope @ heads.value.transpose(-1, -2))).sum(-1)
+
+
+class Keyed:
+    """An attention, of which the keys and values in one slot of positions after another are others.
+
+    Args:
+        heads: what the attention computes with.
+        slope: g, ``[B, H, Q, d]``.
+        members: which key positions each slot has, as numbers, ``[B, S, P]``.
+    """
+
+    def __init__(self, heads: Heads, slope: Tensor, members: Tensor):
+        self.heads, self.slope, self.members = heads, slope, members[:, None]
+        self.are_positions = members.shape[1] == members.shape[2] and bool(
+            (members.tril(-1) + members.triu(1) == 0).all()
+        )
+        logits = heads.logits(heads.query @ heads.key.transpose(-1, -2), heads.mask)
+        self.total = logits.logsumexp(-1, keepdim=True)
+        was = (logits - self.total).exp()
+        gain = was * (slope @ heads.value.transpose(-1, -2))
+        outside = 1 - self.members
+        self.was, self.gain, self.gains = self._of_slots(was), self._of_slots(gain), gain.sum(-1, keepdim=True)
+        self.rest, self.rest_of_gain = was @ outside, gain @ outside
+
+    def _of_slots(self, values: Tensor) -> Tensor:
+        return values if self.are_positions else values @ self.members
+
+    def moved(self, key: Tensor, value: Tensor) -> Tensor:
+        """How far each row moves where a slot has other keys and values, ``[..., B, H, Q, P]``.
+
+        N'/Z' - N/Z, with Z = 1, is the change of N less N times the change of Z, over Z', so that small changes are not
+        lost in what is rounded off N. Where most of the attention leaves the slot, Z' is no greater than what is
+        rounded off these changes, and the difference is taken as it stands.
+
+        Args:
+            key: ``[..., B, H, S, d]``.
+            value: likewise.
+        """
+        logits = self.heads.logits(self.heads.query @ key.transpose(-1, -2), self.heads.mask)
+        shift = logits.amax(-1, keepdim=True) - self.total
+        now = logits.sub_(self.total + (shift - shift.clamp(-_HIGHEST, _HIGHEST))).exp_()
+        gained = (self.slope @ value.transpose(-1, -2)).mul_(now)
+        now, gained = self._of_slots(now), self._of_slots(gained)
+        total = (self.rest + now).clamp_(min=torch.finfo(now.dtype).tiny)
+        has_left, left = total < _LEFT, None
+        if has_left.any():
+            left = (self.rest_of_gain + gained).div_(total).sub_(self.gains)
+        change = gained.sub_(self.gain).sub_(now.sub_(self.was).mul_(self.gains)).div_(total)
+        return change if left is None else torch.where(has_left, left, change)
