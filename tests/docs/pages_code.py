@@ -10,6 +10,9 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md"])
 
+N_TOPICS, LETTERS = 6, 160
+"""How many topics of the lab collection there are for the pages, and how many letters of each passage."""
+
 NEEDS = ("a download", "a GPU", "Ray", "an account")
 """What a block may need that is not here; its first line then says so: ``# Needs a GPU``."""
 
