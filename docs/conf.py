@@ -20,6 +20,7 @@ version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "generated", "mathml"]
 exclude_patterns = ["_build"]
+smartquotes = False
 
 myst_enable_extensions = ["dollarmath"]
 myst_dmath_double_inline = True

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from textwrap import indent
+from textwrap import fill, indent
 from typing import Any, ClassVar
 
 import pyterrier as pt
@@ -21,6 +21,7 @@ from ir_measures.measures.base import BaseMeasure
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import GoogleDocstring
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.inspect import stringify_signature
 
 import pyterrier_mechir
 from pyterrier_mechir import known_circuit, perturb
@@ -52,7 +53,7 @@ def first_sentence(of: object) -> str:
     """The first sentence of a docstring, as Markdown."""
     text = " ".join((inspect.getdoc(of) or "").split("\n\n")[0].split())
     text = re.sub(r":\w+:`~?([^`]+)`", lambda found: f"`{found[1].rpartition('.')[2]}`", text).replace("``", "`")
-    return re.split(r"(?<=[.:])\s", f"{text} ")[0].rstrip(": ") + ("" if text.endswith(".") else "")
+    return re.split(r"(?<=[.:])\s", f"{text} ")[0].rstrip(": ")
 
 
 def homes() -> dict[str, list[str]]:
@@ -68,7 +69,7 @@ def _documented(names: Iterator[str], module: str) -> str:
     for name in names:
         value = getattr(__import__(module, fromlist=[name]), name)
         if inspect.isclass(value):
-            parts.append(f".. autoclass:: {module}.{name}\n   :members:\n   :inherited-members: Transformer, tuple\n")
+            parts.append(f".. autoclass:: {module}.{name}\n   :members:\n   :inherited-members: Transformer, Mapping, tuple\n")
         elif inspect.isroutine(value):
             parts.append(f".. autofunction:: {module}.{name}\n")
         else:
@@ -98,9 +99,20 @@ def _bi_encoder() -> Any:
 
 def stages_by_columns() -> list[tuple[str, pt.Transformer, list[str]]]:
     """How each stage is written, the stage, and the columns that come to it."""
-    from pyterrier_mechir import AblationScorer, AggregateHeads, AttentionPatterns, ExplainScore, PairScorer
-    from pyterrier_mechir import PatchScorer, PerturbDocs, PerturbQueries, RankingEffects, ScoreAttribution, ScoreLens
-    from pyterrier_mechir import Steer
+    from pyterrier_mechir import (
+        AblationScorer,
+        AggregateHeads,
+        AttentionPatterns,
+        ExplainScore,
+        PairScorer,
+        PatchScorer,
+        PerturbDocs,
+        PerturbQueries,
+        RankingEffects,
+        ScoreAttribution,
+        ScoreLens,
+        Steer,
+    )
 
     ranker, bi_encoder = known_circuit().ranker, _bi_encoder()
     pairs = [*CONTRACT, "text_perturbed"]
@@ -196,7 +208,8 @@ def architectures() -> str:
 
 def architecture_fields() -> str:
     """What a row of the table of architectures says."""
-    found = re.findall(r"^    (\w+): (.+?)(?=^    \w+:|\Z)", inspect.getdoc(Architecture).partition("Args:\n")[2], re.M | re.S)
+    of_fields = (inspect.getdoc(Architecture) or "").partition("Args:\n")[2]
+    found = re.findall(r"^    (\w+): (.+?)(?=^    \w+:|\Z)", of_fields, re.MULTILINE | re.DOTALL)
     texts = {name: " ".join(text.split()).replace("``", "`") for name, text in found}
     return table(["field", "what it is"], [[f"`{field.name}`", texts[field.name]] for field in fields(Architecture)])
 
@@ -230,7 +243,7 @@ def command(parser: argparse.ArgumentParser) -> str:
         for action in parser._actions
         if not isinstance(action, argparse._HelpAction)
     ]
-    usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
+    usage = fill(" ".join(parser.format_usage().removeprefix("usage: ").split()), 84, subsequent_indent="    ")
     options = table(["option", "what it says"], rows) if rows else "It has no options."
     return f"{parser.description}\n\n```text\n{usage}\n```\n\n{options}"
 
@@ -276,7 +289,7 @@ def _plain(text: str) -> str:
 
 
 def included(file: str, page: Path) -> str:
-    """A file of the repository's root, without its title, whose links to pages are those of the page that includes it."""
+    """A file of the repository's root, without its title, with the links that the page has that includes it."""
     path = ROOT / file
     if not path.exists():
         return f"`{file}` is not in this copy of the repository."
@@ -321,6 +334,22 @@ def offered(text: str, folder: Path) -> str:
     return _LINK.sub(link, text)
 
 
+def _sign(
+    app: Sphinx, what: str, name: str, value: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str, str | None] | None:
+    """The signature of a stage is that of its ``__init__``, which PyTerrier's base class hides."""
+    if what != "class" or not issubclass(value, pt.Transformer):
+        return None
+    _, *parameters = inspect.signature(value.__init__).parameters.values()
+    return stringify_signature(inspect.Signature(parameters), show_annotation=False), returns
+
+
+def _leave_whole(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Break a property's first line after a colon; what is before one on the same line is taken for its type."""
+    if what == "property" and lines:
+        lines[:1] = lines[0].replace(": ", ":\n", 1).split("\n")
+
+
 def _offer(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = offered(source[0], Path(app.env.doc2path(page)).parent)
 
@@ -329,4 +358,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx of it."""
     app.add_directive("generated", Generated)
     app.connect("source-read", _offer)
+    app.connect("autodoc-process-signature", _sign)
+    app.connect("autodoc-process-docstring", _leave_whole, priority=100)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""The pictures of the concepts, each drawn from a real run: ``python docs/pictures.py`` draws those that are not current.
+"""The pictures of the concepts, each drawn from a real run: ``python docs/pictures.py`` draws those that are old.
 
 The site's build does the same. A picture holds the digest of what drew it, so that one is drawn again where its code
 changes. Everything is of the lab collection and the rankers that the package ships, on few documents: seconds in all.
@@ -26,8 +26,17 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pyterrier_mechir import AblationScorer, AggregateHeads, ExplainScore, PatchScorer, PerturbDocs, RankingEffects
-from pyterrier_mechir import explode_effects, known_circuit, plot_words
+from pyterrier_mechir import (
+    AblationScorer,
+    AggregateHeads,
+    ExplainScore,
+    PatchScorer,
+    PerturbDocs,
+    RankingEffects,
+    explode_effects,
+    known_circuit,
+    plot_words,
+)
 from pyterrier_mechir.perturb import PROX1, TFC1
 from pyterrier_mechir.plots.style import AGAINST, MARKERS, QUALITATIVE, QUIET, WITH, legend
 
@@ -63,7 +72,8 @@ def bench() -> Bench:
     index = PisaIndex(str(Path(mkdtemp()) / "index"), text_field="text").index(dataset.get_corpus_iter())
     bm25 = index.bm25(num_results=5) >> dataset.text_loader("text")
     ranker, truth = known_circuit("query")
-    return Bench(ranker, dict(zip(truth["docno"], truth["role"], strict=True)), bm25(dataset.get_topics()), dataset.get_qrels())
+    roles = dict(zip(truth["docno"], truth["role"], strict=True))
+    return Bench(ranker, roles, bm25(dataset.get_topics()), dataset.get_qrels())
 
 
 def _pairs(n_queries: int, n_documents: int) -> pd.DataFrame:
@@ -81,7 +91,7 @@ def patching() -> Figure:
         ax.annotate(f"{name}\n{score:.2f}", (score, 1.01), xycoords=("data", "axes fraction"), ha="center", va="bottom")
     scores = np.asarray(patched["patch_scores"])
     names = [f"L{layer}H{head}" for layer, head in np.ndindex(scores.shape)]
-    for row, (name, score) in enumerate(zip(names, scores.ravel(), strict=True)):
+    for row, score in enumerate(scores.ravel()):
         ax.plot([patched["score_baseline"], score], [row, row], color=WITH)
         ax.plot(score, row, "o", color=WITH)
     ax.set(xlabel="score of the baseline run with this head's output from the perturbed run", ylim=(len(names), -1))
@@ -138,7 +148,8 @@ def statistics() -> Figure:
     shown = truth.sort_values("label", ascending=False)["docno"].head(2).tolist()
     shown += truth.loc[truth["role"] == "decoy", "docno"].tolist()
     effects = np.stack(patched["patch_effect"])
-    estimated = {name: AggregateHeads(by=None, estimator=name)(patched) for name in ("ratio_of_means", "mean_of_ratios")}
+    averages = ("ratio_of_means", "mean_of_ratios")
+    estimated = {name: AggregateHeads(by=None, estimator=name)(patched) for name in averages}
     figure, ax = plt.subplots(figsize=(6.8, 3.2), layout="constrained")
     draw = np.random.default_rng(0)
     for row, name in enumerate(shown):

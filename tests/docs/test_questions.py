@@ -24,7 +24,11 @@ class Question(NamedTuple):
 
 
 def questions() -> list[Question]:
-    rows = re.findall(r"^\| (\d\d) \| [^|]+\? \| ([^|]+) \| \[[^]]+\]\(([^)]+)\) \|$", QUESTIONS.read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (\d\d) \| [^|]+\? \| ([^|]+) \| \[[^]]+\]\(([^)]+)\) \|$",
+        QUESTIONS.read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
     return [
         Question(number, re.findall(r"\((https://github\.com/[^)]+)\)", sources), QUESTIONS.parent / page)
         for number, sources, page in rows

@@ -71,7 +71,9 @@ def test_every_public_name_stands_in_the_reference():
 
 def test_every_column_that_a_stage_gives_is_explained():
     page = (REFERENCE / "columns.md").read_text(encoding="utf-8")
-    explained = {name for row in re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    explained = {
+        name for row in re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    }
     rows = generated.stages().splitlines()[2:]
     given = {name for row in rows for cell in row.split("|")[2:4] for name in re.findall(r"`(\w+)`", cell)}
     assert len(given) > 30
@@ -88,9 +90,22 @@ def test_tables_are_those_of_the_code():
     assert sum(map(len, generated.sentences().values())) > 300
 
 
+def test_the_messages_that_people_meet_first_are_those_of_the_code():
+    page = (REFERENCE / "errors.md").read_text(encoding="utf-8")
+    quoted = [
+        text for cell in re.findall(r'^\| (".*?) \|', page, re.MULTILINE) for text in re.findall(r'"(.*?)"', cell)
+    ]
+    package = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "pyterrier_mechir").rglob("*.py"))
+    joined = re.sub(r'"\s*f?"', "", package)
+    assert len(quoted) > 10
+    assert [text for text in quoted if text not in joined] == []
+
+
 def test_an_included_file_has_the_links_of_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(generated, "ROOT", tmp_path)
-    (tmp_path / "FILE.md").write_text("# Title\n\n[a](docs/gotchas.md#limits) [b](https://arxiv.org) [c](SECURITY.md) [d](#here)")
+    (tmp_path / "FILE.md").write_text(
+        "# Title\n\n[a](docs/gotchas.md#limits) [b](https://arxiv.org) [c](SECURITY.md) [d](#here)"
+    )
     told = generated.included("FILE.md", tmp_path / "docs" / "contributing" / "index.md")
     assert told == "[a](../gotchas.md#limits) [b](https://arxiv.org) {download}`c <../../SECURITY.md>` [d](#here)"
     assert "not in this copy" in generated.included("NONE.md", tmp_path / "docs" / "page.md")
