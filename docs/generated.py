@@ -69,7 +69,8 @@ def _documented(names: Iterator[str], module: str) -> str:
     for name in names:
         value = getattr(__import__(module, fromlist=[name]), name)
         if inspect.isclass(value):
-            parts.append(f".. autoclass:: {module}.{name}\n   :members:\n   :inherited-members: Transformer, Mapping, tuple\n")
+            inherited = "Transformer, Mapping, tuple"
+            parts.append(f".. autoclass:: {module}.{name}\n   :members:\n   :inherited-members: {inherited}\n")
         elif inspect.isroutine(value):
             parts.append(f".. autofunction:: {module}.{name}\n")
         else:
