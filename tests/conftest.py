@@ -35,6 +35,8 @@ _LONGEST = (
     "test_lens.py",
     "test_left_out.py",
     "test_integrated_gradients.py",
+    "test_pages.py",
+    "test_questions.py",
 )
 """The files that take 20 seconds or more, the longest first."""
 

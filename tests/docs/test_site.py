@@ -48,6 +48,16 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors(found), f"{target}#{anchor}"
 
 
+HOSTS = {"arxiv.org", "doi.org", "github.com", "pytorch.org", "semver.org", "www.contributor-covenant.org"}
+"""Where links go that leave the repository; documentations of libraries stand on hosts of many."""
+
+
+def test_links_that_leave_go_where_things_stay():
+    for page in [*PAGES, *NOTEBOOKS]:
+        hosts = set(re.findall(r"\]\(https?://([^/)]+)", text_of(page)))
+        assert {host for host in hosts - HOSTS if not host.endswith((".github.io", ".readthedocs.io"))} == set(), page
+
+
 def test_files_that_are_named_in_texts_are_there():
     for page in [*PAGES, ROOT / "CHANGELOG.md", *(ROOT / "pyterrier_mechir").rglob("*.py")]:
         for named in re.findall(r"\bdocs/[\w/]+\.md\b", page.read_text(encoding="utf-8")):
