@@ -102,10 +102,10 @@ def patching() -> Figure:
 
 def alignment() -> Figure:
     """The tokens of the two sides of two pairs, position by position, with their classes."""
-    text = "The moon pulls the ocean, and the tides rise."
+    text = "The moon pulls the ocean and the tides."
     row = pd.DataFrame({"qid": ["1"], "query": ["ocean tides"], "docno": ["d"], "text": [text]})
     kinds = (("fill: TFC1", TFC1()), ("permute: PROX1", PROX1()))
-    figure, axes = plt.subplots(len(kinds), 1, figsize=(9.6, 3.2), layout="constrained")
+    figure, axes = plt.subplots(len(kinds), 1, figsize=(7.6, 3.2), layout="constrained")
     for ax, (title, axiom) in zip(axes, kinds, strict=True):
         told = PatchScorer(bench().ranker, "resid_pre", positions="each", layers=[0])(PerturbDocs(axiom)(row)).iloc[0]
         sides = told["tokens_baseline"], told["tokens"]
