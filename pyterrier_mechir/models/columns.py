@@ -40,7 +40,7 @@ from pyterrier_mechir.models.opened import Batch, Opened
 from pyterrier_mechir.models.ports import on_port, overridden
 from pyterrier_mechir.models.recording import Key, Recording, keeping
 from pyterrier_mechir.models.replay import replay
-from pyterrier_mechir.models.resuming import Edit
+from pyterrier_mechir.models.resuming import Edit, copies
 from pyterrier_mechir.models.softmax import Keyed
 
 _CELLS = 2**19
@@ -283,13 +283,21 @@ def _at_end(opened: Opened, batch: Batch, target: Target, rows: Tensor, slots: S
     last = opened.anatomy.n_layers - 1
     base = Recording(target.scores, {(last, "resid_post"): target.end})
     moved = target.scores.new_zeros((len(rows), len(target.scores), slots.n))
-    reach = slots.of[:, :1] if opened.reads_first_token else slots.of
-    used = [slot for slot in reach.unique().tolist() if slot < slots.n]
-    copies = [(row, slot) for row in range(len(rows)) for slot in used]
+    reach = slots.of if opened.reads_at is None else slots.of.gather(1, opened.reads_at(batch)[:, None])
+    copied = [(row, slot) for row in range(len(rows)) for slot in reach.unique().tolist() if slot < slots.n]
     size = max(1, at_once // slots.of.numel())
-    for begin in range(0, len(copies), size):
-        of_rows, of_slots = (list(column) for column in zip(*copies[begin : begin + size], strict=True))
+    if opened.compare is not None:
+        each = torch.cat([target.end[None], rows])
+        whole = Edit(last, "resid_post", each, slots.of.new_ones((len(each), 1, 1, 1), dtype=torch.bool))
+        before, *encoded = replay(opened.encoding, batch, base, [whole])
+    for begin in range(0, len(copied), size):
+        of_rows, of_slots = (list(column) for column in zip(*copied[begin : begin + size], strict=True))
         mask = (slots.of == torch.tensor(of_slots, device=slots.of.device)[:, None, None]).unsqueeze(-1)
-        scores = replay(opened, batch, base, [Edit(last, "resid_post", rows[of_rows], mask)])
+        if opened.compare is None:
+            scores = replay(opened, batch, base, [Edit(last, "resid_post", rows[of_rows], mask)])
+        else:
+            made = torch.where(mask, torch.stack([encoded[row] for row in of_rows]), before)
+            of_copies = {name: copies(value, len(of_rows)) for name, value in batch.items()}
+            scores = opened.compare(made.flatten(0, 1), of_copies).unflatten(0, (len(of_rows), -1))
         moved[of_rows, :, of_slots] = scores - target.scores
     return moved
