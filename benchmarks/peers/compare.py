@@ -102,8 +102,8 @@ def nearness(answers: dict[System, Answer], asks: dict[System, Ask], system: Sys
     """How near an estimate is to exact scores.
 
     Of heads: the rank correlation of their mean scores over pairs. Of positions: that of the effects of all pairs and
-    sites, and the sum of abs(estimate - exact) over that of abs(exact). An effect is the score less that of the patch of
-    the first position's embedding, which is the same on both sides.
+    sites, and the error, the sum of abs(estimate - exact) over that of abs(exact). An effect is the score less that of
+    the patch of the first position's embedding, which is the same on both sides.
     """
     exact, estimate = (answers[one].scores for one in (OURS, system))
     if asks[OURS].task == "head":
@@ -145,10 +145,7 @@ def measure(name: str, task: str, pairs: Pairs, workers: Workers, options: argpa
         timed = "all" if system.sweeps_at_once or len(sites) == len(every) else f"{len(sites)} of {n_all}"
         if task == "block" and timed != "all":
             timed += " x tokens"
-        if system in away:
-            agreement = f"within {max(away[system], 1e-7):.0e}"
-        else:
-            agreement = nearness(answers, asks, system)
+        agreement = f"within {max(away[system], 1e-7):.0e}" if system in away else nearness(answers, asks, system)
         middle = float(np.median(seconds[system]))
         settings = (ask.batch_size, system.width, len(ask.rows), timed, agreement, system.note)
         made.append(Row(name, task, system.name, middle, middle / ours, seconds[system], *settings))

@@ -53,7 +53,10 @@ SYSTEMS = {
         name="pyterrier_mechir, attribution", method="attribution", note="an estimate; MechIR has none"
     ),
     "column": OURS._replace(
-        name="pyterrier_mechir, column replay", method="column", note="an estimate, but of edited positions", tasks=("block",)
+        name="pyterrier_mechir, column replay",
+        method="column",
+        note="an estimate, but of edited positions",
+        tasks=("block",),
     ),
     "hooks": System("PyTorch hooks", "hooks_worker.py", "sdpa"),
     "nnsight": System("nnsight", "nnsight_worker.py", "sdpa"),
