@@ -12,11 +12,10 @@ from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from textwrap import fill, indent
-from typing import Any, ClassVar
+from typing import Any
 
 import pyterrier as pt
 from docutils import nodes
-from docutils.parsers.rst import directives
 from ir_measures.measures.base import BaseMeasure
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import GoogleDocstring
@@ -289,13 +288,13 @@ def _plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#$|~^])", r"\\\1", " ".join(text.split()))
 
 
-def included(file: str, page: Path) -> str:
+def included(file: str, page: str | Path) -> str:
     """A file of the repository's root, without its title, with the links that the page has that includes it."""
     path = ROOT / file
     if not path.exists():
         return f"`{file}` is not in this copy of the repository."
     text = re.sub(r"\A# .*\n+", "", path.read_text(encoding="utf-8"))
-    here = page.parent
+    here = Path(page).parent
 
     def link(found: re.Match[str]) -> str:
         return f"]({os.path.relpath(ROOT / found[1], here)}{found[2] or ''})"
@@ -308,18 +307,14 @@ class Generated(SphinxDirective):
 
     required_arguments = 1
     optional_arguments = 20
-    option_spec: ClassVar = {"class": directives.class_option}
 
     def run(self) -> list[nodes.Node]:
         """Parse what the function gives."""
         name, *arguments = self.arguments
+        self.env.note_reread()
         if name == "included":
-            page = Path(self.env.doc2path(self.env.docname))
-            self.env.note_dependency(str(ROOT / arguments[0]))
-            text = included(arguments[0], page)
-        else:
-            text = globals()[name](*arguments)
-        return self.parse_text_to_nodes(text, allow_section_headings=True)
+            arguments.append(self.env.doc2path(self.env.docname))
+        return self.parse_text_to_nodes(globals()[name](*arguments), allow_section_headings=True)
 
 
 _LINK = re.compile(r"\[([^]\[]+)\]\(((?:\.\./)+[^)#\s]+\.md)(?:#[^)\s]*)?\)")
