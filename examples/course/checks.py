@@ -60,7 +60,8 @@ def exercise(expected: str) -> Callable[[Callable[..., Verdict]], Callable[..., 
             except Unanswered:
                 return OPEN
             except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-                return wrong(f"Expected is {expected}; with this answer the check ended in `{error!r}`.")
+                kind = type(given[0]).__name__
+                return wrong(f"Expected is {expected}; this is of the type {kind}, and cannot be checked: {error}.")
 
         return verdict
 
@@ -132,6 +133,8 @@ def _most(attention: np.ndarray, classes: list[str], of: str, to: str) -> set[st
 @exercise("a set of names of heads, such as {'L0H1'}")
 def lookers(answer: Any, attention: np.ndarray, classes: list[str]) -> Verdict:
     """1.2: the heads that look most from the query's words to the same words of the document."""
+    if np.ndim(answer) == 0 and not isinstance(answer, (str, set, frozenset)):
+        return wrong("`argmax` gives one place, counted through the whole table. Give names, such as `{'L0H3'}`.")
     given = {answer} if isinstance(answer, str) else set(answer)
     found = _most(attention, classes, "Q-", "D-")
     if given == found:

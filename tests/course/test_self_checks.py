@@ -79,6 +79,7 @@ def test_1_2_tells_twins_directions_and_classes():
         ({"L0H1"}, "other direction"),
         ({"L0H2"}, "not in the query"),
         ([(1, 0), (1, 2)], "Give names"),
+        (np.int64(6), "`argmax`"),
         ({"L1H0", "L1H1"}, "greatest values"),
     ]
     judge(checks.lookers, wrongs, {"L1H0", "L1H2"}, attention, classes)
