@@ -26,7 +26,7 @@ def code(notebook):
 
 
 def said(cell):
-    return "\n".join(output.get("data", {}).get("text/markdown", "") for output in cell.outputs)
+    return "".join(output.get("data", {}).get("text/markdown", "") for output in cell.outputs)
 
 
 def with_solutions(notebook):

@@ -199,7 +199,7 @@ def test_3_3_tells_a_sum_from_a_set(known, candidates):
     patched = PatchScorer(known.ranker, heads=[["L2H0", "L2H3"]])(pairs)
     both = AggregateHeads(by=None, n_boot=0)(patched)["score"].iloc[0]
     wrongs = [(sum(alone.values()), "sum"), (alone["L2H0"], "L2H0 alone"), (2 * both, "aggregate")]
-    judge(checks.patched_together, wrongs, both, pairs, alone)
+    judge(checks.patched_together, wrongs, both, known.ranker, pairs, alone)
 
 
 def test_3_4_tells_what_is_read_from_what_is_written():
@@ -303,6 +303,7 @@ def test_5_3_scores_the_texts_and_every_smaller_set(known):
         (["sea"], "still has"),
         (["tides", "tide", "high", "Two"], "alone do so"),
         ([], "no word at all"),
+        (["Two", "high", "tides", "of", "the", "sea", "each", "day", "coast"], "9 words"),
     ]
     given = (known.ranker, QUERY, ABOVE, BELOW)
     longest = checks.turned_order(["tides", "tide", "high", "Two"], *given).message
