@@ -20,6 +20,7 @@ from pyterrier_mechir import BiEncoder, CrossEncoder
 _LONGEST = (
     "test_laws.py",
     "test_examples.py",
+    "test_lessons.py",
     "test_run.py",
     "test_decoders.py",
     "test_results.py",
