@@ -64,6 +64,7 @@ def load_checkpoint(
                 dtype=dtype,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **attending(config),
             )
     except UnpicklingError as error:
         raise _no_model(
@@ -98,6 +99,15 @@ def load_checkpoint(
             "of their own, or, to score without them, a loaded (model, tokenizer)."
         )
     return model, tokenizer
+
+
+def attending(config: Any) -> dict[str, str]:
+    """How a model has to attend for its scores to be right, as an option of ``from_pretrained``; empty for any way.
+
+    Products of queries and keys that are softly limited (Gemma 2) are so in eager attention only; up to 5.20,
+    transformers takes another where it is not told.
+    """
+    return {} if getattr(config, "attn_logit_softcapping", None) is None else {"attn_implementation": "eager"}
 
 
 _ADAPTER = "adapter_config.json"

@@ -471,3 +471,12 @@ def test_a_tokenizer_of_the_fixtures_does_what_its_kind_does():
     assert decoder_tokenizer("llama").tokenize("tides\nyes")[-2:] == ["<0x0A>", "yes"]
     assert decoder_tokenizer("gemma").tokenize(" a") == ["▁a"]
     assert {decoder_tokenizer(name).pad_token for name in DECODERS} == {"</s>", None, "<|endoftext|>", "<pad>"}
+
+
+def test_a_model_that_leaves_out_the_cap_of_its_logits_is_refused():
+    model, tokens = build_decoder("gemma2")
+    model.config._attn_implementation = "sdpa"
+    with pytest.raises(ValueError, match=r"does not limit its logits.*attn_implementation='eager'"):
+        BiEncoder((model, tokens), pooling="last")
+    model.set_attn_implementation("eager")
+    assert BiEncoder((model, tokens), pooling="last").n_layers == 2
