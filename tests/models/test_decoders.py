@@ -38,6 +38,7 @@ from pyterrier_mechir import (
     IntegratedGradients,
     PatchScorer,
 )
+from pyterrier_mechir.models.checkpoints import attending
 from pyterrier_mechir.models.sites import Site, SiteSet, parse_site, select_sites
 from pyterrier_mechir.observe.attention import read_patterns
 from pyterrier_mechir.patching.outcome import SweepResult
@@ -427,7 +428,8 @@ def saved(directory, loaded, pooling: str, **options):
     modules = [encoder, Pooling(encoder.get_embedding_dimension(), pooling), Normalize()]
     made = SentenceTransformer(modules=modules, device="cpu", similarity_fn_name="cosine", **options)
     made.save(str(directory / "saved"), create_model_card=False)
-    return directory / "saved", SentenceTransformer(str(directory / "saved"), device="cpu")
+    how = attending(loaded[0].config)
+    return directory / "saved", SentenceTransformer(str(directory / "saved"), device="cpu", model_kwargs=how)
 
 
 def cosines(model: SentenceTransformer, queries: list[str], texts: list[str]) -> np.ndarray:
