@@ -1,4 +1,4 @@
-"""Checks of options, and warnings."""
+"""Checks of options, warnings, and what is deprecated."""
 
 from __future__ import annotations
 
@@ -23,6 +23,21 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     while frame.f_back is not None and _first_name(frame.f_globals) in _PASSED_THROUGH:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
+
+
+def deprecated(what: str, *, since: str, until: str, instead: str) -> None:
+    """Tell the user's line, once, that something public will go; called where what is old is used.
+
+    The category is ``FutureWarning``, which Python shows by default, once for each line. ``docs/promises.md`` has the
+    policy: two minor versions warn at least, or all that are left before a new major one.
+
+    Args:
+        what: the old name, option or value, as a user writes it: ``"PatchScorer(site=...)"``.
+        since: the first version that warns.
+        until: the version in which it goes.
+        instead: what a user writes now, with how to go over to it where that is not plain.
+    """
+    warn(f"{what} is deprecated since {since} and goes in {until}; use {instead}.", FutureWarning)
 
 
 def _first_name(variables: dict[str, object]) -> str:

@@ -3,12 +3,13 @@
 ``register(get_ipython())``, or ``%load_ext pyterrier_mechir.notebook``, lets IPython show the frames of ``PatchScorer``
 and ``AggregateHeads`` with drawings of their effects, those of ``RankingEffects`` with a sentence that says whether
 they are more than noise, and those of ``ExplainScore`` as rankings whose words are coloured. All other frames look as
-pandas shows them.
+pandas shows them. Edits, perturbations and stored results are tables of what they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from pyterrier_mechir.perturb.base import Perturbation
     from pyterrier_mechir.rankers.base import Ranker
 
 _PATCHED = {"qid", "docno", "score_baseline", "score_perturbed", "patch_scores", "patch_effect"}
@@ -46,6 +48,8 @@ def register(shell: Any) -> None:
     formatter = shell.display_formatter.formatters["text/html"]
     for module in ("pandas", "pandas.core.frame"):
         formatter.for_type_by_name(module, "DataFrame", frame_html)
+    for (module, name), told in _TOLD.items():
+        formatter.for_type_by_name(f"pyterrier_mechir.{module}", name, partial(_value_html, told))
 
 
 def load_ipython_extension(shell: Any) -> None:
@@ -92,12 +96,30 @@ def ranker_html(ranker: Ranker) -> str:
         "device": str(ranker.device),
     }
     known = {name: about.pop(name) for name in ("ranker", "name", "revision", "architecture")}
+    return _value_html(lambda _: known | size | about, ranker)
+
+
+def _value_html(told: Callable[[Any], Mapping[str, Any]], value: Any) -> str:
+    """A value as HTML: how it is written, and what is told of it, but for what is empty."""
     rows = [
-        [f'<th scope="row">{escape(name.replace("_", " "))}</th>', _cell(str(value))]
-        for name, value in (known | size | about).items()
-        if value not in (None, "")
+        [f'<th scope="row">{escape(name.replace("_", " "))}</th>', _cell(str(entry))]
+        for name, entry in told(value).items()
+        if entry not in (None, "", [], {})
     ]
-    return _page(f"<p><strong>{escape(repr(ranker))}</strong></p>", _table([], rows))
+    return _page(f"<p><strong>{escape(repr(value))}</strong></p>", _table([], rows))
+
+
+def _of_perturbation(perturbation: Perturbation) -> dict[str, Any]:
+    names = ("statement", "alignment", "sign", "change", "source")
+    return {name: getattr(perturbation, name) for name in names}
+
+
+_TOLD: Mapping[tuple[str, str], Callable[[Any], Mapping[str, Any]]] = {
+    ("interventions.edits", "Edit"): lambda edit: edit.told(),
+    ("perturb.base", "Perturbation"): _of_perturbation,
+    ("results.stored.artifact", "PatchResults"): lambda results: {"pairs": len(results)} | results.about,
+}
+"""What is told of values, by the module and the name of their class."""
 
 
 def _results(frame: pd.DataFrame) -> str | None:

@@ -10,6 +10,8 @@ import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from pyterrier_mechir.models.checkpoints import attending
+
 TEXTS = [
     "The moon pulls the ocean into two bulges, so most coasts see two high tides each day.",
     "Bats find insects at night by the echoes of their own calls.",
@@ -312,7 +314,7 @@ def build_decoder(
         eos_token_id=tokens.eos_token_id,
         **{**sizes, **of_kind.get(architecture, {}), **changes},
     )
-    model = getattr(tf, auto_class).from_config(made).eval()
+    model = getattr(tf, auto_class).from_config(made, **attending(made)).eval()
     for parameter in model.parameters():
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, 1.0 if parameter.mean() > 0.5 else 0.0, 0.1)

@@ -1,6 +1,10 @@
-"""Warnings are shown at the line of the user that led to them."""
+"""Warnings are shown at the line of the user that led to them, and what is deprecated keeps its promises."""
 
+import ast
 import inspect
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 from threading import Thread
 
@@ -10,8 +14,9 @@ import pytest
 import torch
 from small_models import QUERIES, TEXTS
 
+import pyterrier_mechir
 from pyterrier_mechir import PairScorer, PatchResults, PerturbDocs
-from pyterrier_mechir.checks import warn
+from pyterrier_mechir.checks import deprecated, warn
 from pyterrier_mechir.perturb import TFC1
 
 
@@ -97,3 +102,58 @@ def test_a_damaged_shard_is_told_at_the_line_that_runs_the_pipeline(bi_encoder, 
         line, _ = _here(), pipeline(pd.DataFrame(rows))
     told = [(one.filename, one.lineno) for one in caught if "shard 0" in str(one.message)]
     assert told == [(__file__, line)]
+
+
+def test_what_is_deprecated_is_told_once_for_each_line_of_the_user():
+    old = _of_package(
+        "def old(): deprecated('old()', since='1.1', until='1.3', instead='new()')", deprecated=deprecated
+    )["old"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            old()
+        old()
+    assert [one.filename for one in caught] == [__file__] * 2
+    assert str(caught[0].message) == "old() is deprecated since 1.1 and goes in 1.3; use new()."
+
+
+def test_what_is_deprecated_is_shown_without_being_asked_for():
+    program = "from pyterrier_mechir.checks import deprecated as d\nd('a', since='1.0', until='2.0', instead='b')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "FutureWarning: a is deprecated since 1.0 and goes in 2.0; use b." in done.stderr
+
+
+def _minor(version: str) -> tuple[int, int]:
+    major, minor, *_ = version.split(".")
+    return int(major), int(minor)
+
+
+def _broken_promises(source: str, version: str) -> list[str]:
+    """What a source deprecates for too short a time, or keeps for longer than it said."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "deprecated":
+            told = {keyword.arg: keyword.value.value for keyword in node.keywords if keyword.arg in ("since", "until")}
+            since, until, now = (_minor(text) for text in (told["since"], told["until"], version))
+            if now >= until or (until[0] == since[0] and until[1] < since[1] + 2):
+                found.append(ast.unparse(node))
+    return found
+
+
+def test_deprecations_last_two_minor_versions_and_then_end():
+    for file in Path(pyterrier_mechir.__file__).parent.rglob("*.py"):
+        assert _broken_promises(file.read_text(encoding="utf-8"), pyterrier_mechir.__version__) == [], file
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "version", "is_broken"),
+    [
+        ("0.2", "0.4", "0.3.1", False),
+        ("0.2", "0.3", "0.2.0", True),
+        ("0.2", "0.4", "0.4.0", True),
+        ("0.9", "1.0", "0.9", False),
+    ],
+)
+def test_a_broken_promise_is_found(since, until, version, is_broken):
+    source = f"deprecated('it', since={since!r}, until={until!r}, instead='that')"
+    assert bool(_broken_promises(source, version)) == is_broken

@@ -10,7 +10,7 @@ from IPython.core.formatters import DisplayFormatter
 from pages import parse
 from small_models import QUERIES, TEXTS
 
-from pyterrier_mechir import AggregateHeads, PatchScorer, PerturbDocs, PerturbQueries
+from pyterrier_mechir import Ablate, AggregateHeads, PatchResults, PatchScorer, PerturbDocs, PerturbQueries, Scale
 from pyterrier_mechir.notebook import load_ipython_extension, ranker_html, register
 from pyterrier_mechir.perturb import TFC1, Typos
 from pyterrier_mechir.plots.colours import level, scale
@@ -270,3 +270,24 @@ def test_dollar_signs_of_what_stages_made_are_left_alone_by_mathjax(html, docume
     for shown in (html(pairs), html(heads), html(AggregateHeads(n_boot=0)(heads)), ranker_html(bi_encoder)):
         assert "tex2jax_ignore" in shown and "mathjax_ignore" in shown
     assert "mathjax_ignore" not in html(costly)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (Scale("L1H2", 0.5), {"edit": "Scale", "site": "L1H2", "factor": "0.5"}),
+        (Ablate("L1.mlp_out"), {"site": "L1.mlp_out", "by": "zero"}),
+        (TFC1(), {"statement": TFC1().statement, "alignment": "fill", "sign": "+"}),
+    ],
+    ids=repr,
+)
+def test_an_edit_and_a_perturbation_are_tables_of_what_they_are(value, told, html):
+    page = parse(html(value))
+    assert page.one("strong").text == repr(value)
+    assert told.items() <= dict(_rows(page)).items()
+
+
+def test_stored_results_are_a_table_of_what_they_hold(bi_encoder, pairs, html, tmp_path):
+    PatchScorer(bi_encoder).store(tmp_path / "results")(pairs.head(3))
+    results = PatchResults(tmp_path / "results")
+    assert dict(_rows(parse(html(results))))["pairs"] == "3"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,8 @@ def within(place: str) -> list[str]:
 @pytest.fixture(scope="module")
 def loaded() -> dict[str, set[str]]:
     """The libraries that importing the modules of each place loads."""
+    if not hasattr(os, "fork"):
+        pytest.skip("forks a process for each place")
     found = {}
     for may_load_pandas in (False, True):
         places = [place for place, heavy in LIGHT.items() if ("pandas" not in heavy) == may_load_pandas]

@@ -9,8 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from pyterrier_mechir._version import __version__
+from pyterrier_mechir.commands.completion import SHELLS, script
 from pyterrier_mechir.commands.errors import CommandError
 from pyterrier_mechir.patching.plan import DIRECTIONS
+
+_EXAMPLES = {
+    "demo": "pyterrier-mechir demo --type cross --perturbation PROX1",
+    "run": "pyterrier-mechir run examples/run.toml",
+    "report": "pyterrier-mechir report mechir-demo/results --dataset mechir:lab",
+    "verify": "pyterrier-mechir verify sentence-transformers/all-MiniLM-L6-v2",
+    "explain": 'pyterrier-mechir explain "why tides rise" --text "The moon pulls the ocean."',
+    "perturbations": "pyterrier-mechir perturbations > perturbations.md",
+    "completion": 'eval "$(pyterrier-mechir completion bash)"',
+}
+"""Of each command, one example."""
+
+_CODES = "exit codes: 0 done; 1 verify found a check to fail; 2 it cannot be done, stderr says why; 130 interrupted"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,7 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 where ``verify`` found a check to fail; 2 where something that was asked for cannot be
         done; 130 where it was interrupted.
     """
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.command == "completion":
+        print(script(parser, options.shell), end="")
+        return 0
     if options.command == "perturbations":
         from pyterrier_mechir.perturb.catalogue import markdown
 
@@ -78,7 +96,10 @@ def _report(options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="pyterrier-mechir", description="Mechanistic interpretability of neural rankers as PyTerrier pipelines."
+        prog="pyterrier-mechir",
+        description="Mechanistic interpretability of neural rankers as PyTerrier pipelines.",
+        epilog="\n".join(["examples:", *(f"  {example}" for example in _EXAMPLES.values()), "", _CODES]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -138,6 +159,15 @@ def _parser() -> argparse.ArgumentParser:
         help="print the table of all perturbations, in Markdown",
         description="Print the table of all perturbations, with what each claims and an example, in Markdown.",
     )
+    completion = commands.add_parser(
+        "completion",
+        help="print what lets a shell complete these commands and their options",
+        description="Print what lets a shell complete these commands: put the example's line into your shell's startup "
+        "file (fish: pyterrier-mechir completion fish | source).",
+    )
+    completion.add_argument("shell", choices=SHELLS)
+    for name, of_command in commands.choices.items():
+        of_command.epilog = f"example: {_EXAMPLES[name]}"
     return parser
 
 

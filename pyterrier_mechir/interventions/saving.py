@@ -79,6 +79,8 @@ def _moved_at_last(target: Path) -> Iterator[Path]:
     try:
         yield made
         made.chmod(target.stat().st_mode if target.is_dir() else _usual_mode())
+        if target.is_dir():
+            target.rmdir()  # Windows replaces no directory, even an empty one
         os.replace(made, target)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)

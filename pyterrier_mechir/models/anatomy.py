@@ -48,7 +48,8 @@ class Anatomy:
         decoder: of a model with an encoder and a decoder, whether to describe the decoder; else the encoder.
 
     Raises:
-        ValueError: the architecture has no row in :data:`ARCHITECTURES`.
+        ValueError: the architecture has no row in :data:`ARCHITECTURES`, or the model leaves out what its attention
+            computes.
     """
 
     def __init__(self, model: PreTrainedModel, *, decoder: bool = False):
@@ -70,6 +71,11 @@ class Anatomy:
         self.base: nn.Module = base
         self._word_embedding: nn.Module = (base if self.architecture.stack else model).get_input_embeddings()
         self._config = base.config
+        if getattr(self._config, "attn_logit_softcapping", None) and self._config._attn_implementation == "sdpa":
+            raise ValueError(
+                f"{type(model).__name__} attends by sdpa, which does not limit its logits softly as it was trained to; "
+                "load it with attn_implementation='eager'."
+            )
         self._decoder = decoder
         self.autoencoders: dict[tuple[int, str], tuple[Autoencoder, int]] = {}
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -45,20 +46,32 @@ def load_checkpoint(
         read_apart: weights for which the model has no place and that whoever asks reads for itself.
 
     Raises:
-        ValueError: neither the hub nor the disk has such a checkpoint, it is quantised, it cannot be read, or it lacks
-            weights or has some for which no model of its architecture has a place.
+        ValueError: neither the hub nor the disk has such a checkpoint, it is quantised, it cannot be read without
+            running code of its own, or it lacks weights or has some for which no model of its architecture has a place.
     """
     check_directory(name, subfolder)
     try:
-        config = AutoConfig.from_pretrained(name, subfolder=subfolder)
-        tokenizer = AutoTokenizer.from_pretrained(name, subfolder=subfolder)
+        config = AutoConfig.from_pretrained(name, subfolder=subfolder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, subfolder=subfolder, trust_remote_code=False)
         if auto_class is AutoModel and config.model_type in _ENCODERS:
             auto_class = getattr(transformers, _ENCODERS[config.model_type])
         quantised = getattr(config, "quantization_config", None) is not None
         if not quantised:
             model, loaded = auto_class.from_pretrained(
-                name, subfolder=subfolder, config=config, dtype=dtype, output_loading_info=True
+                name,
+                subfolder=subfolder,
+                config=config,
+                dtype=dtype,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **attending(config),
             )
+    except UnpicklingError as error:
+        raise _no_model(
+            name,
+            "its weights are pickled with objects that are no tensors, which are not read because they may run code; "
+            "give a checkpoint with weights in safetensors.",
+        ) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         check_model(name, subfolder)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -86,6 +99,15 @@ def load_checkpoint(
             "of their own, or, to score without them, a loaded (model, tokenizer)."
         )
     return model, tokenizer
+
+
+def attending(config: Any) -> dict[str, str]:
+    """How a model has to attend for its scores to be right, as an option of ``from_pretrained``; empty for any way.
+
+    Products of queries and keys that are softly limited (Gemma 2) are so in eager attention only; up to 5.20,
+    transformers takes another where it is not told.
+    """
+    return {} if getattr(config, "attn_logit_softcapping", None) is None else {"attn_implementation": "eager"}
 
 
 _ADAPTER = "adapter_config.json"

@@ -61,8 +61,11 @@ def _without_weights(architecture: str) -> PreTrainedModel:
     import torch
     from transformers import AutoConfig, AutoModel
 
+    from pyterrier_mechir.models.checkpoints import attending
+
+    config = AutoConfig.for_model(architecture, **_TINY)
     with torch.device("meta"):
-        return AutoModel.from_config(AutoConfig.for_model(architecture, **_TINY))
+        return AutoModel.from_config(config, **attending(config))
 
 
 def markdown() -> str:

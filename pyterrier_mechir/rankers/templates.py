@@ -108,7 +108,7 @@ def _tokenizer(found: Declared) -> Any:
 
     if isinstance(found.model, tuple):
         return found.model[1]
-    return AutoTokenizer.from_pretrained(found.model, subfolder=found.parts[0].subfolder)
+    return AutoTokenizer.from_pretrained(found.model, subfolder=found.parts[0].subfolder, trust_remote_code=False)
 
 
 def _rendered(tokenizer: Any, has_prompt: bool, options: Mapping[str, Any]) -> str | None:

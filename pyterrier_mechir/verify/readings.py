@@ -21,7 +21,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from pyterrier_mechir.models.checkpoints import read_json
+from pyterrier_mechir.models.checkpoints import attending, read_json
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.bi_encoder import BiEncoder
 from pyterrier_mechir.rankers.colbert import ColBERT
@@ -166,9 +166,9 @@ def _similar(model: Any, queries: Sequence[str], texts: Sequence[str]) -> np.nda
 def _loaded(ranker: Ranker, files: str, model: nn.Module) -> tuple[nn.Module, Any]:
     """The files' model, of the class that the ranker loaded them by, and tokenizer, as transformers loads them."""
     of_class = getattr(transformers, type(model).__name__)
-    options = {"dtype": torch.float64 if ranker.dtype == "float64" else torch.float32}
-    apart = of_class.from_pretrained(files, **options).to(ranker.device).eval()
-    return apart, transformers.AutoTokenizer.from_pretrained(files)
+    options: Any = {"trust_remote_code": False, "dtype": torch.float64 if ranker.dtype == "float64" else torch.float32}
+    apart = of_class.from_pretrained(files, **options, **attending(model.config)).to(ranker.device).eval()
+    return apart, transformers.AutoTokenizer.from_pretrained(files, trust_remote_code=False)
 
 
 def formula(ranker: Ranker, model: nn.Module, tokenizer: Any = None) -> Scores:

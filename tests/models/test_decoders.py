@@ -38,6 +38,7 @@ from pyterrier_mechir import (
     IntegratedGradients,
     PatchScorer,
 )
+from pyterrier_mechir.models.checkpoints import attending
 from pyterrier_mechir.models.sites import Site, SiteSet, parse_site, select_sites
 from pyterrier_mechir.observe.attention import read_patterns
 from pyterrier_mechir.patching.outcome import SweepResult
@@ -427,7 +428,8 @@ def saved(directory, loaded, pooling: str, **options):
     modules = [encoder, Pooling(encoder.get_embedding_dimension(), pooling), Normalize()]
     made = SentenceTransformer(modules=modules, device="cpu", similarity_fn_name="cosine", **options)
     made.save(str(directory / "saved"), create_model_card=False)
-    return directory / "saved", SentenceTransformer(str(directory / "saved"), device="cpu")
+    how = attending(loaded[0].config)
+    return directory / "saved", SentenceTransformer(str(directory / "saved"), device="cpu", model_kwargs=how)
 
 
 def cosines(model: SentenceTransformer, queries: list[str], texts: list[str]) -> np.ndarray:
@@ -471,3 +473,12 @@ def test_a_tokenizer_of_the_fixtures_does_what_its_kind_does():
     assert decoder_tokenizer("llama").tokenize("tides\nyes")[-2:] == ["<0x0A>", "yes"]
     assert decoder_tokenizer("gemma").tokenize(" a") == ["▁a"]
     assert {decoder_tokenizer(name).pad_token for name in DECODERS} == {"</s>", None, "<|endoftext|>", "<pad>"}
+
+
+def test_a_model_that_leaves_out_the_cap_of_its_logits_is_refused():
+    model, tokens = build_decoder("gemma2")
+    model.config._attn_implementation = "sdpa"
+    with pytest.raises(ValueError, match=r"does not limit its logits.*attn_implementation='eager'"):
+        BiEncoder((model, tokens), pooling="last")
+    model.set_attn_implementation("eager")
+    assert BiEncoder((model, tokens), pooling="last").n_layers == 2

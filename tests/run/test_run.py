@@ -333,6 +333,7 @@ class _Dying(_Watched):
         return super().transform(inp)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kills as POSIX does")
 def test_a_run_on_workers_goes_on_with_a_local_one_though_a_worker_is_killed(bi_encoder, path, tmp_path, cluster):
     frame, log = _retrieved(3), tmp_path / "log"
     short = BiEncoder(build("bert", classifier=False, max_position_embeddings=40))
@@ -363,6 +364,7 @@ def long_run(path):
     run_sweep(PerturbDocs(TFC1()) >> scorer, _retrieved(5), path, engine="ray", n_workers=1, shard_size=8)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kills as POSIX does")
 def test_a_run_on_workers_that_is_killed_goes_on(bi_encoder, path, cluster):
     command = [sys.executable, "-c", "import sys, test_run; test_run.long_run(sys.argv[1])", str(path)]
     path_of_modules = os.pathsep.join(sys.path)
