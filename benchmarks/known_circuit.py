@@ -39,7 +39,7 @@ from pyterrier_mechir import (
     PerturbDocs,
     known_circuit,
 )
-from pyterrier_mechir.commands.retrieval import quiet
+from pyterrier_mechir.retrieval import quiet
 from pyterrier_mechir.perturb import TFC1
 from pyterrier_mechir.rankers.known_circuit import DIRECTIONS, read_circuit
 

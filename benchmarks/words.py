@@ -31,7 +31,7 @@ import torch
 from pyterrier_pisa import PisaIndex
 
 from pyterrier_mechir import ExplainScore, faithfulness, known_circuit, load_ranker
-from pyterrier_mechir.commands.retrieval import quiet
+from pyterrier_mechir.retrieval import quiet
 from pyterrier_mechir.rankers.base import Ranker
 
 SHOWN = ("deletion", "insertion", "comprehensiveness", "sufficiency", "ranks_lost")
