@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_mechir.commands.errors import CommandError
 from pyterrier_mechir.commands.collection import collection
+from pyterrier_mechir.commands.errors import CommandError
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.catalogue import by_name
 from pyterrier_mechir.rankers.base import Ranker

@@ -12,10 +12,11 @@ from ir_measures import Measure, iter_calc, nDCG, parse_measure
 
 from pyterrier_mechir.checks import check_number
 from pyterrier_mechir.interventions.edits import Ablate
+from pyterrier_mechir.interventions.references import head_means
 from pyterrier_mechir.rankers.interactive import Interactive
 from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import retrieved
-from pyterrier_mechir.recipes.estimates import halves, mean_of, names_of
+from pyterrier_mechir.recipes.estimates import Estimate, halves, mean_of, names_of, records
 from pyterrier_mechir.results.ranking_verdicts import verdicts
 from pyterrier_mechir.stages.ablation_scorer import AblationScorer
 from pyterrier_mechir.stages.ranking_effects import RankingEffects
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 PAPER = Paper("this package; after Michel, Levy and Neubig, NeurIPS 2019 (arXiv:1905.10650)")
 
-SHARES = (0.25, 0.5, 0.75, 1.0)
+SHARES = (0.25, 0.5, 0.75)
 
 
 def head_ablation(
@@ -35,13 +36,13 @@ def head_ablation(
     measure: Measure | str = nDCG @ 10,
     by: str = "mean",
     shares: Sequence[float] = SHARES,
-    n_random: int = 5,
+    n_random: int = 3,
     margin: float = 0.02,
-    num_queries: int = 24,
-    num_results: int = 10,
+    num_queries: int = 20,
+    num_results: int = 6,
     seed: int = 0,
 ) -> RecipeResult:
-    """Ablate each head by itself, order them by how far they move scores, and ablate more and more of them at once.
+    r"""Ablate each head by itself, order them by how far they move scores, and ablate more and more of them at once.
 
     A head matters to a ranking by how far it moves scores *within* a query: what it adds to all documents alike orders
     nothing. That is measured of each head on half of the queries. On the others, the heads that move scores least are
@@ -96,10 +97,11 @@ def head_ablation(
     if (n_queries := documents["qid"].nunique()) < 4:
         raise ValueError(f"{n_queries} queries are judged; half of them are held out, so give 4 at least.")
 
-    ablated = AblationScorer(ranker, by=by, reference=documents[["query", "text"]]).transform(documents)
+    reference = head_means(ranker, documents) if by == "mean" else None
+    ablated = AblationScorer(ranker, by=by, reference=reference).transform(documents)
     chosen, others = halves(ablated, seed)
-    effects = RankingEffects(qrels, [measure], control="shuffled", held_out=others["qid"].unique(), seed=seed)
-    effects = effects.transform(ablated)
+    by_query = RankingEffects(qrels, [measure], control="shuffled", held_out=others["qid"].unique(), seed=seed)
+    effects = by_query.transform(ablated)
     names = np.array([f"L{layer}H{head}" for layer in range(ranker.n_layers) for head in range(ranker.n_heads)])
     moves = _moves(chosen)
     order = np.argsort(moves, kind="stable")
@@ -114,10 +116,16 @@ def head_ablation(
     rows = []
     for size in sorted({max(1, round(share * len(names))) for share in shares}):
         for kind, of_kind in orders.items():
-            changes = [_without(ranker, one[:size], by, documents, others, qrels, measure) - own for one in of_kind]
+            changes = [
+                _without(ranker, [Ablate(str(name), by, reference) for name in one[:size]], others, qrels, measure)
+                - own
+                for one in of_kind
+            ]
             if changes:
                 change = pd.concat(changes, axis=1).mean(axis=1)
-                rows.append((size, kind, *mean_of(change, change.index), names_of(of_kind[0][:size]), len(change)))
+                rows.append(
+                    (size, kind, *mean_of(change, change.index), names_of(of_kind[0][:size].tolist()), len(change))
+                )
     curve = pd.DataFrame(rows, columns=["n_heads", "order", "change", "ci_low", "ci_high", "heads", "n_queries"])
 
     least = curve[curve["order"] == "least"]
@@ -126,15 +134,16 @@ def head_ablation(
         Figure(f"{measure} on {len(own)} queries", None, *mean_of(own, own.index)),
         *(
             Figure(f"change without {row.n_heads} heads, {row.order}", None, row.change, row.ci_low, row.ci_high)
-            for row in curve.itertuples()
+            for row in records(curve)
         ),
         Figure("heads that move scores most", None, names_of(heads["docno"].iloc[::-1].head(5))),
         Figure("heads that move scores least", None, names_of(heads["docno"].head(5))),
     ]
     if len(spared):
         row = spared.iloc[-1]
-        said = f"{row['n_heads']} of {len(names)} heads can be spared: {measure} changes by {row['change']:+.3f}"
-        findings = [f"{said} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f}) on queries that did not choose them."]
+        told = Estimate(row["change"], row["ci_low"], row["ci_high"])
+        said = f"{row['n_heads']} of {len(names)} heads can be spared: {measure} changes by {told}"
+        findings = [f"{said} on queries that did not choose them."]
     else:
         findings = [f"No share of the heads is shown to cost less than {margin:g}; more queries would tell."]
     findings += verdicts(effects)
@@ -153,17 +162,13 @@ def _moves(ablated: pd.DataFrame) -> np.ndarray:
 
 def _without(
     ranker: Interactive,
-    heads: Sequence[str],
-    by: str,
-    reference: pd.DataFrame,
+    edits: Sequence[Ablate],
     documents: pd.DataFrame,
     qrels: pd.DataFrame,
     measure: Measure,
 ) -> pd.Series:
-    """The measure of each query when some heads are ablated together."""
-    means = None if by == "zero" else reference[["query", "text"]]
-    edited = ranker.edited([Ablate(str(head), by, means) for head in heads])
-    return _of_queries(edited.scorer().transform(documents), qrels, measure)
+    """The measure of each query under some edits."""
+    return _of_queries(ranker.edited(list(edits)).scorer().transform(documents), qrels, measure)
 
 
 def _of_queries(ranked: pd.DataFrame, qrels: pd.DataFrame, measure: Measure) -> pd.Series:

@@ -58,8 +58,8 @@ class Paper(NamedTuple):
         if self.checkpoint is None or Path(ranker.name).name == Path(self.checkpoint).name:
             return ()
         return (
-            f"The published figures are of {self.checkpoint}; these are of {ranker!r}, so that heads of the same number "
-            "have nothing in common, and sizes may differ.",
+            f"The published figures are of {self.checkpoint}; these are of {ranker!r}, so that heads of the same "
+            "number have nothing in common, and sizes may differ.",
         )
 
 
@@ -85,7 +85,7 @@ class Figure(NamedTuple):
 class RecipeResult:
     """What a recipe found.
 
-    It prints as its findings and its table, shows itself in a notebook, and gives its frames by name, ``result["heads"]``.
+    It prints its table and its findings, shows itself in a notebook, and gives its frames by name: ``result["heads"]``.
 
     Args:
         recipe: the name of the recipe.
@@ -127,7 +127,7 @@ class RecipeResult:
         """A row per figure: ``figure, published, ours, ci_low, ci_high``; the attrs say what made them."""
         table = pd.DataFrame(self.figures, columns=list(Figure._fields))
         table = table.astype({"published": object, "ours": object})
-        table.attrs = self.attrs
+        table.attrs = dict(self.attrs)
         return table
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -174,13 +174,14 @@ class RecipeResult:
         ]
 
     def __repr__(self) -> str:
-        return f"<RecipeResult {self.recipe} of {self.ranker['ranker']}({self.ranker['name']!r}): {', '.join(self.frames)}>"
+        of_ranker = f"{self.ranker['ranker']}({self.ranker['name']!r})"
+        return f"<RecipeResult {self.recipe} of {of_ranker}: {', '.join(self.frames)}>"
 
     def __str__(self) -> str:
         rows = [["figure", "published", "ours", "interval"], *self._rows()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        head = f"{self.recipe} ({self.paper.source}), {self.ranker['ranker']}({self.ranker['name']!r})"
+        head = f"{self.recipe}: {self.paper.source}; {self.ranker['ranker']}({self.ranker['name']!r})"
         return "\n".join([head, "", *lines, "", *self.findings, *self.notes])
 
     def _repr_html_(self) -> str:

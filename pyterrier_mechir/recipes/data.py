@@ -94,9 +94,7 @@ def _opened(data: Any) -> tuple[Any, pd.DataFrame, pd.DataFrame]:
     return dataset, dataset.get_topics(), qrels
 
 
-def _checked(
-    found: pd.DataFrame, dataset: Any, qrels: pd.DataFrame, needs: Sequence[str], least: int
-) -> Documents:
+def _checked(found: pd.DataFrame, dataset: Any, qrels: pd.DataFrame, needs: Sequence[str], least: int) -> Documents:
     if len(qrels):
         found = found.merge(qrels, on=["qid", "docno"], how="left")
     made = _of_frame(found, needs, least)

@@ -93,13 +93,14 @@ def _correlated(values: np.ndarray, ranks: bool) -> float:
 
 
 def correlation_of_maps(
-    given: np.ndarray, measured: np.ndarray, *, n_boot: int = 1000, seed: int = 0
+    given: np.ndarray, measured: np.ndarray, *, absolute: bool = False, n_boot: int = 1000, seed: int = 0
 ) -> tuple[float, float, float, float]:
-    """Spearman's correlation over heads of a map that is given with the mean of some that are measured.
+    """Spearman's correlation over heads of a map that is given with the mean of those that are measured of queries.
 
     Args:
         given: ``[head]``.
         measured: ``[query, head]``.
+        absolute: take the absolute value of the mean.
         n_boot: resamples of queries, and permutations of heads.
         seed: of both.
 
@@ -107,13 +108,13 @@ def correlation_of_maps(
         The correlation, the ends of its 95% interval by a bootstrap of queries, and its two-sided p-value by permuting
         heads: how often unrelated maps would agree as much.
     """
-    value = spearman(given[None], measured.mean(axis=0)[None])[0]
-    drawn = np.concatenate(list(resamples(len(measured), n_boot=n_boot, seed=seed)))
-    means = drawn @ measured / len(measured)
-    low, high = np.quantile(spearman(np.tile(given, (n_boot, 1)), means), levels(0.95, len(measured)))
-    rng = np.random.default_rng(seed)
-    shuffled = rng.permuted(np.tile(given, (n_boot, 1)), axis=1)
-    by_chance = spearman(shuffled, np.tile(measured.mean(axis=0), (n_boot, 1)))
+    drawn = [np.ones((1, len(measured))), *resamples(len(measured), n_boot=n_boot, seed=seed)]
+    means = np.concatenate(drawn) @ measured / len(measured)
+    means, repeated = np.abs(means) if absolute else means, np.tile(given, (n_boot, 1))
+    value = spearman(repeated[:1], means[:1])[0]
+    low, high = np.quantile(spearman(repeated, means[1:]), levels(0.95, len(measured)))
+    shuffled = np.random.default_rng(seed).permuted(repeated, axis=1)
+    by_chance = spearman(shuffled, np.tile(means[0], (n_boot, 1)))
     p_value = (1 + (np.abs(by_chance) >= abs(value)).sum()) / (1 + n_boot)
     return float(value), float(low), float(high), float(p_value)
 
@@ -141,6 +142,7 @@ def held_out_heads(patched: pd.DataFrame, n: int, *, seed: int = 0) -> pd.DataFr
     Raises:
         ValueError: there are fewer than 4 queries.
     """
+    patched = patched[patched["score_perturbed"].notna()].reset_index(drop=True)
     if (n_queries := patched["qid"].nunique()) < 4:
         raise ValueError(
             f"{n_queries} queries have pairs to patch; heads are chosen on half and tested on the others, so give "
@@ -160,19 +162,26 @@ def held_out_heads(patched: pd.DataFrame, n: int, *, seed: int = 0) -> pd.DataFr
 def found(held_out: pd.DataFrame, what: str, alpha: float = 0.05) -> str:
     """What :func:`held_out_heads` amounts to, in a sentence.
 
+    Heads are named whose p-value is below the level and whose interval excludes 0: a share of a change that may well be
+    0 says nothing.
+
     Args:
         held_out: its frame.
         what: what the heads do, such as ``carry the change of the score``.
         alpha: the level.
     """
-    significant = held_out[held_out["p_adjusted"] < alpha]
+    excludes_0 = (held_out["ci_low"] > 0) | (held_out["ci_high"] < 0)
+    significant = held_out[excludes_0 & (held_out["p_adjusted"] < alpha)]
     if not len(significant):
         n = len(held_out)
         return f"None of the {n} heads that were chosen on half of the queries is shown to {what} on the others."
-    named = [
-        f"{row.docno} {signed(row.score)} ({interval(row.ci_low, row.ci_high)})" for row in significant.itertuples()
-    ]
+    named = [f"{row.docno} {signed(row.score)} ({interval(row.ci_low, row.ci_high)})" for row in records(significant)]
     return f"On queries that they were not chosen on, these {what}: {', '.join(named)}."
+
+
+def records(frame: pd.DataFrame) -> list[Any]:
+    """The rows of a frame, whose columns are attributes."""
+    return list(frame.itertuples(index=False))
 
 
 def names_of(heads: Sequence[Any] | pd.Series) -> str:

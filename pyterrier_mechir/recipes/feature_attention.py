@@ -10,18 +10,25 @@ import pandas as pd
 
 from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import judged
-from pyterrier_mechir.recipes.estimates import correlation_of_maps, halves
+from pyterrier_mechir.recipes.estimates import correlation_of_maps, halves, records
 from pyterrier_mechir.stages.ablation_scorer import AblationScorer
 from pyterrier_mechir.stages.attention_patterns import RARE, AttentionPatterns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PAPER = Paper("Perlman, Nijasure and Allan, Emergence of relevance during LoRA", "castorini/rankllama-v1-7b-lora-passage", "13.5 GB with its base")
+PAPER = Paper(
+    "Perlman, Nijasure and Allan, Emergence of relevance during LoRA",
+    "castorini/rankllama-v1-7b-lora-passage",
+    "13.5 GB with its base",
+)
 
 CORRELATIONS = {"rarity": ".92, -.89", "interaction": ".71, -.68", "lexical_match": ".37, -.63"}
 """Spearman's correlations over heads of the attention of RankLLaMA along a feature with its margin when the head's
 update is kept, and when it is left out."""
+
+
+LOSS, SIZE = "the margin lost", "the size of its change"
 
 
 def perlman_feature_attention(
@@ -30,10 +37,10 @@ def perlman_feature_attention(
     *,
     idf: Any = None,
     rare_above: float = RARE,
-    num_queries: int = 24,
+    num_queries: int = 20,
     seed: int = 0,
 ) -> RecipeResult:
-    """Measure how much of its attention each head gives to features of relevance, and what scores lose without it.
+    r"""Measure how much of its attention each head gives to features of relevance, and what scores lose without it.
 
     ===================  =====================================  ========================================================
     \                    the paper                              here
@@ -47,8 +54,9 @@ def perlman_feature_attention(
     importance           the score margin when a head's LoRA    what the margin of relevant over irrelevant documents
                          update is kept, or left out            loses when the head is ablated by its mean
     queries              50, the same for both                  attention on half of the queries, margins on the others
-    correlation          Spearman, over heads                   the same, with an interval over the queries of the
-                                                                margins, and its p-value by permuting heads
+    correlation          Spearman, over heads                   the same, with the loss and with its size, an interval
+                                                                over the queries of the margins, and a p-value by
+                                                                permuting heads
     ===================  =====================================  ========================================================
 
     Args:
@@ -62,7 +70,7 @@ def perlman_feature_attention(
 
     Returns:
         Frames ``heads`` (``docno, layer, head``, the attention by feature, and ``loss``, that of the margin) and
-        ``features`` (their correlations with the loss).
+        ``features`` (their correlations with the loss, and with its size).
 
     Raises:
         pt.validate.InputValidationError: a column is missing.
@@ -83,9 +91,7 @@ def perlman_feature_attention(
     first, others = halves(documents, seed)
 
     features = ["lexical_match", "rarity", *(["interaction"] if ranker.reads_query else [])]
-    reader = AttentionPatterns(
-        ranker, features=features, idf=source.idf if idf is None else idf, rare_above=rare_above
-    )
+    reader = AttentionPatterns(ranker, features=features, idf=source.idf if idf is None else idf, rare_above=rare_above)
     shares = np.stack(reader.transform(first[first["label"] > 0].reset_index(drop=True))["feature_attention"].tolist())
     attention = np.nanmean(shares, axis=0).reshape(-1, len(features))
 
@@ -96,33 +102,37 @@ def perlman_feature_attention(
     heads.insert(0, "docno", [f"L{layer}H{head}" for layer, head in names])
     heads = heads.assign(**dict(zip(features, attention.T, strict=True)), loss=losses.mean(axis=0))
 
-    rows = [(one, *correlation_of_maps(heads[one].to_numpy(), losses, seed=seed)) for one in features]
-    table = pd.DataFrame(rows, columns=["feature", "correlation", "ci_low", "ci_high", "p_value"])
+    rows = [
+        (one, what, *correlation_of_maps(heads[one].to_numpy(), losses, absolute=what == SIZE, seed=seed))
+        for what in (LOSS, SIZE)
+        for one in features
+    ]
+    table = pd.DataFrame(rows, columns=["feature", "of", "correlation", "ci_low", "ci_high", "p_value"])
+    published = {(one, LOSS): CORRELATIONS[one] for one in features}
     figures = [
         *(
-            Figure(f"{row.feature} and the margin lost", CORRELATIONS[row.feature], row.correlation, row.ci_low, row.ci_high)
-            for row in table.itertuples()
+            Figure(f"{one} and {of} (p {p_value:.3f})", published.get((one, of)), *estimate)
+            for one, of, *estimate, p_value in table.itertuples(index=False)
         ),
-        *(Figure(f"p-value of {row.feature}", None, row.p_value) for row in table.itertuples()),
-        *(
-            Figure(f"head of most attention along {one}", None, str(heads.loc[heads[one].idxmax(), "docno"]))
-            for one in features
-        ),
-        Figure("head whose loss costs the margin most", None, str(heads.loc[heads["loss"].idxmax(), "docno"])),
+        *(Figure(f"head of most attention along {one}", None, _most(heads, heads[one])) for one in features),
+        Figure("head that changes the margin most", None, _most(heads, heads["loss"].abs())),
     ]
     shown = table[(table["p_value"] < 0.05 / len(table)) & ((table["ci_low"] > 0) | (table["ci_high"] < 0))]
-    named = ", ".join(f"{row.feature} ({row.correlation:+.2f})" for row in shown.itertuples())
+    named = ", ".join(f"{row.feature} with {row.of} ({row.correlation:+.2f})" for row in records(shown))
     findings = [
-        f"Heads that look along these features matter to the margin: {named}."
+        f"Attention along a feature tells which heads the margin depends on: {named}."
         if named
-        else "No feature's attention is shown to tell which heads the margin needs."
+        else "No feature's attention is shown to tell which heads the margin depends on."
     ]
     notes = (*PAPER.remarks(ranker), f"Margins are of {n_kept} queries that attention was not measured on.")
     drawn = partial(_draw, heads, features, ranker.short_name)
     frames = {"heads": heads, "features": table}
-    return RecipeResult(
-        "perlman_feature_attention", PAPER, ranker.about(), figures, frames, findings, notes, drawn
-    )
+    return RecipeResult("perlman_feature_attention", PAPER, ranker.about(), figures, frames, findings, notes, drawn)
+
+
+def _most(heads: pd.DataFrame, values: pd.Series) -> str:
+    """The head of the greatest value."""
+    return str(heads["docno"].iloc[int(values.to_numpy().argmax())])
 
 
 def _margin_losses(ablated: pd.DataFrame) -> tuple[np.ndarray, int]:

@@ -16,7 +16,7 @@ from pyterrier_mechir.plots.heads import plot_heads
 from pyterrier_mechir.recipes import published as of_papers
 from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import greatest, judged
-from pyterrier_mechir.recipes.estimates import found, held_out_heads, mean_of, names_of
+from pyterrier_mechir.recipes.estimates import found, held_out_heads, mean_of, names_of, records
 from pyterrier_mechir.results.agreement import head_agreement
 from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
 from pyterrier_mechir.stages.pair_scorer import PairScorer
@@ -56,7 +56,7 @@ def mechir25(
     num_queries: int = 44,
     seed: int = 0,
 ) -> RecipeResult:
-    """Perturb judged documents, keep those of the greatest change in each grade, and patch every head.
+    r"""Perturb judged documents, keep those of the greatest change in each grade, and patch every head.
 
     ===================  =====================================  ========================================================
     \                    the paper                              here
@@ -140,23 +140,23 @@ def mechir25(
         Figure("mean change by a random word", None, *change_control),
         *(
             Figure(f"share of small changes in grade {row.group}", None, row.small)
-            for row in changes[changes["group"] != "all"].itertuples()
+            for row in records(changes[changes["group"] != "all"])
         ),
-        *(
-            Figure(f"5 strongest heads by {one}", HEADS[kind, axiom], _strongest(heads, one))
-            for one in both
-        ),
+        *(Figure(f"5 strongest heads by {one}", HEADS[kind, axiom], _strongest(heads, one)) for one in both),
     ]
     findings = [
         f"The edit changes the score by {change}, with random words by {change_control}.",
         found(held_out, "carry a share of the change"),
     ]
-    if tables is not None:
+    if published is not None and tables is not None:
         frames["published_changes"] = of_papers.changes(tables, tables["score_delta"], "label")
         frames["published_heads"] = of_papers.maps(published, kind, axiom)
         compared = _agreement(patched, frames["published_heads"])
         frames |= {"agreement": compared} if len(compared) else {}
-        figures += [Figure(f"{row.measure} of our map and the published", None, row.value, row.ci_low, row.ci_high) for row in compared.itertuples()]
+        figures += [
+            Figure(f"{row.measure} of our map and the published", None, row.value, row.ci_low, row.ci_high)
+            for row in records(compared)
+        ]
     main = heads[heads["estimator"] == "ratio_of_means"]
     drawn = partial(plot_heads, main, title=f"{ranker.short_name}: {edit.name}, judged documents")
     return RecipeResult("mechir25", paper, ranker.about(), figures, frames, findings, paper.remarks(ranker), drawn)

@@ -22,15 +22,15 @@ from pyterrier_mechir.recipes.estimates import (
     held_out_heads,
     mean_of,
     names_of,
+    records,
 )
+from pyterrier_mechir.results.statistics import adjusted
 from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
 from pyterrier_mechir.text.fillers import Filler
 from pyterrier_mechir.text.idf import Idf
 
-PAPER = Paper(
-    "Lu, Chen and Eickhoff, EMNLP 2025 (arXiv:2502.04645)", "cross-encoder/ms-marco-MiniLM-L-12-v2", "133 MB"
-)
+PAPER = Paper("Lu, Chen and Eickhoff, EMNLP 2025 (arXiv:2502.04645)", "cross-encoder/ms-marco-MiniLM-L-12-v2", "133 MB")
 
 MATCHING = "L7H9 L8H1 L4H9 L2H1 L8H8 L6H5 L1H7 L5H7 L5H9 L3H1 L8H0 L6H3 L0H8"
 SCORING = "L10H1"
@@ -51,12 +51,12 @@ def lu25_pathway(
     n_matching: int = 4,
     idf: Any = None,
     filler: Filler = "a",
-    num_queries: int = 12,
+    num_queries: int = 24,
     num_results: int = 10,
-    num_patched: int = 2,
+    num_patched: int = 1,
     seed: int = 0,
 ) -> RecipeResult:
-    """Patch the paths from heads to the end, from heads to those that score, and rebuild the score as BM25 would.
+    r"""Patch the paths from heads to the end, from heads to those that score, and rebuild the score as BM25 would.
 
     Scoring heads are those whose paths to the last stream carry most of what one more query term does to the score;
     matching heads are those whose paths to the queries, keys or values of the scoring heads carry most.
@@ -126,6 +126,7 @@ def lu25_pathway(
     to_scoring, candidates = pd.concat(paths, ignore_index=True), pd.concat(tested, ignore_index=True)
     order = candidates["score_selection"].abs().sort_values(ascending=False, kind="stable").index
     matching = candidates.loc[order].drop_duplicates("docno").head(n_matching).reset_index(drop=True)
+    matching["p_adjusted"] = adjusted(matching["p_value"].to_numpy(np.float64))
 
     directions, of_tokens = _directions(ranker, rarity)
     first = directions.iloc[0]
@@ -148,7 +149,9 @@ def lu25_pathway(
             None,
             *(strongest[name] for name in ("score", "ci_low", "ci_high")),
         ),
-        Figure("first direction of the embeddings and idf", "strong", *(first[name] for name in ("r", "ci_low", "ci_high"))),
+        Figure(
+            "first direction of the embeddings and idf", "strong", *(first[name] for name in ("r", "ci_low", "ci_high"))
+        ),
     ]
     findings = [
         f"Scoring: {found(scoring, 'bring a share of the change to the end')}",
@@ -167,7 +170,9 @@ def lu25_pathway(
     else:
         notes = (*notes, f"{ranker!r} reads no query beside the document, so that no attention goes between them.")
     drawn = partial(
-        plot_heads, to_scoring[to_scoring["part"] == strongest["part"]], title=f"{ranker.short_name}: paths to scoring heads"
+        plot_heads,
+        to_scoring[to_scoring["part"] == strongest["part"]],
+        title=f"{ranker.short_name}: paths to scoring heads",
     )
     return RecipeResult("lu25_pathway", PAPER, ranker.about(), figures, frames, findings, notes, drawn)
 
@@ -193,14 +198,16 @@ def _directions(ranker: Ranker, idf: Idf) -> tuple[pd.DataFrame, np.ndarray]:
     low, high = (np.tanh(np.arctanh(r) + sign * reach) for sign in (-1, 1))
     frame = pd.DataFrame({"direction": np.arange(len(r)), "singular_value": singular, "r": np.abs(r)})
     turned = np.sign(r)
-    frame = frame.assign(ci_low=np.minimum(turned * low, turned * high), ci_high=np.maximum(turned * low, turned * high))
+    frame = frame.assign(
+        ci_low=np.minimum(turned * low, turned * high), ci_high=np.maximum(turned * low, turned * high)
+    )
     of_tokens = turned[0] * (left[:, 0] - left[tokens, 0].mean()) / left[tokens, 0].std()
     return frame.assign(n_words=len(tokens)), of_tokens
 
 
 def _fitted(ranker: Ranker, documents: pd.DataFrame, heads: list[str], idf: np.ndarray, seed: int) -> pd.DataFrame:
     """The score of each document, and what a linear regression fitted on the other half of the queries says it is."""
-    rows = [_features(ranker, row.query, row.text, heads, idf) for row in documents.itertuples()]
+    rows = [_features(ranker, row.query, row.text, heads, idf) for row in records(documents)]
     features = pd.DataFrame(rows, index=documents.index).assign(constant=1.0).to_numpy()
     score = ranker.score(documents["query"].tolist(), documents["text"].tolist()).astype(np.float64)
     first = documents["qid"].isin(halves(documents, seed)[0]["qid"]).to_numpy()

@@ -14,7 +14,7 @@ from pyterrier_mechir.perturb.axioms.frequency import TFC2
 from pyterrier_mechir.plots.heads import plot_heads
 from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import perturbed, retrieved, with_terms
-from pyterrier_mechir.recipes.estimates import found, held_out_heads, mean_of, names_of
+from pyterrier_mechir.recipes.estimates import found, held_out_heads, mean_of, names_of, records
 from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
 from pyterrier_mechir.stages.pair_scorer import PairScorer
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
@@ -37,17 +37,17 @@ def vanmarken25_tfc2(
     ks: Sequence[int] = (0, 1, 2, 4, 8),
     n_heads: int = 3,
     filler: Filler = "a",
-    num_queries: int = 12,
+    num_queries: int = 16,
     num_results: int = 6,
     num_patched: int = 1,
     seed: int = 0,
 ) -> RecipeResult:
-    """Append K occurrences of a query term to the baseline and K + 1 to the perturbed side, at one length, for each K.
+    r"""Append K occurrences of a query term to the baseline and K + 1 to the perturbed side, at one length, for each K.
 
     ===================  =====================================  ========================================================
     \                    the paper                              here
     ===================  =====================================  ========================================================
-    pairs                100 MS MARCO queries, 100 documents    12 topics of the lab collection, 6 documents each
+    pairs                100 MS MARCO queries, 100 documents    16 topics of the lab collection, 6 documents each
     K                    1 to 10, and 50                        0, 1, 2, 4, 8; any with ``ks``
     length               filled up with ``a`` to the greatest   the same; the filler that takes the place of the last
                          K                                      occurrence is put in on token ids
@@ -60,8 +60,8 @@ def vanmarken25_tfc2(
 
     Args:
         ranker: a ranker; None loads the paper's own, TAS-B.
-        data: a frame with ``qid, query, docno, text`` and, optionally, ``term``; a dataset of PyTerrier or its name; None
-            takes ``mechir:lab``.
+        data: a frame with ``qid, query, docno, text`` and, optionally, ``term``; a dataset of PyTerrier or its
+            name; None takes ``mechir:lab``.
         ks: how many occurrences the baseline gets, two numbers at least.
         n_heads: heads that are chosen.
         filler: as in :class:`~pyterrier_mechir.PatchScorer`.
@@ -94,8 +94,7 @@ def vanmarken25_tfc2(
     pairs, patched = pd.concat(scored, ignore_index=True), pd.concat(swept, ignore_index=True)
     patched.attrs = swept[0].attrs
     pairs = pairs.assign(gain=pairs["score_perturbed"] - pairs["score_baseline"])
-    by_k = {k: rows for k, rows in pairs.groupby("k")}
-    rows = [(k, *mean_of(rows["gain"], rows["qid"]), len(rows)) for k, rows in by_k.items()]
+    rows = [(k, *mean_of(of_k["gain"], of_k["qid"]), len(of_k)) for k, of_k in pairs.groupby("k")]
     gains = pd.DataFrame(rows, columns=["k", "gain", "ci_low", "ci_high", "n_pairs"])
 
     wide = pairs.pivot_table(index=["qid", "docno"], columns="k", values="gain")
@@ -104,7 +103,7 @@ def vanmarken25_tfc2(
     heads = AggregateHeads(by="k", seed=seed).transform(patched)
     held_out = held_out_heads(patched[patched["k"] == ks[0]].reset_index(drop=True), n_heads, seed=seed)
     figures = [
-        *(Figure(f"gain by occurrence {row.k + 1}", None, row.gain, row.ci_low, row.ci_high) for row in gains.itertuples()),
+        *(Figure(f"gain by occurrence {row.k + 1}", None, row.gain, row.ci_low, row.ci_high) for row in records(gains)),
         Figure(f"gain by occurrence {ks[-1] + 1} less that by occurrence {ks[0] + 1}", "below 0", *less),
         Figure("share of steps of K at which the gain falls", None, falls),
         Figure(f"{n_heads} strongest heads", names_of(HEADS), names_of(held_out["docno"])),

@@ -1,8 +1,8 @@
-"""Polyakov, Chen and Eickhoff, SIGIR 2025: which pairs give effects that can be relied on, and how to normalise them."""
+"""Polyakov, Chen and Eickhoff, SIGIR 2025: which pairs give stable effects, and how to normalise these."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 from pyterrier_mechir.perturb.axioms.frequency import TFC1
 from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import perturbed, retrieved, with_terms
-from pyterrier_mechir.recipes.estimates import correlation, mean_of
+from pyterrier_mechir.recipes.estimates import correlation, mean_of, records
 from pyterrier_mechir.results.statistics import random_halves, spearman
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
 from pyterrier_mechir.text.fillers import Filler
@@ -27,7 +27,7 @@ PAPER = Paper(
     "265 MB",
 )
 
-NORMALISATIONS = {
+NORMALISATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "difference": lambda delta: np.ones_like(delta),
     "absolute": np.abs,
     "robust": lambda delta: np.sqrt(1 + delta**2),
@@ -50,11 +50,11 @@ def polyakov25(
     data: Any = None,
     *,
     fillers: Sequence[Filler] = ("a", "the"),
-    num_queries: int = 12,
-    num_results: int = 4,
+    num_queries: int = 16,
+    num_results: int = 3,
     seed: int = 0,
 ) -> RecipeResult:
-    """Patch every head of TFC1 pairs against two fillers, and ask which pairs agree with themselves, and which scale.
+    r"""Patch every head of TFC1 pairs against two fillers, and ask which pairs agree with themselves, and which scale.
 
     A pair is stable where the order of its heads is the same whatever filler its baseline has: Spearman's correlation
     of its two maps. A normalisation is reliable where the mean maps of random halves of the queries agree.
@@ -62,7 +62,7 @@ def polyakov25(
     ===================  =====================================  ========================================================
     \                    the paper                              here
     ===================  =====================================  ========================================================
-    pairs                MechIR's 4,000 of TFC1 (and STMC1)     12 topics of the lab collection, 4 documents each
+    pairs                MechIR's 4,000 of TFC1 (and STMC1)     16 topics of the lab collection, 3 documents each
     size of an effect    standard deviation and mean absolute   the same, and the stability of the pair's own map, which
                          effect over heads                      no normalisation changes
     normalisation        abs(s_p - s_b), published before;      these, none, and the mean change (ratio of means), each
@@ -73,8 +73,8 @@ def polyakov25(
 
     Args:
         ranker: a ranker; None loads one of the paper's, TAS-B.
-        data: a frame with ``qid, query, docno, text`` and, optionally, ``term``; a dataset of PyTerrier or its name; None
-            takes ``mechir:lab``.
+        data: a frame with ``qid, query, docno, text`` and, optionally, ``term``; a dataset of PyTerrier or its
+            name; None takes ``mechir:lab``.
         fillers: two fillers, as in :class:`~pyterrier_mechir.PatchScorer`; the effects are of the first.
         num_queries: of a dataset, topics, drawn at random.
         num_results: of a dataset, documents that BM25 retrieves for each.
@@ -96,13 +96,17 @@ def polyakov25(
     maps = []
     for filler in fillers:
         pairs = PatchScorer(ranker, filler=filler).transform(documents).sort_values(["qid", "docno"], ignore_index=True)
-        maps.append(np.stack(pairs["patch_scores"].tolist()).reshape(len(pairs), -1) - pairs[["score_baseline"]].to_numpy())
+        maps.append(
+            np.stack(pairs["patch_scores"].tolist()).reshape(len(pairs), -1) - pairs[["score_baseline"]].to_numpy()
+        )
         if filler == fillers[0]:
             first = pairs
     moved = maps[0].astype(np.float64)
     delta = (first["score_perturbed"] - first["score_baseline"]).to_numpy(np.float64)
     idf = [source.idf(" ".join(lowercase_words(term))) for term in first["term"]]
-    first = first.assign(delta=delta, idf=pd.Series(idf, dtype=float), stability=spearman(moved, maps[1].astype(np.float64)))
+    first = first.assign(
+        delta=delta, idf=pd.Series(idf, dtype=float), stability=spearman(moved, maps[1].astype(np.float64))
+    )
 
     queries = pd.factorize(first["qid"])[0]
     rows = []
@@ -125,20 +129,22 @@ def polyakov25(
         Figure(f"stability of a pair's map, {fillers[0]!r} against {fillers[1]!r}", None, *stable),
         *(
             Figure(f"stability of a pair and {row.feature}", None, row.correlation, row.ci_low, row.ci_high)
-            for row in features.itertuples()
+            for row in records(features)
         ),
         *(
-            Figure(f"size of the change and spread of effects, {name}", said, *of_scale.loc[name, columns[2:]])
+            Figure(
+                f"size of the change and spread of effects, {name}", said, *of_scale.loc[[name], columns[2:]].iloc[0]
+            )
             for name, said in (("absolute", "small changes spread"), ("robust", "they do not"))
         ),
-        *(Figure(f"agreement of halves, {row.normalisation}", None, row.split_half) for row in normalisations.itertuples()),
+        *(Figure(f"agreement of halves, {row.normalisation}", None, row.split_half) for row in records(normalisations)),
     ]
     known = features[(features["ci_low"] > 0) | (features["ci_high"] < 0)]
-    named = ", ".join(f"{row.feature} ({row.correlation:+.2f})" for row in known.itertuples())
+    named = ", ".join(f"{row.feature} ({row.correlation:+.2f})" for row in records(known))
     best = normalisations.loc[normalisations["split_half"].idxmax()]
     findings = [
         f"Pairs are the more stable by: {named}." if named else "No feature is shown to tell stable pairs from others.",
-        f"Halves of the queries agree most with the normalisation {best['normalisation']!r} ({best['split_half']:+.2f}).",
+        f"Halves of the queries agree most with the scale {best['normalisation']!r} ({best['split_half']:+.2f}).",
     ]
     frames = {"pairs": first, "features": features, "normalisations": normalisations}
     drawn = partial(_draw, first, ranker.short_name)
@@ -158,9 +164,11 @@ def _draw(pairs: pd.DataFrame, name: str, ax: Axes | None = None) -> Axes:
 
     ax = new_axes(ax, 5.2, 3.4)
     for place, of in enumerate(("absolute", "robust")):
-        marks = {"marker": MARKERS[place], "color": QUALITATIVE[place]}
+        marks: dict[str, Any] = {"marker": MARKERS[place], "color": QUALITATIVE[place]}
         ax.scatter(pairs["delta"].abs(), pairs[f"spread {of}"], s=14, label=of, **marks)
     ax.set_yscale("log")
     legend(ax)
-    finish(ax, f"{name}: effects of pairs, by what they are divided by", "size of the score change", "spread over heads")
+    finish(
+        ax, f"{name}: effects of pairs, by what they are divided by", "size of the score change", "spread over heads"
+    )
     return ax

@@ -16,7 +16,7 @@ from pyterrier_mechir.plots.heads import plot_heads
 from pyterrier_mechir.recipes import published as of_papers
 from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import most_moved, perturbed, retrieved, with_terms
-from pyterrier_mechir.recipes.estimates import found, held_out_heads, mean_of, names_of
+from pyterrier_mechir.recipes.estimates import found, held_out_heads, mean_of, names_of, records
 from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
 from pyterrier_mechir.stages.attention_patterns import AttentionPatterns
 from pyterrier_mechir.stages.pair_scorer import PairScorer
@@ -57,14 +57,14 @@ def chen24_tfc1(
     inject: str = "append",
     published: str | Path | None = None,
     select: int | None = None,
-    band: int = 2,
+    band: int = 1,
     n_heads: int = 4,
     filler: Filler = "a",
-    num_queries: int = 12,
+    num_queries: int = 16,
     num_results: int = 10,
     seed: int = 0,
 ) -> RecipeResult:
-    """Inject one query term into each text, against a filler, and patch blocks and heads.
+    r"""Inject one query term into each text, against a filler, and patch blocks and heads.
 
     Each query has one term. The ranker ranks its documents; those at both ends of the ranking are patched, from the
     perturbed run into the baseline: the streams and what layers add to them at each class of tokens, every head at all
@@ -73,7 +73,7 @@ def chen24_tfc1(
     ===================  ==========================================  ===================================================
     \                    the paper                                   here
     ===================  ==========================================  ===================================================
-    pairs                100 MS MARCO queries, 100 documents each    12 topics of the lab collection, 10 documents each;
+    pairs                100 MS MARCO queries, 100 documents each    16 topics of the lab collection, 10 documents each;
                                                                      the paper's own with ``published``
     queries              those of the greatest mean relative change  all; with ``select``, chosen as in the paper
     term                 one of each query's, drawn                  the same
@@ -88,8 +88,8 @@ def chen24_tfc1(
 
     Args:
         ranker: a ranker; None loads the paper's own, TAS-B.
-        data: a frame with ``qid, query, docno, text`` and, optionally, ``term``; a dataset of PyTerrier or its name; None
-            takes the pairs of ``published``, else ``mechir:lab``.
+        data: a frame with ``qid, query, docno, text`` and, optionally, ``term``; a dataset of PyTerrier or its
+            name; None takes the pairs of ``published``, else ``mechir:lab``.
         inject: ``append``, ``prepend``, or ``replace``: all occurrences of the term give way to fillers (TFC1-R).
         published: the folder of ``tfc1_tasb.tsv.gz`` (:func:`~pyterrier_mechir.recipes.published.tfc1`), whose pairs
             are run where no data are given, and whose scores of TAS-B stand beside ours.
@@ -186,7 +186,7 @@ def chen24_tfc1(
         said = {"first": "strong", "last": "weak"}[group]
         figures += [
             Figure(f"effect of {chosen[0]} in the {group} {band} ranks", said, row.score, row.ci_low, row.ci_high)
-            for row in rows.itertuples()
+            for row in records(rows)
         ]
     if diagnostic is not None and inject != "replace":
         delta_tasb = diagnostic[f"tasb_{inject}"] - diagnostic["tasb_base"]

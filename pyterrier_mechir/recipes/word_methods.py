@@ -23,11 +23,11 @@ def faithful_words(
     methods: Sequence[str] = ("occlusion", "gradient", "lime"),
     unit: str = "word",
     absence: Any = None,
-    num_queries: int = 8,
+    num_queries: int = 6,
     num_results: int = 2,
     seed: int = 0,
 ) -> RecipeResult:
-    """Explain scores by several methods, take out the words that each names, and see how fast the score falls.
+    r"""Explain scores by several methods, take out the words that each names, and see how fast the score falls.
 
     ===================  =====================================  ========================================================
     \                    DeYoung et al. (2020)                  here
@@ -73,7 +73,13 @@ def faithful_words(
     ]
     rows = measured[measured["method"].isin(list(methods))]
     figures += [
-        Figure(f"deletion of {row['method']} less that of {QUERY_TERMS}", "below 0", row[beaten], row[f"{beaten}_low"], row[f"{beaten}_high"])
+        Figure(
+            f"deletion of {row['method']} less that of {QUERY_TERMS}",
+            "below 0",
+            row[beaten],
+            row[f"{beaten}_low"],
+            row[f"{beaten}_high"],
+        )
         for _, row in rows.iterrows()
     ]
     better = [row["method"] for _, row in rows.iterrows() if row[f"{beaten}_high"] < 0]
@@ -86,5 +92,12 @@ def faithful_words(
     notes = (f"Words were taken out by {told['absence']!r}.",)
     drawn = partial(plot_faithfulness, measured, title=f"{ranker.short_name}: words taken out")
     return RecipeResult(
-        "faithful_words", PAPER, ranker.about(), figures, {"faithfulness": measured, **explained}, findings, notes, drawn
+        "faithful_words",
+        PAPER,
+        ranker.about(),
+        figures,
+        {"faithfulness": measured, **explained},
+        findings,
+        notes,
+        drawn,
     )
