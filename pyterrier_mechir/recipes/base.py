@@ -118,7 +118,7 @@ class RecipeResult:
         return self.frames[name]
 
     @property
-    def attrs(self) -> dict[str, Any]:
+    def attrs(self) -> dict[Any, Any]:
         """What made the result, as the attrs of a frame: ``recipe``, ``paper``, ``ranker``, ``findings``, ``notes``."""
         told = {"recipe": self.recipe, "paper": self.paper.source, "ranker": dict(self.ranker)}
         return {METADATA: {**told, "findings": list(self.findings), "notes": list(self.notes)}}
@@ -127,7 +127,7 @@ class RecipeResult:
         """A row per figure: ``figure, published, ours, ci_low, ci_high``; the attrs say what made them."""
         table = pd.DataFrame(self.figures, columns=list(Figure._fields))
         table = table.astype({"published": object, "ours": object})
-        table.attrs = dict(self.attrs)
+        table.attrs = self.attrs
         return table
 
     def plot(self, ax: Axes | None = None) -> Axes:

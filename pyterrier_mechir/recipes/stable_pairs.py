@@ -36,7 +36,10 @@ NORMALISATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 """What moved scores are divided by, as a function of the changes s_p - s_b: nothing; the published abs(s_p - s_b); the
 paper's sqrt(1 + (s_p - s_b)^2); and their mean, so that the mean of the quotients is the ratio of means."""
 
-FEATURES = {
+SPREAD = {"absolute": "small changes spread", "robust": "they do not"}
+"""What was found of the spread of effects over heads, by normalisation."""
+
+FEATURES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "size of the change": lambda frame: frame["delta"].abs(),
     "idf of the term": lambda frame: frame["idf"],
     "term in the text": lambda frame: frame["occurs"].astype(float),
@@ -124,7 +127,6 @@ def polyakov25(
     features = pd.DataFrame(of_features, columns=["feature", "correlation", "ci_low", "ci_high"])
 
     stable = mean_of(first["stability"], first["qid"])
-    of_scale = normalisations.set_index("normalisation")
     figures = [
         Figure(f"stability of a pair's map, {fillers[0]!r} against {fillers[1]!r}", None, *stable),
         *(
@@ -133,9 +135,11 @@ def polyakov25(
         ),
         *(
             Figure(
-                f"size of the change and spread of effects, {name}", said, *of_scale.loc[[name], columns[2:]].iloc[0]
+                f"size of the change and spread of effects, {row.normalisation}",
+                SPREAD[row.normalisation],
+                *(row.correlation, row.ci_low, row.ci_high),
             )
-            for name, said in (("absolute", "small changes spread"), ("robust", "they do not"))
+            for row in records(normalisations[normalisations["normalisation"].isin(SPREAD)])
         ),
         *(Figure(f"agreement of halves, {row.normalisation}", None, row.split_half) for row in records(normalisations)),
     ]

@@ -185,7 +185,9 @@ def chen24_tfc1(
         rows = by_ranks[(by_ranks["qid"] == group) & (by_ranks["docno"] == chosen[0])]
         said = {"first": "strong", "last": "weak"}[group]
         figures += [
-            Figure(f"effect of {chosen[0]} in the {group} {band} ranks", said, row.score, row.ci_low, row.ci_high)
+            Figure(
+                f"effect of {chosen[0]} at the {group} {band} of each ranking", said, row.score, row.ci_low, row.ci_high
+            )
             for row in records(rows)
         ]
     if diagnostic is not None and inject != "replace":
