@@ -23,6 +23,7 @@ from pyterrier_mechir.stages.pair_scorer import PairScorer
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
 from pyterrier_mechir.stages.perturb_docs import PerturbDocs
 from pyterrier_mechir.text.fillers import Filler
+from pyterrier_mechir.text.idf import Idf
 
 PAPERS = {
     kind: Paper("Parry, Chen, Eickhoff and MacAvaney, ECIR 2025 (arXiv:2501.10165)", checkpoint, size)
@@ -52,6 +53,7 @@ def mechir25(
     kind: str = "bi",
     published: str | Path | None = None,
     per_grade: int = 10,
+    idf: Any = None,
     filler: Filler = "a",
     num_queries: int = 44,
     seed: int = 0,
@@ -88,6 +90,8 @@ def mechir25(
         published: the folder of MechIR's tables and arrays (:func:`~pyterrier_mechir.recipes.published.topk` and
             :func:`~pyterrier_mechir.recipes.published.maps`).
         per_grade: pairs that are kept of each grade; of published pairs too.
+        idf: how rare words are, whatever :meth:`Idf.of <pyterrier_mechir.perturb.Idf.of>` takes; None takes the
+            collection, or the texts of the frame.
         filler: as in :class:`~pyterrier_mechir.PatchScorer`.
         num_queries: of a dataset, topics, drawn at random.
         seed: of all draws.
@@ -109,9 +113,11 @@ def mechir25(
     own = data is None and tables is not None
     source = judged(tables if own else data, num_queries=num_queries, least=4, seed=seed)
 
+    rarity = source.idf if idf is None else Idf.of(idf)
+
     # The pairs of the greatest change, of the texts as they are: both sides are scored without fillers.
-    append = TFC1(seed=seed) if axiom == "TFC1" else TDC(source.idf, seed=seed)
-    edit = append if axiom == "TFC1" or reading == "published" else TDC(source.idf, seed=seed, reading="swap")
+    append = TFC1(seed=seed) if axiom == "TFC1" else TDC(rarity, seed=seed)
+    edit = append if axiom == "TFC1" or reading == "published" else TDC(rarity, seed=seed, reading="swap")
     made = source.frame if own else PerturbDocs(edit).transform(source.frame)
     made = made[made["text_perturbed"].notna()].dropna(subset="label").reset_index(drop=True)
     if not own:

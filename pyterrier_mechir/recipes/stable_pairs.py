@@ -43,7 +43,7 @@ FEATURES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "size of the change": lambda frame: frame["delta"].abs(),
     "idf of the term": lambda frame: frame["idf"],
     "term in the text": lambda frame: frame["occurs"].astype(float),
-    "length of the text": lambda frame: frame["text"].str.split().str.len(),
+    "length of the text": lambda frame: frame["text"].map(lambda text: len(text.split())),
 }
 """What may tell pairs of stable effects from others."""
 
@@ -145,10 +145,10 @@ def polyakov25(
     ]
     known = features[(features["ci_low"] > 0) | (features["ci_high"] < 0)]
     named = ", ".join(f"{row.feature} ({row.correlation:+.2f})" for row in records(known))
-    best = normalisations.loc[normalisations["split_half"].idxmax()]
+    best = max(records(normalisations), key=lambda row: row.split_half)
     findings = [
         f"Pairs are the more stable by: {named}." if named else "No feature is shown to tell stable pairs from others.",
-        f"Halves of the queries agree most with the scale {best['normalisation']!r} ({best['split_half']:+.2f}).",
+        f"Halves of the queries agree most with the scale {best.normalisation!r} ({best.split_half:+.2f}).",
     ]
     frames = {"pairs": first, "features": features, "normalisations": normalisations}
     drawn = partial(_draw, first, ranker.short_name)
