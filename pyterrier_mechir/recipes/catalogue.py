@@ -44,15 +44,15 @@ class Recipe:
 _TASB = "TAS-B, 265 MB"
 
 RECIPES = [
-    Recipe(recipes.chen24_tfc1, "nothing; a column term is taken", _TASB, (10, 100)),
-    Recipe(recipes.vanmarken25_tfc2, "nothing; a column term is taken", _TASB, (10, 100)),
-    Recipe(recipes.savolainen25_lnc1, "nothing", _TASB, (10, 100)),
-    Recipe(recipes.mechir25, "label", "TAS-B, 265 MB, or monoELECTRA, 438 MB", (10, 100)),
-    Recipe(recipes.lu25_pathway, "nothing; columns term and first_stage are taken", "MiniLM-L-12, 133 MB", (10, 100)),
-    Recipe(recipes.perlman_feature_attention, "label", "RankLLaMA, 13.5 GB", (10, 100)),
-    Recipe(recipes.polyakov25, "nothing; a column term is taken", _TASB, (10, 100)),
-    Recipe(recipes.head_ablation, "label", "any", (10, 100)),
-    Recipe(recipes.faithful_words, "nothing", "any", (10, 100)),
+    Recipe(recipes.chen24_tfc1, "nothing; a column term is taken", _TASB, (6, 81)),
+    Recipe(recipes.vanmarken25_tfc2, "nothing; a column term is taken", _TASB, (5, 108)),
+    Recipe(recipes.savolainen25_lnc1, "nothing", _TASB, (3, 100)),
+    Recipe(recipes.mechir25, "label", "TAS-B, 265 MB, or monoELECTRA, 438 MB", (2, 100)),
+    Recipe(recipes.lu25_pathway, "nothing; columns term and first_stage are taken", "MiniLM-L-12, 133 MB", (4, 100)),
+    Recipe(recipes.perlman_feature_attention, "label", "RankLLaMA, 13.5 GB", (1, 100)),
+    Recipe(recipes.polyakov25, "nothing; a column term is taken", _TASB, (3, 100)),
+    Recipe(recipes.head_ablation, "label", "any", (3, 100)),
+    Recipe(recipes.faithful_words, "nothing", "any", (15, 100)),
 ]
 
 

@@ -97,9 +97,10 @@ def savolainen25_lnc1(
 
     figures = [
         Figure("mean change of the score", "below 0", *change),
-        Figure("mean change in the other queries", None, *mean_of(delta[~kept], every["qid"][~kept])),
         Figure(f"{n_heads} strongest heads", names_of(HEADS), names_of(held_out["docno"])),
     ]
+    if select is not None:
+        figures.append(Figure("mean change in the other queries", None, *mean_of(delta[~kept], every["qid"][~kept])))
     last = int(streams["layer"].max())
     at_first = streams[(streams["slot"] == "CLS") & streams["layer"].isin([1, last])].sort_values("layer")
     figures += [

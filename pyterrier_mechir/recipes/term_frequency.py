@@ -181,13 +181,10 @@ def chen24_tfc1(
         Figure("share of pairs whose score falls", NEGATIVE[inject], float((delta < 0).mean())),
         Figure(f"{n_heads} strongest heads", names_of(HEADS), names_of(chosen)),
     ]
-    for group in ("first", "last"):
+    for group, place, said in (("first", "top", "strong"), ("last", "end", "weak")):
         rows = by_ranks[(by_ranks["qid"] == group) & (by_ranks["docno"] == chosen[0])]
-        said = {"first": "strong", "last": "weak"}[group]
         figures += [
-            Figure(
-                f"effect of {chosen[0]} at the {group} {band} of each ranking", said, row.score, row.ci_low, row.ci_high
-            )
+            Figure(f"effect of {chosen[0]} at the {place} of rankings", said, row.score, row.ci_low, row.ci_high)
             for row in records(rows)
         ]
     if diagnostic is not None and inject != "replace":
