@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from ir_measures import Measure, iter_calc, nDCG, parse_measure
 
-from pyterrier_mechir.checks import check_number
+from pyterrier_mechir._options import one_of
+from pyterrier_mechir.checks import check_count, check_number
 from pyterrier_mechir.interventions.edits import Ablate
 from pyterrier_mechir.interventions.references import head_means
 from pyterrier_mechir.rankers.interactive import Interactive
@@ -81,10 +82,13 @@ def head_ablation(
 
     Raises:
         pt.validate.InputValidationError: a column is missing.
-        ValueError: documents without judgments, fewer than 4 judged queries, shares out of range, or no ranker.
+        ValueError: documents without judgments, fewer than 4 judged queries, an option out of range or unknown, or no
+            ranker.
         TypeError: a ranker that cannot be edited.
     """
     check_number("margin", margin, above=0)
+    check_count("n_random", n_random, least=0)
+    one_of("by", by, ("mean", "zero"))
     if not shares or not all(0 < share <= 1 for share in shares):
         raise ValueError(f"shares is {shares!r}; give shares of the heads above 0 and up to 1, such as (0.25, 0.5).")
     ranker = PAPER.ranker(ranker)

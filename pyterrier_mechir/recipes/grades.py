@@ -112,7 +112,6 @@ def mechir25(
     tables = None if published is None else of_papers.topk(published, kind, axiom)
     own = data is None and tables is not None
     source = judged(tables if own else data, num_queries=num_queries, least=4, seed=seed)
-
     rarity = source.idf if idf is None else Idf.of(idf)
 
     # The pairs of the greatest change, of the texts as they are: both sides are scored without fillers.

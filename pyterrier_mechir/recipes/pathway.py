@@ -99,7 +99,8 @@ def lu25_pathway(
 
     Raises:
         pt.validate.InputValidationError: a column is missing.
-        ValueError: fewer than 4 queries, a ranker of one layer, or one that cannot be loaded.
+        ValueError: fewer than 4 queries, idf without the vocabulary's words, a ranker of one layer, or one that cannot be
+            loaded.
     """
     ranker = PAPER.ranker(ranker)
     if ranker.n_layers < 2:
@@ -183,6 +184,9 @@ def _directions(ranker: Ranker, idf: Idf) -> tuple[pd.DataFrame, np.ndarray]:
     Returns:
         ``direction, singular_value, r`` (Pearson, over the vocabulary's words that the collection has), with an
         interval by Fisher's z, ``n_words``; and ``[vocabulary]``, standardised, rising with rarity.
+
+    Raises:
+        ValueError: fewer than 4 words are known.
     """
     table = ranker.embeddings().astype(np.float64)
     values, vectors = np.linalg.eigh(table.T @ table)
@@ -192,6 +196,8 @@ def _directions(ranker: Ranker, idf: Idf) -> tuple[pd.DataFrame, np.ndarray]:
     words = ranker.vocabulary.words
     known = [(token, idf(ranker.vocabulary.spellings[token].lower())) for token in words]
     known = [(token, value) for token, value in known if value is not None]
+    if len(known) < 4:
+        raise ValueError(f"idf has {len(known)} words of the vocabulary of {ranker!r}; give the idf of a collection.")
     tokens, rarity = (np.array(part) for part in zip(*known, strict=True))
     r = np.array([np.corrcoef(column[tokens], rarity)[0, 1] for column in left.T])
     reach = 1.96 / np.sqrt(max(len(tokens) - 3, 1))
