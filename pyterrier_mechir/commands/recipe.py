@@ -24,8 +24,8 @@ def show() -> None:
     """Print the recipes: what each does, what it needs and what it costs."""
     for one in RECIPES:
         print(one.name)
-        told = f"{one.does} Documents need {one.needs}. Ranker of the paper: {one.ranker}. The lab collection takes "
-        told += f"{one.seconds[0]} s of a core with the known circuit, {one.seconds[1]} s with all-MiniLM-L6-v2."
+        told = f"{one.does} Documents need {one.needs}. Ranker of the paper: {one.ranker}. "
+        told += f"Seconds of a core on the lab collection: {one.seconds}."
         print(textwrap.indent(textwrap.fill(told, 100), "    "))
 
 

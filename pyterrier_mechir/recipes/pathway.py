@@ -99,8 +99,8 @@ def lu25_pathway(
 
     Raises:
         pt.validate.InputValidationError: a column is missing.
-        ValueError: fewer than 4 queries, idf without the vocabulary's words, a ranker of one layer, or one that cannot be
-            loaded.
+        ValueError: fewer than 4 queries, idf without the vocabulary's words, a ranker of one layer, or one that cannot
+            be loaded.
     """
     ranker = PAPER.ranker(ranker)
     if ranker.n_layers < 2:

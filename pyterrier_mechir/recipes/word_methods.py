@@ -23,8 +23,8 @@ def faithful_words(
     methods: Sequence[str] = ("occlusion", "gradient", "lime"),
     unit: str = "word",
     absence: Any = None,
-    num_queries: int = 6,
-    num_results: int = 2,
+    num_queries: int = 8,
+    num_results: int = 1,
     seed: int = 0,
 ) -> RecipeResult:
     r"""Explain scores by several methods, take out the words that each names, and see how fast the score falls.
