@@ -44,20 +44,20 @@ class Recipe:
 _TASB = "TAS-B, 265 MB"
 
 RECIPES = [
-    Recipe(recipes.chen24_tfc1, "nothing; a column term is taken", _TASB, "6 (known circuit), 81 (MiniLM)"),
-    Recipe(recipes.vanmarken25_tfc2, "nothing; a column term is taken", _TASB, "5 (known circuit), 108 (MiniLM)"),
-    Recipe(recipes.savolainen25_lnc1, "nothing", _TASB, "3 (known circuit)"),
+    Recipe(recipes.chen24_tfc1, "nothing more; a column term is taken", _TASB, "6 (known circuit), 81 (MiniLM)"),
+    Recipe(recipes.vanmarken25_tfc2, "nothing more; a column term is taken", _TASB, "5 (known circuit), 108 (MiniLM)"),
+    Recipe(recipes.savolainen25_lnc1, "nothing more", _TASB, "3 (known circuit)"),
     Recipe(recipes.mechir25, "label", "TAS-B, 265 MB, or monoELECTRA, 438 MB", "2 (known circuit), 51 (MiniLM)"),
     Recipe(
         recipes.lu25_pathway,
-        "nothing; columns term and first_stage are taken",
+        "nothing more; columns term and first_stage are taken",
         "MiniLM-L-12, 133 MB",
         "4 (known circuit), 83 (MiniLM)",
     ),
     Recipe(recipes.perlman_feature_attention, "label", "RankLLaMA, 13.5 GB", "1 (known circuit)"),
-    Recipe(recipes.polyakov25, "nothing; a column term is taken", _TASB, "3 (known circuit), 76 (MiniLM)"),
+    Recipe(recipes.polyakov25, "nothing more; a column term is taken", _TASB, "3 (known circuit), 76 (MiniLM)"),
     Recipe(recipes.head_ablation, "label", "any", "3 (known circuit)"),
-    Recipe(recipes.faithful_words, "nothing", "any", "11 (known circuit)"),
+    Recipe(recipes.faithful_words, "nothing more", "any", "11 (known circuit)"),
 ]
 
 
