@@ -19,6 +19,8 @@ _EXAMPLES = {
     "report": "pyterrier-mechir report mechir-demo/results --dataset mechir:lab",
     "verify": "pyterrier-mechir verify sentence-transformers/all-MiniLM-L6-v2",
     "explain": 'pyterrier-mechir explain "why tides rise" --text "The moon pulls the ocean."',
+    "recipe": "pyterrier-mechir recipe chen24_tfc1 --option num_queries=20",
+    "recipes": "pyterrier-mechir recipes",
     "perturbations": "pyterrier-mechir perturbations > perturbations.md",
     "completion": 'eval "$(pyterrier-mechir completion bash)"',
 }
