@@ -20,7 +20,9 @@ With ``--screen``, the best estimate of each component at each position is told 
 the cells patched exactly, and beside it the error that the run tells of itself from its sample of the others.
 
 The targets of 40 pairs of MiniLM, for resid_pre, attn_out and mlp_out: a correlation of .995 (denoise), an error of
-.03, .03 and .04 with edited positions exact and of .13, .03 and .05 without (noise: .20, .08 and .12), and 20 times.
+.03, .03 and .04 with edited positions exact and of .13, .03 and .05 without (noise: .20, .08 and .12), and 20 times. Of
+a small trained bi-encoder, an error of .05, .01 and .04 at most; of queries and keys with the QK fix a correlation of
+.94 and .97, of heads .95.
 """
 
 from __future__ import annotations

@@ -28,11 +28,11 @@ import torch
 from pyterrier_pisa import PisaIndex
 
 from pyterrier_mechir import AggregateHeads, BiEncoder, HeadGates, PatchScorer, SiteTuning
-from pyterrier_mechir.commands.retrieval import quiet
 from pyterrier_mechir.interventions.candidates import Candidates
 from pyterrier_mechir.interventions.tuning import output_weights
 from pyterrier_mechir.perturb import TFC1
 from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.retrieval import quiet
 
 FACTORS = (4, 8, 16, 32)
 LEAST_LOSS = 0.04

@@ -39,9 +39,9 @@ from pyterrier_mechir import (
     PerturbDocs,
     known_circuit,
 )
-from pyterrier_mechir.commands.retrieval import quiet
 from pyterrier_mechir.perturb import TFC1
 from pyterrier_mechir.rankers.known_circuit import DIRECTIONS, read_circuit
+from pyterrier_mechir.retrieval import quiet
 
 Scores = pd.DataFrame
 """A method's scores of heads summed over the pairs of each query, ``[query, head]``."""

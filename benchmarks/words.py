@@ -31,8 +31,8 @@ import torch
 from pyterrier_pisa import PisaIndex
 
 from pyterrier_mechir import ExplainScore, faithfulness, known_circuit, load_ranker
-from pyterrier_mechir.commands.retrieval import quiet
 from pyterrier_mechir.rankers.base import Ranker
+from pyterrier_mechir.retrieval import quiet
 
 SHOWN = ("deletion", "insertion", "comprehensiveness", "sufficiency", "ranks_lost")
 KNOWN = {"known circuit, query": "query", "known circuit, document": "document"}

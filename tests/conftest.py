@@ -20,6 +20,7 @@ from pyterrier_mechir import BiEncoder, CrossEncoder
 _LONGEST = (
     "test_laws.py",
     "test_examples.py",
+    "test_lessons.py",
     "test_run.py",
     "test_decoders.py",
     "test_results.py",
@@ -35,6 +36,8 @@ _LONGEST = (
     "test_lens.py",
     "test_left_out.py",
     "test_integrated_gradients.py",
+    "test_pages.py",
+    "test_questions.py",
 )
 """The files that take 20 seconds or more, the longest first."""
 

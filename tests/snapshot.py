@@ -41,7 +41,7 @@ from small_models import QUERIES, TEXTS, build
 from snapshot_cases import CASES, FEW, MANY, PERTURBATIONS, RANKERS, documents, patched, ranker
 
 import pyterrier_mechir as pm
-from pyterrier_mechir import perturb
+from pyterrier_mechir import perturb, recipes
 
 ROOT = Path(__file__).parents[1]
 
@@ -166,7 +166,8 @@ def names() -> dict[str, Any]:
     """What the package exports, and how each is called."""
     found: dict[str, Any] = {"__all__": sorted(pm.__all__), "perturb.__all__": sorted(perturb.__all__)}
     found |= {name: described(getattr(pm, name)) for name in pm.__all__}
-    return found | {f"perturb.{name}": described(getattr(perturb, name)) for name in perturb.__all__}
+    found |= {f"perturb.{name}": described(getattr(perturb, name)) for name in perturb.__all__}
+    return found | {f"recipes.{name}": described(getattr(recipes, name)) for name in recipes.__all__}
 
 
 def measures_declared() -> dict[str, Any]:

@@ -104,6 +104,7 @@ LIGHT = {
     "rankers.cross_encoder": ("torch", "transformers"),
     "stages": ("torch", "transformers", "matplotlib"),
     "plots": ("torch", "transformers", "matplotlib"),
+    "recipes": ("matplotlib",),
 }
 """What importing the modules of a folder, or a module, does not load."""
 

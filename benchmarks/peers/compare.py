@@ -98,17 +98,33 @@ def differences(answers: dict[System, Answer], asks: dict[System, Ask]) -> dict[
     return {system: float(away[system.name]) for system in exact}
 
 
+def nearness(answers: dict[System, Answer], asks: dict[System, Ask], system: System) -> str:
+    """How near an estimate is to exact scores.
+
+    Of heads: the rank correlation of their mean scores over pairs. Of positions: that of the effects of all pairs and
+    sites, and the error, the sum of abs(estimate - exact) over that of abs(exact). An effect is the score less that of
+    the patch of the first position's embedding, which is the same on both sides.
+    """
+    exact, estimate = (answers[one].scores for one in (OURS, system))
+    if asks[OURS].task == "head":
+        return f"Spearman {spearman(exact.mean(axis=0), estimate.mean(axis=0)):.3f}"
+    unmoved = exact[:, [asks[OURS].sites.index(Site("resid_pre", 0, 0))]]
+    has = ~np.isnan(exact)
+    wanted, found = ((scores - unmoved)[has] for scores in (exact, estimate))
+    return f"Spearman {spearman(wanted, found):.3f}, error {np.abs(found - wanted).sum() / np.abs(wanted).sum():.3f}"
+
+
 def measure(name: str, task: str, pairs: Pairs, workers: Workers, options: argparse.Namespace) -> list[Row]:
     """A row for each system, after ``options.rounds`` rounds in which one system follows the other."""
     sites, every = (sample(task, pairs, n) for n in (options.sites, 0))
     asks: dict[System, Ask] = {}
-    for system in (SYSTEMS[key] for key in options.systems):
+    for system in (SYSTEMS[key] for key in options.systems if task in SYSTEMS[key].tasks):
         n = options.block_pairs if task == "block" else options.few if system.is_slow else len(pairs.lengths)
-        is_all = system.sweeps_at_once and task == "head"
         rows = spread(pairs.lengths, n)
-        ask = Ask(task, rows, every if is_all else sites, 0, system.width, system.method)
+        ask = Ask(task, rows, every if system.sweeps_at_once else sites, 0, system.width, system.method)
         if system.sweeps_at_once:
-            workers[system.worker].run(ask._replace(task="head", rows=rows[:1], sites=[Site("head", 0, 0)]))
+            first = system.tasks[0]
+            workers[system.worker].run(ask._replace(task=first, rows=rows[:1], sites=sample(first, pairs, 1)))
         else:
             ask = at_best_batch_size(workers[system.worker], ask, options.batch_sizes)
         asks[system] = ask
@@ -129,20 +145,11 @@ def measure(name: str, task: str, pairs: Pairs, workers: Workers, options: argpa
         timed = "all" if system.sweeps_at_once or len(sites) == len(every) else f"{len(sites)} of {n_all}"
         if task == "block" and timed != "all":
             timed += " x tokens"
-        if system in away:
-            agreement = f"within {max(away[system], 1e-7):.0e}"
-        else:
-            agreement = f"Spearman {_rank_correlation(answers, system):.3f}" if task == "head" else ""
+        agreement = f"within {max(away[system], 1e-7):.0e}" if system in away else nearness(answers, asks, system)
         middle = float(np.median(seconds[system]))
         settings = (ask.batch_size, system.width, len(ask.rows), timed, agreement, system.note)
         made.append(Row(name, task, system.name, middle, middle / ours, seconds[system], *settings))
     return made
-
-
-def _rank_correlation(answers: dict[System, Answer], system: System) -> float:
-    """Of sites, by the mean of their patched scores over pairs, with exact ones."""
-    exact, estimate = (answers[one].scores.mean(axis=0) for one in (OURS, system))
-    return spearman(exact, estimate)
 
 
 def compare(name: str, options: argparse.Namespace, pythons: dict[str, str]) -> tuple[list[Row], list[str]]:

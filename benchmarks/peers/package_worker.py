@@ -14,7 +14,7 @@ from pyterrier_mechir import BiEncoder
 from pyterrier_mechir.models.sites import Site, select_sites
 from pyterrier_mechir.patching.methods import sweeper
 from pyterrier_mechir.patching.plan import Plan, method_of
-from pyterrier_mechir.text.encoding import OTHER, AlignedPair, Encoded
+from pyterrier_mechir.text.encoding import EDIT, OTHER, AlignedPair, Encoded
 from pyterrier_mechir.text.positions import Positions
 
 
@@ -28,7 +28,8 @@ def aligned(pairs: Pairs, row: int, query: int) -> AlignedPair:
     n = int(pairs.lengths[row])
     unknown = np.zeros(n, dtype=np.int64)
     sides = (encoded(side[row], n) for side in (pairs.baseline, pairs.perturbed))
-    return AlignedPair(*sides, np.full(n, OTHER), query, unknown, unknown)
+    classes = np.where(pairs.baseline[row, :n] == pairs.perturbed[row, :n], OTHER, EDIT)
+    return AlignedPair(*sides, classes, query, unknown, unknown, np.zeros((n, 2), dtype=np.int64))
 
 
 def load(pairs: Pairs) -> Callable[[Ask], Answer]:

@@ -27,8 +27,9 @@ class System(NamedTuple):
         worker: the file of its worker.
         note: what to know of it.
         width: up to how many tokens documents are padded; 0 for the longest of the batch.
-        method: ``exact`` or ``attribution``.
+        method: ``exact``, ``attribution`` or ``column``.
         sweeps_at_once: whether all sites are patched together, so that a sample of them says nothing.
+        tasks: what it can do.
     """
 
     name: str
@@ -37,6 +38,7 @@ class System(NamedTuple):
     width: int = 0
     method: str = "exact"
     sweeps_at_once: bool = False
+    tasks: tuple[str, ...] = ("head", "block")
 
     @property
     def is_slow(self) -> bool:
@@ -49,6 +51,12 @@ SYSTEMS = {
     "ours": OURS,
     "attribution": OURS._replace(
         name="pyterrier_mechir, attribution", method="attribution", note="an estimate; MechIR has none"
+    ),
+    "column": OURS._replace(
+        name="pyterrier_mechir, column replay",
+        method="column",
+        note="an estimate, but of edited positions",
+        tasks=("block",),
     ),
     "hooks": System("PyTorch hooks", "hooks_worker.py", "sdpa"),
     "nnsight": System("nnsight", "nnsight_worker.py", "sdpa"),

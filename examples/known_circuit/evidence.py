@@ -26,8 +26,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pyterrier_mechir import AggregateHeads, AttentionPatterns, CrossEncoder, PatchScorer, PerturbDocs
-from pyterrier_mechir.commands.retrieval import quiet
 from pyterrier_mechir.perturb import TFC1
+from pyterrier_mechir.retrieval import quiet
 
 HEADS = [(layer, number) for layer in range(N_LAYERS) for number in range(N_HEADS)]
 DIGITS = 4

@@ -19,6 +19,8 @@ _EXAMPLES = {
     "report": "pyterrier-mechir report mechir-demo/results --dataset mechir:lab",
     "verify": "pyterrier-mechir verify sentence-transformers/all-MiniLM-L6-v2",
     "explain": 'pyterrier-mechir explain "why tides rise" --text "The moon pulls the ocean."',
+    "recipe": "pyterrier-mechir recipe chen24_tfc1 --option num_queries=20",
+    "recipes": "pyterrier-mechir recipes",
     "perturbations": "pyterrier-mechir perturbations > perturbations.md",
     "completion": 'eval "$(pyterrier-mechir completion bash)"',
 }
@@ -53,6 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             from pyterrier_mechir.commands.verify import run as verify
 
             return verify(options)
+        elif options.command == "recipes":
+            from pyterrier_mechir.commands.recipe import show
+
+            show()
+        elif options.command == "recipe":
+            from pyterrier_mechir.commands.recipe import run as recipe
+
+            recipe(options)
         elif options.command == "explain":
             from pyterrier_mechir.commands.explain import run as explain
 
@@ -154,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--title", help="of the page")
     _add_verify(commands)
     _add_explain(commands)
+    _add_recipe(commands)
     commands.add_parser(
         "perturbations",
         help="print the table of all perturbations, in Markdown",
@@ -217,6 +228,45 @@ def _add_explain(commands: Any) -> None:
         help="what stands in the place of a word that is left out, such as delete, attention, mask or random",
     )
     explain.add_argument("--out", type=Path, metavar="FILE", help="an HTML page to write beside what is printed")
+
+
+def _add_recipe(commands: Any) -> None:
+    recipe = commands.add_parser(
+        "recipe",
+        help="run a published experiment, and see its figures beside the published",
+        description="Run a published experiment on a ranker, and print its figures beside the published.",
+    )
+    recipe.add_argument("name", metavar="NAME", help="of a recipe; the command recipes lists them")
+    recipe.add_argument(
+        "--ranker",
+        metavar="ID_OR_DIR",
+        help="Hugging Face id or directory, or paper for the paper's own (default: that of --type)",
+    )
+    recipe.add_argument(
+        "--type",
+        choices=("bi", "cross"),
+        default="cross",
+        help="of the default ranker: cross, the small one of the package (default), or bi, all-MiniLM-L6-v2",
+    )
+    _add_family(recipe)
+    recipe.add_argument(
+        "--dataset", metavar="NAME", help="PyTerrier dataset with a corpus and topics (default: mechir:lab)"
+    )
+    recipe.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="documents in place of a dataset: .parquet, .csv, .tsv or .jsonl with qid, query, docno, text",
+    )
+    recipe.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="of the recipe; may be repeated"
+    )
+    recipe.add_argument("--out", type=Path, metavar="DIR", help="where its frames, figure and page are written")
+    commands.add_parser(
+        "recipes",
+        help="list the recipes, with what each needs and costs",
+        description="List the published experiments that can be run, with what each needs and costs.",
+    )
 
 
 def _add_family(parser: argparse.ArgumentParser) -> None:

@@ -12,13 +12,14 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_mechir.commands.collection import collection
 from pyterrier_mechir.commands.errors import CommandError
-from pyterrier_mechir.commands.retrieval import MODELS, collection, first_stage
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.catalogue import by_name
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.load import choose, load_ranker
 from pyterrier_mechir.results.stored.artifact import PatchResults
+from pyterrier_mechir.retrieval import MODELS, first_stage
 from pyterrier_mechir.run import run_sweep
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
 from pyterrier_mechir.stages.perturb_docs import PerturbDocs

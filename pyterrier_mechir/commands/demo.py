@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_mechir.commands.collection import collection
 from pyterrier_mechir.commands.errors import CommandError
 from pyterrier_mechir.commands.notes import own_warnings
 from pyterrier_mechir.commands.rankers import of_kind
-from pyterrier_mechir.commands.retrieval import collection, first_stage, quiet
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.perturb.catalogue import by_name
 from pyterrier_mechir.plots.heads import plot_heads
@@ -25,6 +25,7 @@ from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.interactive import Interactive
 from pyterrier_mechir.results.effects import change
 from pyterrier_mechir.results.stored.artifact import PatchResults
+from pyterrier_mechir.retrieval import first_stage, quiet
 from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
 from pyterrier_mechir.stages.perturb_docs import PerturbDocs

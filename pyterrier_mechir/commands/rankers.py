@@ -74,7 +74,7 @@ def of_family(name: str, family: str | None, settings: Sequence[str], *, verbose
     """
     from pyterrier_mechir.rankers.load import FAMILIES, load_ranker
 
-    given = dict(map(_setting, settings))
+    given = dict(map(setting, settings))
     if family is None:
         return load_ranker(name, verbose=verbose, **given)
     families: dict[str, Any] = {one.__name__: one for one in FAMILIES}
@@ -82,11 +82,20 @@ def of_family(name: str, family: str | None, settings: Sequence[str], *, verbose
     return ranker
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    """An option of a ranker, ``pooling=mean`` or ``max_length=128``."""
+def setting(text: str, of: str = "a ranker", such_as: str = "pooling=mean or max_length=128") -> tuple[str, Any]:
+    """An option that is written as ``pooling=mean`` or ``max_length=128``.
+
+    Args:
+        text: what was written.
+        of: what it is an option of, for the message.
+        such_as: an example, likewise.
+
+    Raises:
+        ValueError: it is not written so.
+    """
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
-        raise ValueError(f"{text!r} is no option of a ranker; write it as pooling=mean or max_length=128.")
+        raise ValueError(f"{text!r} is no option of {of}; write it as {such_as}.")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:

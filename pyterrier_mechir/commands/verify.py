@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from pyterrier_mechir.commands.errors import CommandError
 from pyterrier_mechir.commands.rankers import of_family, quiet_transformers
-
-_READERS: dict[str, Callable[..., pd.DataFrame]] = {
-    ".parquet": pd.read_parquet,
-    ".csv": pd.read_csv,
-    ".tsv": pd.read_table,
-    ".jsonl": pd.read_json,
-}
+from pyterrier_mechir.commands.tables import read
 
 
 def run(options: Namespace) -> int:
@@ -34,7 +24,7 @@ def run(options: Namespace) -> int:
 
     quiet_transformers()
     try:
-        frame = None if options.data is None else _read(options.data)
+        frame = None if options.data is None else read(options.data, "query and text")
         check_memory(options.ranker)
         ranker = of_family(options.ranker, options.family, options.setting, verbose=not options.json)
         if not options.json:
@@ -48,10 +38,3 @@ def run(options: Namespace) -> int:
 
 def _say(check: Any) -> None:
     print(check, flush=True)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    if path.suffix not in _READERS:
-        raise ValueError(f"{str(path)!r} is none of {', '.join(_READERS)}; give pairs with columns query and text.")
-    options: dict[str, Any] = {"lines": True} if path.suffix == ".jsonl" else {}
-    return _READERS[path.suffix](path, **options)

@@ -25,7 +25,7 @@ Shapes: ``R`` starts, ``B`` runs, ``S`` positions, ``D`` features, ``H`` heads o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -37,14 +37,14 @@ from pyterrier_mechir.models.attention import Heads, computed_by
 from pyterrier_mechir.models.components import STARTS, STREAMS
 from pyterrier_mechir.models.gradients import gradients, record_graph
 from pyterrier_mechir.models.opened import Batch, Opened
-from pyterrier_mechir.models.ports import on_port
+from pyterrier_mechir.models.ports import on_port, overridden
 from pyterrier_mechir.models.recording import Key, Recording, keeping
 from pyterrier_mechir.models.replay import replay
-from pyterrier_mechir.models.resuming import Edit
+from pyterrier_mechir.models.resuming import Edit, copies
 from pyterrier_mechir.models.softmax import Keyed
 
-_CELLS = 2**23
-"""Attention weights that are held at once."""
+_CELLS = 2**19
+"""Attention weights that are held at once, where there are more starts than one: as many as a cache holds."""
 
 
 @dataclass(frozen=True)
@@ -169,43 +169,49 @@ def replay_columns(
     moved = target.scores.new_empty((len(starts), len(target.scores), slots.n))
     for begin in range(0, len(order), n_rows):
         some = order[begin : begin + n_rows]
-        moved[some] = _replayed(opened, batch, target, source, [starts[number] for number in some], slots)
+        moved[some] = _replayed(opened, batch, target, source, [starts[number] for number in some], slots, at_once)
     return moved
 
 
 def _replayed(
-    opened: Opened, batch: Batch, target: Target, source: Recording, starts: Sequence[Key], slots: Slots
+    opened: Opened, batch: Batch, target: Target, source: Recording, starts: Sequence[Key], slots: Slots, at_once: int
 ) -> Tensor:
     """As :func:`replay_columns`, of starts in the order in which they enter, all at once."""
     anatomy = opened.anatomy
     rows = target.end.new_empty((0, *target.end.shape))
     moved = target.scores.new_zeros((len(starts), len(target.scores), slots.n))
     for number in range(starts[0][0], anatomy.n_layers):
-        layer = target.layers[number]
-        entering = [key for key in starts if key == (number, "resid_pre")]
-        within = [key for key in starts if key[0] == number and key[1] not in STREAMS]
-        fresh = [source[key] for key in entering] + [layer.stream] * len(within)
-        rows = torch.cat([rows, torch.stack(fresh)]) if fresh else rows
-        if not len(rows):
-            continue
-        n_running = len(rows) - len(within)
-        edits = {key: (n_running + place, source[key]) for place, key in enumerate(within)}
-        rows, noticed = _through(opened, number, layer, rows, n_running, edits, slots)
-        moved[:n_running] += noticed
+        layer, of_layer = target.layers[number], [key for key in starts if key[0] == number]
+        entering = [source[key] for key in of_layer if key[1] == "resid_pre"]
+        within = [_leaving(opened, layer, key, source[key]) for key in of_layer if key[1] not in STREAMS]
+        rows = torch.cat([rows, *(value[None] for value in entering)])
+        if len(rows):
+            rows, noticed = _through(opened, number, layer, rows, slots)
+            moved[: len(rows)] += noticed
+        rows = torch.cat([rows, *(value[None] for value in within)])
     if starts[-1] == (anatomy.n_layers - 1, "resid_post"):
         rows = torch.cat([rows, source[starts[-1]][None]])
-    return moved + _at_end(opened, batch, target, rows, slots)
+    return moved + _at_end(opened, batch, target, rows, slots, at_once)
 
 
-def _through(
-    opened: Opened,
-    number: int,
-    layer: _Layer,
-    rows: Tensor,
-    n_running: int,
-    edits: dict[Key, tuple[int, Tensor]],
-    slots: Slots,
-) -> tuple[Tensor, Tensor]:
+def _leaving(opened: Opened, layer: _Layer, key: Key, value: Tensor) -> Tensor:
+    """The stream that leaves a layer of the target, ``[B, S, D]``, where an activation after attention is another."""
+    anatomy, number = opened.anatomy, key[0]
+
+    def given(*_: Any, **kwargs: Any) -> tuple[Any, ...]:
+        return anatomy.attention_output(number, layer.z.flatten(2), **kwargs)
+
+    with overridden([(anatomy.attention(number), given)]), on_port(anatomy.port(*key), lambda _: value):
+        return _stream_of(anatomy.layers[number](layer.stream, *layer.args, **layer.kwargs))
+
+
+def _stream_of(made: Any) -> Tensor:
+    """The stream among what a layer returns."""
+    stream: Tensor = made[0] if isinstance(made, tuple) else made
+    return stream
+
+
+def _through(opened: Opened, number: int, layer: _Layer, rows: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
     """Rows that pass a layer, and what other rows notice of them in its attention.
 
     Args:
@@ -213,46 +219,30 @@ def _through(
         number: of the layer.
         layer: what is recorded of it.
         rows: ``[R, B, S, D]``.
-        n_running: how many of the rows, the first ones, are patched when they enter; the others are the target's.
-        edits: for each activation of the layer that is patched, the row that it is patched in, and with what.
         slots: the slots.
 
     Returns:
-        ``[R, B, S, D]``, and ``[n_running, B, P]``.
+        ``[R, B, S, D]``, and ``[R, B, P]``.
     """
     anatomy, n_runs = opened.anatomy, rows.shape[1]
-    noticed = rows.new_zeros((n_running, n_runs, slots.n))
+    noticed = rows.new_zeros((len(rows), n_runs, slots.n))
 
     def attend(heads: Heads) -> Tensor:
         parts = (heads.query, heads.key, heads.value)
-        query, key, value = (part.unflatten(0, (-1, n_runs))[:n_running] for part in parts)
-        z = layer.z.expand(len(rows), *layer.z.shape).clone()
-        if not n_running:
-            return z.flatten(0, 1)
+        query, key, value = (part.unflatten(0, (-1, n_runs)) for part in parts)
+        z = rows.new_empty((len(rows), *layer.z.shape))
         size = max(1, _CELLS // layer.heads.query.shape[:3].numel() // layer.heads.query.shape[2])
         outside = 1 - slots.members[:, None]
         keyed = Keyed(layer.heads, layer.slope.transpose(1, 2), slots.members)
-        for begin in range(0, n_running, size):
-            some = slice(begin, min(begin + size, n_running))
+        for begin in range(0, len(rows), size):
+            some = slice(begin, begin + size)
             z[some] = _own(layer, query[some], key[some], value[some], slots).transpose(2, 3)
             noticed[some] = keyed.moved(key[some], value[some]).mul_(outside).sum((2, 3))
         return z.flatten(0, 1)
 
-    def edited(at: int, value: Tensor) -> Callable[[Tensor], Tensor]:
-        def passed(activation: Tensor) -> Tensor:
-            made = activation.unflatten(0, (-1, n_runs)).clone()
-            made[at] = value
-            return made.flatten(0, 1)
-
-        return passed
-
-    with ExitStack() as stack:
-        stack.enter_context(computed_by(anatomy.attention(number), attend))
-        for key, (at, value) in edits.items():
-            stack.enter_context(on_port(anatomy.port(*key), edited(at, value)))
+    with computed_by(anatomy.attention(number), attend):
         args, kwargs = _repeated((layer.args, layer.kwargs), n_runs, len(rows))
-        made = anatomy.layers[number](rows.flatten(0, 1), *args, **kwargs)
-    made = made[0] if isinstance(made, tuple) else made
+        made = _stream_of(anatomy.layers[number](rows.flatten(0, 1), *args, **kwargs))
     return made.unflatten(0, (-1, n_runs)), noticed
 
 
@@ -281,7 +271,7 @@ def _own(layer: _Layer, query: Tensor, key: Tensor, value: Tensor, slots: Slots)
     return (weights * together) @ value + (weights * ~together) @ base.value
 
 
-def _at_end(opened: Opened, batch: Batch, target: Target, rows: Tensor, slots: Slots) -> Tensor:
+def _at_end(opened: Opened, batch: Batch, target: Target, rows: Tensor, slots: Slots, at_once: int) -> Tensor:
     """What final states with the rows of a slot replaced do to the score, ``[R, B, P]``."""
     if opened.pooled is not None:
         weights = opened.pooled.weights(batch).unsqueeze(-1)
@@ -293,13 +283,21 @@ def _at_end(opened: Opened, batch: Batch, target: Target, rows: Tensor, slots: S
     last = opened.anatomy.n_layers - 1
     base = Recording(target.scores, {(last, "resid_post"): target.end})
     moved = target.scores.new_zeros((len(rows), len(target.scores), slots.n))
-    reach = slots.of[:, :1] if opened.reads_first_token else slots.of
-    used = [slot for slot in reach.unique().tolist() if slot < slots.n]
-    copies = [(row, slot) for row in range(len(rows)) for slot in used]
-    size = max(1, _CELLS // target.end.numel())
-    for begin in range(0, len(copies), size):
-        of_rows, of_slots = (list(column) for column in zip(*copies[begin : begin + size], strict=True))
+    reach = slots.of if opened.reads_at is None else slots.of.gather(1, opened.reads_at(batch)[:, None])
+    copied = [(row, slot) for row in range(len(rows)) for slot in reach.unique().tolist() if slot < slots.n]
+    size = max(1, at_once // slots.of.numel())
+    if opened.compare is not None:
+        each = torch.cat([target.end[None], rows])
+        whole = Edit(last, "resid_post", each, slots.of.new_ones((len(each), 1, 1, 1), dtype=torch.bool))
+        before, *encoded = replay(opened.encoding, batch, base, [whole])
+    for begin in range(0, len(copied), size):
+        of_rows, of_slots = (list(column) for column in zip(*copied[begin : begin + size], strict=True))
         mask = (slots.of == torch.tensor(of_slots, device=slots.of.device)[:, None, None]).unsqueeze(-1)
-        scores = replay(opened, batch, base, [Edit(last, "resid_post", rows[of_rows], mask)])
+        if opened.compare is None:
+            scores = replay(opened, batch, base, [Edit(last, "resid_post", rows[of_rows], mask)])
+        else:
+            made = torch.where(mask, torch.stack([encoded[row] for row in of_rows]), before)
+            of_copies = {name: copies(value, len(of_rows)) for name, value in batch.items()}
+            scores = opened.compare(made.flatten(0, 1), of_copies).unflatten(0, (len(of_rows), -1))
         moved[of_rows, :, of_slots] = scores - target.scores
     return moved

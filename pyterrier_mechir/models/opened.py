@@ -47,6 +47,10 @@ class Opened:
         pooled: how scores are made of a weighted sum of the final states; None where they are made otherwise.
         reads_stream: whether what ``forward`` gives of a text depends on it through the residual stream alone, so that
             runs with the same stream at all positions of some layer have the same score.
+        reads_at: the one position of each run, ``[B]``, whose final state is all that ``forward`` reads, given a batch;
+            None where it reads more.
+        compare: how scores ``[B]`` are made of what ``encode`` gives, and of the batch, where that is something of each
+            position's own state; None where it is not.
         reads_within: whether what ``forward`` gives is read within the layers, and not made of what leaves them.
     """
 
@@ -56,6 +60,8 @@ class Opened:
     reads_first_token: bool
     pooled: Pooled | None = None
     reads_stream: bool = False
+    reads_at: Callable[[Batch], Tensor] | None = None
+    compare: Callable[[Tensor, Batch], Tensor] | None = None
     reads_within: bool = False
 
     @property
@@ -65,4 +71,4 @@ class Opened:
 
     def giving(self, forward: Forward) -> Opened:
         """The same with another ``forward``, of which nothing more is known than what it reads of the last layer."""
-        return replace(self, forward=forward, pooled=None, reads_stream=False)
+        return replace(self, forward=forward, pooled=None, reads_stream=False, compare=None)

@@ -52,10 +52,10 @@ class Keyed:
         logits = heads.logits(heads.query @ heads.key.transpose(-1, -2), heads.mask)
         self.total = logits.logsumexp(-1, keepdim=True)
         was = (logits - self.total).exp()
-        gain = was * (slope @ heads.value.transpose(-1, -2))
-        outside = 1 - self.members
-        self.was, self.gain, self.gains = self._of_slots(was), self._of_slots(gain), gain.sum(-1, keepdim=True)
-        self.rest, self.rest_of_gain = was @ outside, gain @ outside
+        gains = slope @ heads.value.transpose(-1, -2)
+        self.mean = (was * gains).sum(-1, keepdim=True)
+        excess, outside = was * (gains - self.mean), 1 - self.members
+        self.excess, self.rest, self.rest_of_excess = self._of_slots(excess), was @ outside, excess @ outside
 
     def _of_slots(self, values: Tensor) -> Tensor:
         return values if self.are_positions else values @ self.members
@@ -63,9 +63,10 @@ class Keyed:
     def moved(self, key: Tensor, value: Tensor) -> Tensor:
         """How far each row moves where a slot has other keys and values, ``[..., B, H, Q, P]``.
 
-        N'/Z' - N/Z, with Z = 1, is the change of N less N times the change of Z, over Z', so that small changes are not
-        lost in what is rounded off N. Where most of the attention leaves the slot, Z' is no greater than what is
-        rounded off these changes, and the difference is taken as it stands.
+        With Z = 1 and m = N the row's mean gain, N'/Z' - N/Z is the excess over m, sum_j exp(l'_ij) (g_i . v'_j - m),
+        over Z'; that of all positions was 0. So what the slot's excess was is taken off what it is, in which small
+        changes are not lost. Where most of the attention leaves the slot, Z' is no greater than what is rounded off
+        that difference, and the excess of the other positions is added instead.
 
         Args:
             key: ``[..., B, H, S, d]``.
@@ -74,11 +75,9 @@ class Keyed:
         logits = self.heads.logits(self.heads.query @ key.transpose(-1, -2), self.heads.mask)
         shift = logits.amax(-1, keepdim=True) - self.total
         now = logits.sub_(self.total + (shift - shift.clamp(-_HIGHEST, _HIGHEST))).exp_()
-        gained = (self.slope @ value.transpose(-1, -2)).mul_(now)
-        now, gained = self._of_slots(now), self._of_slots(gained)
-        total = (self.rest + now).clamp_(min=torch.finfo(now.dtype).tiny)
-        has_left, left = total < _LEFT, None
+        excess = self._of_slots((self.slope @ value.transpose(-1, -2)).sub_(self.mean).mul_(now))
+        total = (self.rest + self._of_slots(now)).clamp_(min=torch.finfo(now.dtype).tiny)
+        has_left = total < _LEFT
         if has_left.any():
-            left = (self.rest_of_gain + gained).div_(total).sub_(self.gains)
-        change = gained.sub_(self.gain).sub_(now.sub_(self.was).mul_(self.gains)).div_(total)
-        return change if left is None else torch.where(has_left, left, change)
+            return excess.add_(torch.where(has_left, self.rest_of_excess, -self.excess)).div_(total)
+        return excess.sub_(self.excess).div_(total)

@@ -22,7 +22,7 @@ from pyterrier_mechir.patching.cells import put_exact
 from pyterrier_mechir.patching.first_order import PlacesOfSites, estimate_at_once, missing
 from pyterrier_mechir.patching.outcome import SweepResult
 from pyterrier_mechir.patching.plan import ColumnReplay, Plan
-from pyterrier_mechir.patching.sweep import Runs
+from pyterrier_mechir.patching.sweep import Cells, Runs, padded
 from pyterrier_mechir.text.encoding import EDIT
 
 if TYPE_CHECKING:
@@ -50,36 +50,47 @@ def columns(
     Args:
         method: whether slots with an edited position are swept exactly.
     """
-    estimate = partial(_replayed, at_once=_SHARE * ranker.batch_tokens)
+    edited = None if method.edited == "column" else _edited(pairs, plan)
+    estimate = partial(_replayed, at_once=_SHARE * ranker.batch_tokens, exact=edited)
     found = estimate_at_once(ranker, pairs, query_inputs, plan, estimate, opened=opened, progress=progress)
-    if method.edited == "column" or not plan.sites:
+    if edited is None or not plan.sites:
         return found
-    return put_exact(found, ranker, pairs, query_inputs, plan, _edited(pairs, plan), opened)
+    return put_exact(found, ranker, pairs, query_inputs, plan, edited, opened)
 
 
-def _edited(pairs: Sequence[AlignedPair], plan: Plan) -> list[np.ndarray]:
+def _edited(pairs: Sequence[AlignedPair], plan: Plan) -> Cells:
     """The cells with an edited position."""
     of_pairs = [(plan.positions.of_pair(pair) & (pair.classes == EDIT)).any(axis=1) for pair in pairs]
     return [np.repeat(slots[None], len(plan.sites), axis=0) for slots in of_pairs] * len(plan.ways)
 
 
-def _replayed(opened: Opened, runs: Runs, places: PlacesOfSites, at_once: int) -> tuple[Tensor, Tensor]:
-    """Scores of runs, and the estimates of their targets."""
-    keys, inputs = list(places), runs.inputs(runs.target)
+def _replayed(
+    opened: Opened, runs: Runs, places: PlacesOfSites, at_once: int, exact: Cells | None
+) -> tuple[Tensor, Tensor]:
+    """Scores of runs, and the estimates of their targets; of cells that are patched exactly there need be none."""
+    inputs = runs.inputs(runs.target)
     with torch.no_grad():
-        plain = record(opened, runs.batch, keys)
-    base, source, target = plain.rows(runs.target), plain.rows(runs.source), record_target(opened, inputs)
+        plain = record(opened, runs.batch, list(places))
+    base, source = plain.rows(runs.target), plain.rows(runs.source)
+    n_sites = 1 + max(number for numbers, _ in places.values() for number in numbers)
     n_runs, length = inputs["input_ids"].shape
     at = at_positions(runs.slots, length).expand(len(runs.slots), n_runs, length)
-    moved = base.scores.new_zeros((len(keys), n_runs, len(at)))
-    for some in _disjoint(at):
-        moved[:, :, some] = replay_columns(opened, inputs, target, source, keys, _numbered(at[some]), at_once)
-    n_sites = 1 + max(number for numbers, _ in places.values() for number in numbers)
-    estimates = moved.new_zeros((n_sites, *moved.shape[1:]))
-    for place, key in enumerate(keys):
+    estimates = base.scores.new_zeros((n_sites, n_runs, len(at)))
+    wanted = torch.ones_like(estimates, dtype=torch.bool)
+    if exact is not None:
+        wanted = ~padded([exact[place] for place in runs.places], estimates.transpose(0, 1)).transpose(0, 1)
+    for key, (numbers, _) in places.items():
         differs = (source[key] != base[key]).any(-1).float()
-        changes = torch.einsum("pbs,bs->bp", at.float(), differs) > 0
-        estimates[places[key][0]] = torch.where(changes, moved[place], 0.0)
+        wanted[numbers] &= torch.einsum("pbs,bs->bp", at.float(), differs) > 0
+    keys = [key for key, (numbers, _) in places.items() if wanted[numbers].any()]
+    if keys:
+        target = record_target(opened, inputs)
+        moved = estimates.new_zeros((len(keys), *estimates.shape[1:]))
+        for some in _disjoint(at):
+            moved[:, :, some] = replay_columns(opened, inputs, target, source, keys, _numbered(at[some]), at_once)
+        for key, of_key in zip(keys, moved, strict=True):
+            estimates[places[key][0]] = of_key
+    estimates = torch.where(wanted, estimates, 0.0)
     return plain.scores, missing(base.scores[:, None, None] + estimates.transpose(0, 1), runs.slots)
 
 

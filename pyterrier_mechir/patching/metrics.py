@@ -141,7 +141,9 @@ class AttentionTo:
             for name, kind in (("of", self.of), ("to", self.to)):
                 masks[name][row, : len(pair.classes)] = (pair.classes == TOKEN_CLASSES.index(kind)) & pair.is_open
         own = ranker.opened
-        opened = replace(own.giving(partial(self._mass, own)), reads_first_token=False, reads_within=True)
+        opened = replace(
+            own.giving(partial(self._mass, own)), reads_first_token=False, reads_at=None, reads_within=True
+        )
         inputs = {name: torch.from_numpy(mask).to(ranker.device) for name, mask in masks.items()}
         return opened, [replace(pair, query=row) for row, pair in enumerate(pairs)], inputs
 

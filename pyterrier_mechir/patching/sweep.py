@@ -252,7 +252,7 @@ def _sweep_steps(
     scores = base.scores.new_full((n_runs, n_sites, len(slots)), torch.nan)
     present = slots.any(dim=2).T[:, None]
     changes = _changes(anatomy, base, source, steps, scores.shape, slots)
-    wanted = present if chosen is None else present & _padded(chosen, scores)
+    wanted = present if chosen is None else present & padded(chosen, scores)
     worth = changes & wanted
     scores[:, list(known)] = source.scores[:, None, None]
     for step in steps:
@@ -277,6 +277,14 @@ def _sweep_steps(
     return scores.masked_fill(~wanted, torch.nan)
 
 
+def padded(cells: Sequence[np.ndarray], like: torch.Tensor) -> torch.Tensor:
+    """The cells of each run, ``[site, slot]``, in one tensor of the shape of another."""
+    found = torch.zeros(like.shape, dtype=torch.bool)
+    for row, of_run in enumerate(cells):
+        found[row, :, : of_run.shape[1]] = torch.from_numpy(of_run)
+    return found.to(like.device)
+
+
 def _chunks(items: Sequence[tuple[int, ...]], size: int) -> Iterator[tuple[list[int], ...]]:
     """Items in groups of a size, at least 1, each as a column for each member."""
     size = max(1, size)
@@ -294,14 +302,6 @@ def _edits(anatomy: Anatomy, step: Step, sites: Sequence[int], source: Recording
             mask = mask.transpose(0, 1) if each_run else mask
             edits.append(Edit(layer, activation, source[layer, activation], mask))
     return edits
-
-
-def _padded(cells: Sequence[np.ndarray], like: torch.Tensor) -> torch.Tensor:
-    """The cells of each run, ``[site, slot]``, in one tensor of the shape of another."""
-    found = torch.zeros(like.shape, dtype=torch.bool)
-    for row, of_run in enumerate(cells):
-        found[row, :, : of_run.shape[1]] = torch.from_numpy(of_run)
-    return found.to(like.device)
 
 
 def _known(opened: Opened, steps: Sequence[Step], runs: Runs) -> list[int]:

@@ -90,7 +90,7 @@ class ColBERT(DualEncoder):
             dtype=dtype,
             auto_class="AutoModel",
         )
-        self.reads_first_token = False
+        self.reads_first_token, self._encodes_positions = False, True
         self.projection = self._placed(files.projection if projection is None else projection)
         self.query_marker, self.doc_marker = files.query_marker, files.doc_marker
         if files.splits_prefix:

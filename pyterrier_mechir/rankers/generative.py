@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,10 @@ class GenerativeReranker(Interactive):
 
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("template", "instruction", "yes", "no", "add_special_tokens")}
+
+    @property
+    def _position_read(self) -> Callable[[Batch], torch.Tensor] | None:
+        return (lambda batch: last_attended(batch["attention_mask"])) if self._is_plain else None
 
     def encode(self, batch: Batch) -> torch.Tensor:
         import torch

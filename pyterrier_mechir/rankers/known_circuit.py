@@ -34,8 +34,8 @@ def known_circuit(direction: str = "query") -> KnownCircuit:
     the direction ``document`` it is the document's words that find themselves in the query. *Gathering* heads of the
     last layer bring the marks to [CLS]: two in the direction ``query``, each about half of them, and one in the
     direction ``document``. A *decoy* attends exactly as the matching head does, and nothing reads what it writes; the
-    other heads are *inert*: they attend otherwise, to no effect. docs/known_circuit.md tells how the circuit was built
-    and how well methods find it; ``examples/known_circuit/train.py`` trains it, with the roles in any heads.
+    other heads are *inert*: they attend otherwise, to no effect. docs/methods/known_circuit.md tells how the circuit
+    was built and how well methods find it; ``examples/known_circuit/train.py`` trains it, with the roles in any heads.
 
     A BERT of 3 layers of 4 heads, 96 wide, 6,000 words, 1.8 MB in half precision. Trained for 2,000 steps, four minutes
     of one core, on synthetic queries of the passages of ``mechir:lab``, with BM25 as the teacher. The figures below are

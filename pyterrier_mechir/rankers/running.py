@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
@@ -66,6 +66,9 @@ class Running(Identified, ABC):
     reads_first_token: bool
     """Whether the score reads the last layer at the first position only."""
 
+    _encodes_positions: bool = False
+    """Whether :meth:`encode` gives something of each position by itself, ``[B, S, d]``."""
+
     keeps_graph: bool = False
     """Whether gradients reach what encodes the side that is the same for both sides of a pair, as learning needs."""
 
@@ -115,6 +118,8 @@ class Running(Identified, ABC):
             self.reads_first_token,
             held._of_pooled,
             held._reads_stream,
+            held._position_read,
+            held.compare if held._is_plain and held._encodes_positions else None,
         )
 
     @property
@@ -135,6 +140,11 @@ class Running(Identified, ABC):
     def _of_pooled(self) -> Pooled | None:
         """How scores are made of a weighted sum of final states; None where they are made otherwise."""
         return None
+
+    @property
+    def _position_read(self) -> Callable[[Batch], torch.Tensor] | None:
+        """The one position of each run whose final state scores are made of, given a batch; None for more than one."""
+        return (lambda batch: batch["input_ids"].new_zeros(len(batch["input_ids"]))) if self.reads_first_token else None
 
     def _held(self: Self) -> Self:
         """This ranker with the running thread's twin alone, which no batch then compares with the model again."""

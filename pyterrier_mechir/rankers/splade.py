@@ -91,7 +91,7 @@ class Splade(DualEncoder):
             auto_class="AutoModelForMaskedLM",
         )
         self.reads_first_token = False
-        self._projects = self._is_projected()
+        self._projects = self._encodes_positions = self._is_projected()
         self._query_encoder: Splade | None = None
         if query_model is not None:
             of_queries = Splade(

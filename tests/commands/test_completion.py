@@ -29,7 +29,7 @@ def _run(shell: str, program: str) -> list[str]:
 
 
 LINES = {
-    ("",): ["demo", "run", "report", "verify", "explain", "perturbations", "completion"],
+    ("",): ["demo", "run", "report", "verify", "explain", "recipe", "recipes", "perturbations", "completion"],
     ("ve",): ["verify"],
     ("demo", "--ty"): ["--type"],
     ("demo", "--type", ""): ["bi", "cross"],

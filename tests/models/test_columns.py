@@ -214,6 +214,32 @@ def test_as_many_runs_as_positions_are_told_apart():
         assert_near(many.moved(many.positions()), np.repeat(pair.moved(pair.positions()), many.shape[0], axis=1))
 
 
+def copies_at_end(found: Case, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many copies of the runs are scored, or encoded, once each position has been patched with each start."""
+    n_copies: list[int] = []
+
+    def counted(opened: Opened, inputs: Batch, base: Recording, edits: Sequence[Edit]) -> Tensor:
+        n_copies.append(len(edits[0].mask))
+        return replay(opened, inputs, base, edits)
+
+    monkeypatch.setattr(columns, "replay", counted)
+    found.moved(found.positions())
+    return sum(n_copies)
+
+
+@pytest.mark.parametrize("kind", ["generative llama", "generative qwen2", "cross bert", "cross roberta"])
+def test_where_a_score_reads_one_position_its_slot_alone_is_scored(kind, monkeypatch):
+    found = case(kind, False)
+    read = found.opened.reads_at(found.inputs)
+    assert copies_at_end(found, monkeypatch) == len(found.starts) * len(read.unique())
+
+
+@pytest.mark.parametrize("kind", ["splade max", "splade sum", "colbert"])
+def test_what_is_made_of_each_final_state_is_made_once_for_all_slots(kind, monkeypatch):
+    found = case(kind, False)
+    assert copies_at_end(found, monkeypatch) == 1 + len(found.starts)
+
+
 @pytest.mark.parametrize("failing_call", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["bi cls dot", "bi llama", "mono t5", "cross bert"])
 def test_nothing_is_left_in_the_model_whether_it_fails_or_not(kind, failing_call):

@@ -16,7 +16,7 @@ from pyterrier_mechir.perturb.base import FunctionPerturbation
 from pyterrier_mechir.perturb.catalogue import CATALOGUE, markdown
 from pyterrier_mechir.text.alignment import ALIGNMENTS
 
-DOCUMENTATION = Path(__file__).parents[2] / "docs" / "perturbations.md"
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "reference" / "perturbations.md"
 
 each_entry = pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.label)
 

@@ -83,5 +83,5 @@ def _patched(ranker, reference, runs, site):
 
 
 def test_the_page_holds_the_table():
-    page = Path(__file__).parents[2] / "docs" / "families.md"
+    page = Path(__file__).parents[2] / "docs" / "rankers" / "families.md"
     assert markdown() in page.read_text(encoding="utf-8")

@@ -225,7 +225,7 @@ def test_without_the_matching_head_the_gain_is_gone_and_without_those_of_no_use_
 
 
 def test_the_code_of_the_page_runs(capsys):
-    page = (SCRIPTS.parents[1] / "docs" / "known_circuit.md").read_text(encoding="utf-8")
+    page = (SCRIPTS.parents[1] / "docs" / "methods" / "known_circuit.md").read_text(encoding="utf-8")
     names: dict[str, object] = {}
     blocks = [block.split("```")[0] for block in page.split("```python\n")[1:]]
     assert len(blocks) == 2
@@ -235,7 +235,7 @@ def test_the_code_of_the_page_runs(capsys):
 
 
 def test_the_page_tells_the_evidence_that_ships():
-    page = (SCRIPTS.parents[1] / "docs" / "known_circuit.md").read_text(encoding="utf-8")
+    page = (SCRIPTS.parents[1] / "docs" / "methods" / "known_circuit.md").read_text(encoding="utf-8")
     for direction in DIRECTIONS:
         for _, its in known(direction).heads.query("role != 'inert'").iterrows():
             cells = [

@@ -437,7 +437,7 @@ def test_every_layer_that_is_drawn_anew_changes_what_words_carry(kind, method):
 
 
 def test_the_code_of_the_page_runs():
-    page = (Path(__file__).parents[2] / "docs" / "words.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "concepts" / "words.md").read_text(encoding="utf-8")
     blocks = [part.split("```")[0] for part in page.split("```python\n")[1:]]
     found = ranker("cross bert")
     rows = pd.DataFrame([(QUERIES[0], f"d{n}", TEXTS[n]) for n in (0, 1, 3)], columns=["query", "docno", "text"])

@@ -316,7 +316,7 @@ def test_features_are_patched_at_words(frame):
 
 
 def test_the_pipeline_of_the_page_runs(ranker):
-    page = (Path(__file__).parents[2] / "docs" / "positions.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "positions.md").read_text(encoding="utf-8")
     (block,) = (part.split("```")[0] for part in page.split("```python\n")[1:])
     bm25 = pt.Transformer.from_df(rows(0, 4).assign(score=0.0, rank=0))
     names = {"ranker": ranker, "bm25": bm25, "topics": rows(0)[["qid", "query"]]}

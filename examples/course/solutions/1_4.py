@@ -1,0 +1,4 @@
+# Exercise 1.4
+answer = "c"
+
+checks.what_attention_says(answer)

@@ -1,0 +1,4 @@
+# Exercise 2.4
+answer = "d"
+
+checks.which_filler(answer)

@@ -1,0 +1,119 @@
+"""Savolainen, Amjad and Petcu, SIGIR 2025: what a ranker does where a text grows by words that match nothing."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from pyterrier_mechir.perturb.base import perturbation
+from pyterrier_mechir.plots.heads import plot_heads
+from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
+from pyterrier_mechir.recipes.data import most_moved, retrieved
+from pyterrier_mechir.recipes.estimates import found, held_out_heads, mean_of, names_of, records
+from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
+from pyterrier_mechir.stages.pair_scorer import PairScorer
+from pyterrier_mechir.stages.patch_scorer import PatchScorer
+from pyterrier_mechir.stages.perturb_docs import PerturbDocs
+from pyterrier_mechir.text.vocabulary import token_ids
+from pyterrier_mechir.text.words import lowercase_words
+
+PAPER = Paper(
+    "Savolainen, Amjad and Petcu, SIGIR 2025 (arXiv:2505.02154)",
+    "sebastian-hofstaetter/distilbert-dot-tas_b-b256-msmarco",
+    "265 MB",
+)
+
+HEADS = ("L0H9", "L1H6", "L0H1", "L2H1")
+"""The heads of TAS-B that were analysed."""
+
+
+def savolainen25_lnc1(
+    ranker: Any = None,
+    data: Any = None,
+    *,
+    word: str = "guantanamo",
+    select: int | None = None,
+    n_heads: int = 4,
+    num_queries: int = 16,
+    num_results: int = 2,
+    seed: int = 0,
+) -> RecipeResult:
+    r"""Double the length of each text by a word that no query has, against masked positions, and patch both ways.
+
+    ===================  =====================================  ========================================================
+    \                    the paper                              here
+    ===================  =====================================  ========================================================
+    pairs                MS MARCO and mMARCO                    16 topics of the lab collection, 2 documents each
+    baseline             [PAD] with embeddings of zero, which   masked positions: nothing attends to them, so that the
+                         the others attend to                   baseline scores as the text itself does
+    perturbed            ``guantanamo`` in these places         the same, as many tokens as the text has
+    queries              the 33 of the most negative mean       all; with ``select``, chosen as in the paper, and the
+                         relative change                        others' mean change beside theirs, since a choice by
+                                                                the outcome flatters it
+    direction            both                                   both
+    heads                four, given                            chosen on half of the queries, tested on the others
+    streams              each position                          classes of tokens, at all layers
+    ===================  =====================================  ========================================================
+
+    Args:
+        ranker: a ranker; None loads the paper's own, TAS-B.
+        data: a frame with ``qid, query, docno, text``; a dataset of PyTerrier or its name; None takes ``mechir:lab``.
+        word: what the texts are filled up with.
+        select: keep so many queries, those of the most negative mean relative change, as the paper did (33).
+        n_heads: heads that are chosen.
+        num_queries: of a dataset, topics, drawn at random.
+        num_results: of a dataset, documents that BM25 retrieves for each.
+        seed: of all draws.
+
+    Returns:
+        Frames ``pairs``, ``heads`` (denoise), ``heads_noise``, ``held_out`` and ``streams`` (``resid_pre`` by class).
+
+    Raises:
+        pt.validate.InputValidationError: a column is missing.
+        ValueError: fewer than 4 queries, a word that is none, or a ranker that cannot be loaded.
+    """
+    if len(lowercase_words(word)) != 1:
+        raise ValueError(f"word is {word!r}; give one word.")
+    ranker = PAPER.ranker(ranker)
+    source = retrieved(data, num_queries=num_queries, num_results=num_results, least=4, seed=seed)
+
+    def doubled(text: str, query: str) -> str | None:
+        n = round(len(token_ids(ranker.tokenizer, text)) / ranker.vocabulary.size(word))
+        return None if word.lower() in lowercase_words(query) or not n else " ".join([text, *[word] * n])
+
+    made = PerturbDocs(perturbation(doubled, alignment="mask", sign="-0")).transform(source.frame)
+    every = PairScorer(ranker).transform(made[made["text_perturbed"].notna()].reset_index(drop=True))
+    delta = every["score_perturbed"] - every["score_baseline"]
+    kept = every["qid"].isin(every["qid"] if select is None else most_moved(every, select, sign=-1))
+    pairs = every[kept].reset_index(drop=True)
+    change = mean_of(delta[kept], every["qid"][kept])
+
+    patched = PatchScorer(ranker).transform(pairs)
+    other_way = PatchScorer(ranker, direction="noise").transform(pairs)
+    heads, noise = (AggregateHeads(by=None, seed=seed).transform(one) for one in (patched, other_way))
+    held_out = held_out_heads(patched, n_heads, seed=seed)
+    streams = PatchScorer(ranker, "resid_pre", positions="class").transform(pairs)
+    streams = AggregateHeads(by=None, seed=seed).transform(streams)
+
+    figures = [
+        Figure("mean change of the score", "below 0", *change),
+        Figure(f"{n_heads} strongest heads", names_of(HEADS), names_of(held_out["docno"])),
+    ]
+    if select is not None:
+        figures.append(Figure("mean change in the other queries", None, *mean_of(delta[~kept], every["qid"][~kept])))
+    last = int(streams["layer"].max())
+    at_first = streams[(streams["slot"] == "CLS") & streams["layer"].isin([1, last])].sort_values("layer")
+    figures += [
+        Figure(f"effect of the stream into layer {row.layer} at CLS", said, row.score, row.ci_low, row.ci_high)
+        for row, said in zip(records(at_first), ("low", "high"), strict=False)
+    ]
+    verdict = "lowers" if change.ci_high < 0 else "raises" if change.ci_low > 0 else "is not shown to change"
+    findings = [
+        f"A text of twice the length {verdict} the score: {change}.",
+        found(held_out, "carry a share of that change"),
+    ]
+    drawn = partial(plot_heads, heads, title=f"{ranker.short_name}: a text of twice the length")
+    frames = {"pairs": pairs, "heads": heads, "heads_noise": noise, "held_out": held_out, "streams": streams}
+    return RecipeResult(
+        "savolainen25_lnc1", PAPER, ranker.about(), figures, frames, findings, PAPER.remarks(ranker), drawn
+    )
