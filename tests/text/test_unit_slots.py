@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import QUERIES, TEXTS, build, build_decoder, build_t5
 
@@ -93,6 +93,7 @@ def test_the_words_of_the_baseline_are_found_whatever_the_alignment(ranker, move
     assert_located(ranker, aligned(ranker, TEXTS[0], perturbed, alignment), TEXTS[0])
 
 
+@settings(deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "llama inline", "qwen2 document first"])
 def test_any_words_taken_out_and_put_in_leave_the_others_where_they_are(kind, data, rankers):

@@ -226,8 +226,8 @@ def _early_end(monkeypatch, checkpoint):
 def _other_pair(monkeypatch, checkpoint):
     plain = engine._runs
 
-    def runs(group, batch, plan):
-        made = plain(group, batch, plan)
+    def runs(*of):
+        made = plain(*of)
         n = len(made.batch["input_ids"])
         rows = torch.arange(n)[made.source]
         return made._replace(source=rows.roll(1))
