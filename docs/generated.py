@@ -88,6 +88,11 @@ def names_of_perturb() -> str:
     return _documented(iter(perturb.__all__), "pyterrier_mechir.perturb")
 
 
+def recipe(name: str) -> str:
+    """A public name of ``pyterrier_mechir.recipes``, with its docstring."""
+    return _documented(iter([name]), "pyterrier_mechir.recipes")
+
+
 @cache
 def _bi_encoder() -> Any:
     from transformers import BertConfig, BertModel

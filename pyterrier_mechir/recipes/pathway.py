@@ -64,7 +64,7 @@ def lu25_pathway(
     ===================  =====================================  ========================================================
     \                    the paper                              here
     ===================  =====================================  ========================================================
-    ranker               ms-marco-MiniLM-L-12-v2               any; of one that reads no query beside the document, the
+    ranker               ms-marco-MiniLM-L-12-v2                any; of one that reads no query beside the document, the
                                                                 regression is left out
     pairs                TFC1, STMC1, TFC2 and LNC2             TFC1: a query term is appended
     paths                every other head's z frozen, MLPs      the same
