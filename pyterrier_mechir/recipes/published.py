@@ -99,7 +99,7 @@ def maps(folder: str | Path, kind: str, axiom: str) -> pd.DataFrame:
     for group in ("all", *map(str, GRADES)):
         name = group if group == "all" else f"rel_{group}"
         file = _file(folder, f"{KINDS[one_of('kind', kind, KINDS)]}_{axiom}_*_patch_head_{name}.npy")
-        values = np.load(file)
+        values = np.load(file, allow_pickle=False)
         if values.ndim != 2:
             raise ValueError(f"{file.name} is of shape {values.shape}; a head map is [layer, head].")
         layers, heads = (part.ravel() for part in np.indices(values.shape))

@@ -56,7 +56,7 @@ def append_x(text):
         ({}, lambda tokens: 12 + 0 * tokens),
         ({"direction": "both"}, lambda tokens: 24 + 0 * tokens),
         ({"component": "block", "positions": "each"}, lambda tokens: 8 * tokens + 1),
-        ({"component": "block"}, lambda tokens: 7 + 0 * tokens),
+        ({"component": "block"}, lambda tokens: 6 + 0 * tokens),
         ({"component": "q", "positions": "each"}, lambda tokens: 8 * tokens + 4),
         ({"heads": [(1, 2)]}, lambda tokens: 1 + 0 * tokens),
         ({"method": "attribution"}, lambda tokens: 0 * tokens),
