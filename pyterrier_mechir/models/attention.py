@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -87,21 +87,14 @@ def on_pattern(attention: nn.Module, function: OnPattern) -> Iterator[None]:
         attention: a self-attention module that attends through transformers' attention interface.
         function: what is called; the last that was put there sees what those before it made.
     """
-    config: Any = attention.config
-    put_on_pattern(attention, function)
-    try:
+    with _as_it_was(attention):
+        put_on_pattern(attention, function)
         yield
-    finally:
-        attention.config = config
 
 
 def put_on_pattern(attention: nn.Module, function: OnPattern) -> None:
     """Have a function called as in :func:`on_pattern`, from now on."""
-    config: Any = attention.config
-    asked = copy(config)
-    asked._attn_implementation = _IMPLEMENTATION
-    asked.on_pattern = (*getattr(config, "on_pattern", ()), function)
-    attention.config = asked
+    _ask(attention, _IMPLEMENTATION, on_pattern=(*getattr(attention.config, "on_pattern", ()), function))
 
 
 @contextmanager
@@ -112,14 +105,9 @@ def computed_by(attention: nn.Module, function: OnHeads) -> Iterator[None]:
         attention: a self-attention module that attends through transformers' attention interface.
         function: what computes them.
     """
-    config: Any = attention.config
-    asked = copy(config)
-    asked._attn_implementation, asked.computed_by = _COMPUTED, function
-    attention.config = asked
-    try:
+    with _as_it_was(attention):
+        _ask(attention, _COMPUTED, computed_by=function)
         yield
-    finally:
-        attention.config = config
 
 
 @contextmanager
@@ -133,16 +121,29 @@ def keeping_heads(attentions: Mapping[Place, nn.Module]) -> Iterator[dict[Place,
         What each computed with when it ran last.
     """
     kept: dict[Place, Heads] = {}
-    configs: dict[Place, Any] = {place: attention.config for place, attention in attentions.items()}
-    for place, attention in attentions.items():
-        asked = copy(configs[place])
-        asked._attn_implementation, asked.on_heads = _IMPLEMENTATION, partial(kept.__setitem__, place)
-        attention.config = asked
-    try:
-        yield kept
-    finally:
+    with ExitStack() as stack:
         for place, attention in attentions.items():
-            attention.config = configs[place]
+            stack.enter_context(_as_it_was(attention))
+            _ask(attention, _IMPLEMENTATION, on_heads=partial(kept.__setitem__, place))
+        yield kept
+
+
+@contextmanager
+def _as_it_was(attention: nn.Module) -> Iterator[None]:
+    """Give an attention module its own config back at the end."""
+    config = attention.config
+    try:
+        yield
+    finally:
+        attention.config = config
+
+
+def _ask(attention: nn.Module, implementation: str, **functions: Any) -> None:
+    """Have an attention module attend by an implementation, which finds functions in its config."""
+    asked: Any = copy(attention.config)
+    asked._attn_implementation = implementation
+    vars(asked).update(functions)
+    attention.config = asked
 
 
 def attended(heads: Heads, weights: Tensor | None = None) -> Tensor:

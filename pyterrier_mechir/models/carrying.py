@@ -17,7 +17,6 @@ heads of copies that are edited, ``R`` edited positions of all copies and runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
@@ -26,9 +25,8 @@ from torch import Tensor
 from pyterrier_mechir.models.attention import Heads, attended, computed_by
 from pyterrier_mechir.models.components import AFTER_ATTENTION, CODED, CROSS, INPUTS_OF_HEADS, SEEN
 from pyterrier_mechir.models.opened import Batch, Opened
-from pyterrier_mechir.models.ports import on_port, overridden
 from pyterrier_mechir.models.recording import Key, Recording, ending_early
-from pyterrier_mechir.models.resuming import Edit, Entries, Resumption, copies, resumed
+from pyterrier_mechir.models.resuming import Edit, Entries, Resumption, copies, past_attention, resumed
 
 _WITHIN = (INPUTS_OF_HEADS | AFTER_ATTENTION).difference(CROSS)
 
@@ -135,11 +133,5 @@ def _on_stream(opened: Opened, base: Recording, edits: Sequence[Edit]) -> Sequen
     if len(rows[0]) > _WORTH * at.numel():
         return edits
     stream, z = (value[rows[1:]][None] for value in (stream, z))
-    with ExitStack() as stack:
-        attention = anatomy.attention(layer), lambda *_, **__: anatomy.attention_output(layer, z, position_bias=z)
-        stack.enter_context(overridden([attention]))
-        for edit in edits:
-            stack.enter_context(on_port(anatomy.port(*edit.key), edit.packed(rows)))
-        made = anatomy.layers[layer](stream)
-    made = made[0] if isinstance(made, tuple) else made
+    made = past_attention(anatomy, layer, stream, z, [(edit.key, edit.packed(rows)) for edit in edits])
     return [Entries(layer, "resid_post", made[0], at[..., None])]

@@ -28,19 +28,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyterrier_mechir.models.attention import Heads, computed_by
+from pyterrier_mechir.models.attention import Heads, computed_by, keeping_heads
 from pyterrier_mechir.models.components import STARTS, STREAMS
 from pyterrier_mechir.models.gradients import gradients, record_graph
 from pyterrier_mechir.models.opened import Batch, Opened
-from pyterrier_mechir.models.ports import on_port, overridden
+from pyterrier_mechir.models.ports import on_port
 from pyterrier_mechir.models.recording import Key, Recording, keeping
 from pyterrier_mechir.models.replay import replay
-from pyterrier_mechir.models.resuming import Edit, copies
+from pyterrier_mechir.models.resuming import Edit, copies, past_attention, stream_of
 from pyterrier_mechir.models.softmax import Keyed
 
 _CELLS = 2**19
@@ -120,22 +121,16 @@ def record_target(opened: Opened, batch: Batch) -> Target:
     """
     anatomy, kept = opened.anatomy, dict[Key, Tensor]()
     called: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-    heads: dict[int, Heads] = {}
     last = (anatomy.n_layers - 1, "resid_post")
     with ExitStack() as stack:
+        heads = stack.enter_context(keeping_heads({n: anatomy.attention(n) for n in range(anatomy.n_layers)}))
         for number, layer in enumerate(anatomy.layers):
 
             def keep_call(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], number: int = number) -> None:
                 called[number] = (args[1:], kwargs)
 
-            def attend(found: Heads, number: int = number) -> Tensor:
-                heads[number] = found
-                products = found.query @ found.key.transpose(-1, -2)
-                return (found.logits(products, found.mask).softmax(-1) @ found.value).transpose(1, 2)
-
             handle = layer.register_forward_pre_hook(keep_call, with_kwargs=True)
             stack.callback(handle.remove)
-            stack.enter_context(computed_by(anatomy.attention(number), attend))
             stack.enter_context(on_port(anatomy.port(number, "resid_pre"), keeping(kept, (number, "resid_pre"))))
         stack.enter_context(on_port(anatomy.port(*last), keeping(kept, last)))
         run = record_graph(opened, batch, [(layer, "z") for layer in range(anatomy.n_layers)])
@@ -183,7 +178,11 @@ def _replayed(
     for number in range(starts[0][0], anatomy.n_layers):
         layer, of_layer = target.layers[number], [key for key in starts if key[0] == number]
         entering = [source[key] for key in of_layer if key[1] == "resid_pre"]
-        within = [_leaving(opened, layer, key, source[key]) for key in of_layer if key[1] not in STREAMS]
+        within = [
+            past_attention(anatomy, number, layer.stream, layer.z.flatten(2), [(key, partial(_put, source[key]))])
+            for key in of_layer
+            if key[1] not in STREAMS
+        ]
         rows = torch.cat([rows, *(value[None] for value in entering)])
         if len(rows):
             rows, noticed = _through(opened, number, layer, rows, slots)
@@ -194,21 +193,8 @@ def _replayed(
     return moved + _at_end(opened, batch, target, rows, slots, at_once)
 
 
-def _leaving(opened: Opened, layer: _Layer, key: Key, value: Tensor) -> Tensor:
-    """The stream that leaves a layer of the target, ``[B, S, D]``, where an activation after attention is another."""
-    anatomy, number = opened.anatomy, key[0]
-
-    def given(*_: Any, **kwargs: Any) -> tuple[Any, ...]:
-        return anatomy.attention_output(number, layer.z.flatten(2), **kwargs)
-
-    with overridden([(anatomy.attention(number), given)]), on_port(anatomy.port(*key), lambda _: value):
-        return _stream_of(anatomy.layers[number](layer.stream, *layer.args, **layer.kwargs))
-
-
-def _stream_of(made: Any) -> Tensor:
-    """The stream among what a layer returns."""
-    stream: Tensor = made[0] if isinstance(made, tuple) else made
-    return stream
+def _put(value: Tensor, _: Tensor) -> Tensor:
+    return value
 
 
 def _through(opened: Opened, number: int, layer: _Layer, rows: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
@@ -242,7 +228,7 @@ def _through(opened: Opened, number: int, layer: _Layer, rows: Tensor, slots: Sl
 
     with computed_by(anatomy.attention(number), attend):
         args, kwargs = _repeated((layer.args, layer.kwargs), n_runs, len(rows))
-        made = _stream_of(anatomy.layers[number](rows.flatten(0, 1), *args, **kwargs))
+        made = stream_of(anatomy.layers[number](rows.flatten(0, 1), *args, **kwargs))
     return made.unflatten(0, (-1, n_runs)), noticed
 
 

@@ -161,6 +161,33 @@ def copies(value: Tensor, n: int) -> Tensor:
     return value.expand(n, *value.shape).flatten(0, 1)
 
 
+def stream_of(made: Any) -> Tensor:
+    """The stream among what a layer returns, ``[B, S, D]``."""
+    stream: Tensor = made[0] if isinstance(made, tuple) else made
+    return stream
+
+
+def past_attention(
+    anatomy: Anatomy, layer: int, stream: Tensor, z: Tensor, edits: Iterable[tuple[Key, Callable[[Tensor], Tensor]]]
+) -> Tensor:
+    """The stream that leaves a layer, ``[B, S, D]``, whose attention is not computed.
+
+    Args:
+        anatomy: of the model.
+        layer: the layer.
+        stream: what enters it, ``[B, S, D]``.
+        z: the outputs of its heads, ``[B, S, D]``.
+        edits: what replaces activations of the layer after attention, each by its (layer, activation).
+    """
+    # Of what attention returns beside its output, the bias that T5 hands on to later layers, nothing is read here.
+    attention = anatomy.attention(layer), lambda *_, **__: anatomy.attention_output(layer, z, position_bias=z)
+    with ExitStack() as stack:
+        stack.enter_context(overridden([attention]))
+        for key, edit in edits:
+            stack.enter_context(on_port(anatomy.port(*key), edit))
+        return stream_of(anatomy.layers[layer](stream))
+
+
 @contextmanager
 def resumed(
     opened: Opened,

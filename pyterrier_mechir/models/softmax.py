@@ -11,6 +11,8 @@ Shapes: ``B`` runs, ``H`` heads of ``d`` features, ``Q`` query positions, ``S`` 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -31,8 +33,8 @@ def moved_by_queries(heads: Heads, slope: Tensor, query: Tensor) -> Tensor:
         slope: g, ``[B, H, Q, d]``.
         query: the other queries, ``[B, H, Q, d]``.
     """
-    now, then = (heads.logits(of @ heads.key.transpose(-1, -2), heads.mask).softmax(-1) for of in (heads.query, query))
-    return ((then - now) * (slope @ heads.value.transpose(-1, -2))).sum(-1)
+    change = replace(heads, query=query).weights - heads.weights
+    return (change * (slope @ heads.value.transpose(-1, -2))).sum(-1)
 
 
 class Keyed:
