@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyterrier_mechir.models.opened import Batch, Opened
-from pyterrier_mechir.patching.outcome import SweepResult, patched_of_pairs
+from pyterrier_mechir.patching.outcome import SweepResult, as_scored, patched_of_pairs
 from pyterrier_mechir.patching.plan import Plan
 from pyterrier_mechir.patching.sweep import Cells, sweep
 
@@ -29,8 +29,6 @@ def put_exact(
 ) -> SweepResult:
     """Sweep some cells exactly, and put their scores in the place of the estimates.
 
-    Where an exact patch moves no score, the estimate becomes the score of the run that ``found`` has.
-
     Args:
         found: estimates of all cells, which are changed.
         ranker, pairs, query_inputs, plan, opened: as for :func:`~pyterrier_mechir.patching.sweep.sweep`.
@@ -46,6 +44,6 @@ def put_exact(
         patched_of_pairs(found), patched_of_pairs(exact), cells, strict=True
     ):
         here = chosen.reshape(of_run.shape)
-        of_run[here] = np.where(exact_of_run == exact_score, score, exact_of_run)[here]
+        of_run[here] = as_scored(score, exact_of_run, exact_score)[here]
     were = [np.zeros_like(of_run) for of_run in cells] if found.exact is None else found.exact
     return replace(found, exact=[before | now for before, now in zip(were, cells, strict=True)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -119,13 +119,11 @@ class Screening:
 
 
 @dataclass(frozen=True)
-class CellScreening:
-    """How good the estimates are that a screening by cells (pair, direction, site, slot) left unverified.
+class Errors:
+    """How far estimated effects ê are from exact ones e.
 
     Args:
-        n_cells: cells whose two sides differ and that were estimated.
-        n_verified: those of them that are exact.
-        n_sampled: a random sample of the others, whose estimates were compared with exact effects.
+        n_sampled: estimates that were compared with exact effects.
         mean_abs_error: mean of abs(ê - e) over these, in score units; NaN where there are none, as all below.
         percentile_95_abs_error: what 95 % of them do not exceed.
         max_abs_error: the greatest of them.
@@ -133,14 +131,27 @@ class CellScreening:
         spearman: rank correlation of ê and e over these; NaN where it is not defined.
     """
 
-    n_cells: int
-    n_verified: int
     n_sampled: int
     mean_abs_error: float
     percentile_95_abs_error: float
     max_abs_error: float
     mean_relative_error: float
     spearman: float
+
+
+@dataclass(frozen=True)
+class CellScreening(Errors):
+    """How good the estimates are that a screening by cells (pair, direction, site, slot) left unverified.
+
+    The errors are those of a random sample of these.
+
+    Args:
+        n_cells: cells whose two sides differ and that were estimated.
+        n_verified: those of them that are exact.
+    """
+
+    n_cells: int
+    n_verified: int
 
 
 def patched_of_pairs(result: SweepResult) -> Iterator[tuple[Any, np.ndarray]]:
@@ -160,6 +171,17 @@ def moved_by_patches(result: SweepResult) -> Iterator[np.ndarray]:
         yield change(score, of_pair if of_pair.ndim == 2 else of_pair[:, None])
 
 
+def as_scored(score: Any, exact: np.ndarray, exact_score: Any) -> np.ndarray:
+    """Exact patched scores of a run that was also scored by other passes, which may round otherwise.
+
+    Args:
+        score: of the run, by the other passes; it takes the place of the patched scores that move nothing.
+        exact: the patched scores.
+        exact_score: of the run, by the passes that patched it.
+    """
+    return np.where(exact == exact_score, score, exact)
+
+
 def some(result: SweepResult, pairs: np.ndarray, sites: np.ndarray) -> SweepResult:
     """The results of some pairs at some sites."""
 
@@ -167,17 +189,6 @@ def some(result: SweepResult, pairs: np.ndarray, sites: np.ndarray) -> SweepResu
         return None if way is None else [way[pair][sites] for pair in pairs]
 
     return SweepResult(result.baseline[pairs], result.perturbed[pairs], of(result.denoise), of(result.noise))
-
-
-class Errors(NamedTuple):
-    """How far estimated effects are from exact ones; what each member is, :class:`CellScreening` says."""
-
-    n_sampled: int
-    mean_abs_error: float
-    percentile_95_abs_error: float
-    max_abs_error: float
-    mean_relative_error: float
-    spearman: float
 
 
 def joined(parts: Sequence[tuple[Sequence[int], SweepResult]]) -> SweepResult:

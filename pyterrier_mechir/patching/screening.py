@@ -15,6 +15,7 @@ from pyterrier_mechir.patching.outcome import (
     CellScreening,
     Screening,
     SweepResult,
+    as_scored,
     effects,
     errors,
     flat,
@@ -79,7 +80,7 @@ def screened(
     exact = run(sweep, verified, everything, progress=progress)
     sides = zip(patched_of_pairs(estimated), patched_of_pairs(exact), strict=True)
     for (score, of_pair), (exact_score, exact_of_pair) in sides:
-        of_pair[verified] = np.where(exact_of_pair == exact_score, score, exact_of_pair)
+        of_pair[verified] = as_scored(score, exact_of_pair, exact_score)
     rng = np.random.default_rng(seed)
     sampled = np.sort(rng.permutation(others)[:k])
     among = np.sort(rng.permutation(len(pairs))[:SAMPLED_PAIRS])
@@ -139,7 +140,7 @@ def screened_by_cells(
     verified = put_exact(estimated, ranker, pairs, query_inputs, plan, swept(order[:n_verified]), opened)
     exact = sweep(ranker, pairs, query_inputs, plan, opened=opened, cells=swept(sampled))
     error = errors(estimated, exact, is_signed)
-    return replace(verified, screening=CellScreening(len(cells), n_verified, *error))
+    return replace(verified, screening=CellScreening(n_cells=len(cells), n_verified=n_verified, **vars(error)))
 
 
 def second_opinion(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -297,9 +299,9 @@ def test_poor_estimates_are_warned_of_at_the_users_line(bi, frame, screen, monke
     from pyterrier_mechir.patching import screening
 
     scorer, plain = PatchScorer(bi, method="attribution", screen=screen), screening.errors
-    monkeypatch.setattr(screening, "errors", lambda *of: plain(*of)._replace(spearman=0.9))
+    monkeypatch.setattr(screening, "errors", lambda *of: replace(plain(*of), spearman=0.9))
     scorer(frame)
-    monkeypatch.setattr(screening, "errors", lambda *of: plain(*of)._replace(spearman=0.6543))
+    monkeypatch.setattr(screening, "errors", lambda *of: replace(plain(*of), spearman=0.6543))
     with pytest.warns(UserWarning) as caught:
         scorer(frame)
     (told,) = [one for one in caught if "Spearman correlation of 0.65 with exact ones; raise" in str(one.message)]
