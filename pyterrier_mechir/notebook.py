@@ -164,14 +164,13 @@ def _pooled(frame: pd.DataFrame) -> list[str]:
 
     from pyterrier_mechir.plots.markup import signed
     from pyterrier_mechir.results.aggregate import aggregate
-    from pyterrier_mechir.results.frames import has_token_effects
+    from pyterrier_mechir.results.frames import has_token_effects, strongest_first
 
     if has_token_effects(frame) or len(frame) * np.size(frame["patch_effect"].iloc[0]) > _MOST_POOLED:
         return []
     heads = aggregate(frame, by=None, n_boot=0)
-    heads = heads[heads["score"].notna()]
-    order = heads["score"].abs().sort_values(ascending=False, kind="stable").index[:3]
-    strongest = [f"{row.docno} {signed(row.score)}" for row in heads.loc[order].itertuples()]
+    heads = strongest_first(heads[heads["score"].notna()]).head(3)
+    strongest = [f"{row.docno} {signed(row.score)}" for row in heads.itertuples()]
     return [f"strongest {', '.join(strongest)}"] if strongest else []
 
 

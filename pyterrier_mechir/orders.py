@@ -18,6 +18,7 @@ from pyterrier_mechir.observe.words.explained import Asked, Explained
 from pyterrier_mechir.observe.words.methods import METHODS, Rows, check_asked, default_absence, explain
 from pyterrier_mechir.observe.words.turning import Turning, turning
 from pyterrier_mechir.rankers.unwrap import document_ranker
+from pyterrier_mechir.results.frames import strongest_first
 
 if TYPE_CHECKING:
     from pyterrier_mechir.rankers.base import Ranker
@@ -82,9 +83,7 @@ class OrderExplanation:
     def __repr__(self) -> str:
         lines = [f"{self.ranker!r}: {self.scores[0]:.3f} above {self.scores[1]:.3f}, a margin of {self.margin:+.3f}."]
         for name, rows in (("above", self.above), ("below", self.below), ("query", self.of_query)):
-            known = rows[rows["score"].notna()]
-            order = known["score"].abs().sort_values(ascending=False, kind="stable").index[:_MOST_TOLD]
-            shown = known.loc[order]
+            shown = strongest_first(rows[rows["score"].notna()]).head(_MOST_TOLD)
             told = (f"{unit!r} {score:+.3f}" for unit, score in zip(shown["unit"], shown["score"], strict=True))
             lines.append(f"  {name}: {', '.join(told) or 'no words'}")
         return "\n".join([*lines, f"  {self.turned}"])

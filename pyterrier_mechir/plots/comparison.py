@@ -9,6 +9,7 @@ import pandas as pd
 
 from pyterrier_mechir.plots.frames import check_one
 from pyterrier_mechir.plots.style import FAINT, LITERAL, QUALITATIVE, QUIET, SMALL, finish, legend, new_axes, note
+from pyterrier_mechir.results.frames import strongest_first
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,8 +65,7 @@ def plot_comparison(
         found = f"adjusted p < {alpha:g}" if differs.any() else f"adjusted p < {alpha:g}: none"
         ax.scatter(different[:, 0], different[:, 1], s=26, marker="D", color=QUALITATIVE[1], label=found, zorder=3)
         legend(ax, "upper left")
-    largest = rows["score"].abs().sort_values(ascending=False, kind="stable").index[: max(label, 0)]
-    _name(ax, rows.loc[largest])
+    _name(ax, strongest_first(rows).head(max(label, 0)))
     finish(ax, title, f"effect, {names[0]}", f"effect, {names[1]}")
     note(ax, "dotted: equal effects")
     return ax

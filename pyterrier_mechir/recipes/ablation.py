@@ -14,6 +14,7 @@ from pyterrier_mechir._options import one_of
 from pyterrier_mechir.checks import check_count, check_number
 from pyterrier_mechir.interventions.edits import Ablate
 from pyterrier_mechir.interventions.references import head_means
+from pyterrier_mechir.models.sites import select_sites
 from pyterrier_mechir.rankers.interactive import Interactive
 from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import retrieved
@@ -106,7 +107,7 @@ def head_ablation(
     chosen, others = halves(ablated, seed)
     by_query = RankingEffects(qrels, [measure], control="shuffled", held_out=others["qid"].unique(), seed=seed)
     effects = by_query.transform(ablated)
-    names = np.array([f"L{layer}H{head}" for layer in range(ranker.n_layers) for head in range(ranker.n_heads)])
+    names = np.array([site.name for site in select_sites("head", ranker.anatomy).patched])
     moves = _moves(chosen)
     order = np.argsort(moves, kind="stable")
     heads = pd.DataFrame({"docno": names[order], "moves": moves[order]}).merge(

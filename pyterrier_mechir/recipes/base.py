@@ -157,7 +157,9 @@ class RecipeResult:
         assert drawn is not None
         drawn.savefig(directory / f"{self.recipe}.png", dpi=150)
         page = directory / f"{self.recipe}.html"
-        page.write_text(f'<!doctype html><meta charset="utf-8"><title>{self.recipe}</title>{self._repr_html_()}')
+        page.write_text(
+            f'<!doctype html><meta charset="utf-8"><title>{self.recipe}</title>{self._repr_html_()}', "utf-8"
+        )
         return [*files, directory / f"{self.recipe}.png", page]
 
     def markdown(self) -> str:

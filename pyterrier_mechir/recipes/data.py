@@ -12,6 +12,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_mechir.perturb.base import Perturbation
+from pyterrier_mechir.recipes.estimates import deltas
 from pyterrier_mechir.results.frames import check_columns
 from pyterrier_mechir.retrieval import documents, first_stage, quiet, texts
 from pyterrier_mechir.stages.perturb_docs import PerturbDocs
@@ -160,7 +161,7 @@ def most_moved(frame: pd.DataFrame, n: int, *, sign: int = 1) -> list[str]:
     Raises:
         ValueError: there are fewer.
     """
-    relative = (frame["score_perturbed"] - frame["score_baseline"]) / frame["score_baseline"].abs()
+    relative = deltas(frame) / frame["score_baseline"].abs()
     means = relative.groupby(frame["qid"]).mean().sort_values(ascending=sign < 0, kind="stable")
     if len(means) < n:
         raise ValueError(f"{n} queries are to be chosen of {len(means)}; ask for fewer, or give more.")

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_mechir.plots.markup import interval, signed
+from pyterrier_mechir.results.effects import change
+from pyterrier_mechir.results.frames import strongest_first
 from pyterrier_mechir.results.statistics import (
     adjusted,
     bootstrap,
@@ -22,12 +24,21 @@ from pyterrier_mechir.results.statistics import (
 from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
 
 
+def deltas(pairs: pd.DataFrame) -> pd.Series:
+    """How far the score of each pair moves, s_p - s_b, in score units."""
+    return change(pairs["score_baseline"], pairs["score_perturbed"])
+
+
 class Estimate(NamedTuple):
     """A mean over pairs, and its 95% interval by a bootstrap of queries; missing for fewer than two of these."""
 
     value: float
     ci_low: float
     ci_high: float
+
+    def told(self, below: str, above: str) -> str:
+        """What a change does: ``below`` where its interval lies below 0, ``above`` where it lies above."""
+        return below if self.ci_high < 0 else above if self.ci_low > 0 else "is not shown to change"
 
     def __str__(self) -> str:
         return f"{signed(self.value)} ({interval(self.ci_low, self.ci_high)})"
@@ -150,7 +161,7 @@ def held_out_heads(patched: pd.DataFrame, n: int, *, seed: int = 0) -> pd.DataFr
         )
     first, second = halves(patched, seed)
     chosen = AggregateHeads(by=None, n_boot=0).transform(first)
-    chosen = chosen.loc[chosen["score"].abs().sort_values(ascending=False, kind="stable").index[:n]]
+    chosen = strongest_first(chosen).head(n)
     tested = AggregateHeads(by=None, seed=seed).transform(second).set_index("docno").loc[chosen["docno"]].reset_index()
     tested = tested.assign(
         score_selection=chosen["score"].to_numpy(), p_adjusted=adjusted(tested["p_value"].to_numpy(np.float64))

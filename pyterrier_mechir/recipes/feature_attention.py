@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from pyterrier_mechir.models.sites import select_sites
 from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import judged
 from pyterrier_mechir.recipes.estimates import correlation_of_maps, halves, records
@@ -97,9 +98,8 @@ def perlman_feature_attention(
 
     reference = documents[["query", "text"]]
     losses, n_kept = _margin_losses(AblationScorer(ranker, reference=reference).transform(others))
-    names = [(layer, head) for layer in range(ranker.n_layers) for head in range(ranker.n_heads)]
-    heads = pd.DataFrame(names, columns=["layer", "head"])
-    heads.insert(0, "docno", [f"L{layer}H{head}" for layer, head in names])
+    sites = select_sites("head", ranker.anatomy).patched
+    heads = pd.DataFrame([(site.name, site.layer, site.number) for site in sites], columns=["docno", "layer", "head"])
     heads = heads.assign(**dict(zip(features, attention.T, strict=True)), loss=losses.mean(axis=0))
 
     rows = [

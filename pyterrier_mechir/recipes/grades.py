@@ -16,8 +16,9 @@ from pyterrier_mechir.plots.heads import plot_heads
 from pyterrier_mechir.recipes import published as of_papers
 from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import greatest, judged
-from pyterrier_mechir.recipes.estimates import found, held_out_heads, mean_of, names_of, records
+from pyterrier_mechir.recipes.estimates import deltas, found, held_out_heads, mean_of, names_of, records
 from pyterrier_mechir.results.agreement import head_agreement
+from pyterrier_mechir.results.frames import strongest_first
 from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
 from pyterrier_mechir.stages.pair_scorer import PairScorer
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
@@ -133,7 +134,7 @@ def mechir25(
     controlled = PairScorer(ranker, filler=filler).transform(
         control.transform(pairs[["qid", "query", "docno", "text", "label"]])
     )
-    delta, of_control = (one["score_perturbed"] - one["score_baseline"] for one in (patched, controlled))
+    delta, of_control = (deltas(one) for one in (patched, controlled))
     change, change_control = mean_of(delta, patched["qid"]), mean_of(of_control, controlled["qid"])
 
     changes = pd.concat(
@@ -168,7 +169,7 @@ def mechir25(
 
 
 def _strongest(heads: pd.DataFrame, estimator: str) -> str:
-    return names_of(of_papers.strongest(heads[heads["estimator"] == estimator], 5))
+    return names_of(strongest_first(heads[heads["estimator"] == estimator])["docno"].head(5))
 
 
 def _agreement(patched: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from pyterrier_mechir.perturb.base import perturbation
 from pyterrier_mechir.plots.heads import plot_heads
 from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import most_moved, retrieved
-from pyterrier_mechir.recipes.estimates import found, held_out_heads, mean_of, names_of, records
+from pyterrier_mechir.recipes.estimates import deltas, found, held_out_heads, mean_of, names_of, records
 from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
 from pyterrier_mechir.stages.pair_scorer import PairScorer
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
@@ -83,7 +83,7 @@ def savolainen25_lnc1(
 
     made = PerturbDocs(perturbation(doubled, alignment="mask", sign="-0")).transform(source.frame)
     every = PairScorer(ranker).transform(made[made["text_perturbed"].notna()].reset_index(drop=True))
-    delta = every["score_perturbed"] - every["score_baseline"]
+    delta = deltas(every)
     kept = every["qid"].isin(every["qid"] if select is None else most_moved(every, select, sign=-1))
     pairs = every[kept].reset_index(drop=True)
     change = mean_of(delta[kept], every["qid"][kept])
@@ -107,9 +107,8 @@ def savolainen25_lnc1(
         Figure(f"effect of the stream into layer {row.layer} at CLS", said, row.score, row.ci_low, row.ci_high)
         for row, said in zip(records(at_first), ("low", "high"), strict=False)
     ]
-    verdict = "lowers" if change.ci_high < 0 else "raises" if change.ci_low > 0 else "is not shown to change"
     findings = [
-        f"A text of twice the length {verdict} the score: {change}.",
+        f"A text of twice the length {change.told('lowers', 'raises')} the score: {change}.",
         found(held_out, "carry a share of that change"),
     ]
     drawn = partial(plot_heads, heads, title=f"{ranker.short_name}: a text of twice the length")

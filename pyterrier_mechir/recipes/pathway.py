@@ -17,6 +17,7 @@ from pyterrier_mechir.recipes.data import perturbed, retrieved, with_terms
 from pyterrier_mechir.recipes.estimates import (
     Estimate,
     correlation,
+    deltas,
     found,
     halves,
     held_out_heads,
@@ -24,6 +25,7 @@ from pyterrier_mechir.recipes.estimates import (
     names_of,
     records,
 )
+from pyterrier_mechir.results.frames import strongest_first
 from pyterrier_mechir.results.statistics import adjusted
 from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
@@ -125,8 +127,9 @@ def lu25_pathway(
         paths.append(AggregateHeads(by=None, seed=seed).transform(patched).assign(part=part))
         tested.append(held_out_heads(patched, n_matching, seed=seed).assign(part=part))
     to_scoring, candidates = pd.concat(paths, ignore_index=True), pd.concat(tested, ignore_index=True)
-    order = candidates["score_selection"].abs().sort_values(ascending=False, kind="stable").index
-    matching = candidates.loc[order].drop_duplicates("docno").head(n_matching).reset_index(drop=True)
+    matching = (
+        strongest_first(candidates, "score_selection").drop_duplicates("docno").head(n_matching).reset_index(drop=True)
+    )
     matching["p_adjusted"] = adjusted(matching["p_value"].to_numpy(np.float64))
 
     directions, of_tokens = _directions(ranker, rarity)
@@ -139,7 +142,7 @@ def lu25_pathway(
         "matching": matching,
         "directions": directions,
     }
-    change = mean_of(final["score_perturbed"] - final["score_baseline"], final["qid"])
+    change = mean_of(deltas(final), final["qid"])
     strongest = matching.iloc[0]
     figures = [
         Figure("mean change of the score", None, *change),

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_mechir._options import one_of
+from pyterrier_mechir.models.sites import Site
 from pyterrier_mechir.results.frames import check_columns
 
 GRADES = (0, 1, 2, 3)
@@ -103,7 +104,7 @@ def maps(folder: str | Path, kind: str, axiom: str) -> pd.DataFrame:
         if values.ndim != 2:
             raise ValueError(f"{file.name} is of shape {values.shape}; a head map is [layer, head].")
         layers, heads = (part.ravel() for part in np.indices(values.shape))
-        names = [f"L{layer}H{head}" for layer, head in zip(layers, heads, strict=True)]
+        names = [Site("head", int(layer), int(head)).name for layer, head in zip(layers, heads, strict=True)]
         columns = {"qid": group, "docno": names, "component": "head", "layer": layers, "head": heads}
         parts.append(pd.DataFrame({**columns, "score": values.ravel().astype(np.float64)}))
     return pd.concat(parts, ignore_index=True)
@@ -141,9 +142,3 @@ def changes(frame: pd.DataFrame, delta: Any, by: str | None = None) -> pd.DataFr
             }
         )
     return pd.DataFrame(rows)
-
-
-def strongest(heads: pd.DataFrame, n: int) -> list[str]:
-    """The names of the ``n`` components of greatest absolute ``score`` in a frame, the strongest first."""
-    order = heads["score"].abs().sort_values(ascending=False, kind="stable").index[:n]
-    return heads.loc[order, "docno"].tolist()

@@ -14,7 +14,7 @@ from pyterrier_mechir.perturb.axioms.frequency import TFC2
 from pyterrier_mechir.plots.heads import plot_heads
 from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import perturbed, retrieved, with_terms
-from pyterrier_mechir.recipes.estimates import found, held_out_heads, mean_of, names_of, records
+from pyterrier_mechir.recipes.estimates import deltas, found, held_out_heads, mean_of, names_of, records
 from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
 from pyterrier_mechir.stages.pair_scorer import PairScorer
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
@@ -93,7 +93,7 @@ def vanmarken25_tfc2(
         swept.append(PatchScorer(ranker, filler=filler).transform(first))
     pairs, patched = pd.concat(scored, ignore_index=True), pd.concat(swept, ignore_index=True)
     patched.attrs = swept[0].attrs
-    pairs = pairs.assign(gain=pairs["score_perturbed"] - pairs["score_baseline"])
+    pairs = pairs.assign(gain=deltas(pairs))
     rows = [(k, *mean_of(of_k["gain"], of_k["qid"]), len(of_k)) for k, of_k in pairs.groupby("k")]
     gains = pd.DataFrame(rows, columns=["k", "gain", "ci_low", "ci_high", "n_pairs"])
 
@@ -108,9 +108,8 @@ def vanmarken25_tfc2(
         Figure("share of steps of K at which the gain falls", None, falls),
         Figure(f"{n_heads} strongest heads", names_of(HEADS), names_of(held_out["docno"])),
     ]
-    verdict = "falls" if less.ci_high < 0 else "rises" if less.ci_low > 0 else "is not shown to change"
     findings = [
-        f"From occurrence {ks[0] + 1} to occurrence {ks[-1] + 1} the gain {verdict}: by {less}.",
+        f"From occurrence {ks[0] + 1} to occurrence {ks[-1] + 1} the gain {less.told('falls', 'rises')}: by {less}.",
         found(held_out, f"carry a share of the gain by occurrence {ks[0] + 1}"),
     ]
     drawn = partial(

@@ -12,7 +12,7 @@ import pandas as pd
 from pyterrier_mechir.perturb.axioms.frequency import TFC1
 from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import perturbed, retrieved, with_terms
-from pyterrier_mechir.recipes.estimates import correlation, mean_of, records
+from pyterrier_mechir.recipes.estimates import correlation, deltas, mean_of, records
 from pyterrier_mechir.results.statistics import random_halves, spearman
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
 from pyterrier_mechir.text.fillers import Filler
@@ -105,7 +105,7 @@ def polyakov25(
         if filler == fillers[0]:
             first = pairs
     moved = maps[0].astype(np.float64)
-    delta = (first["score_perturbed"] - first["score_baseline"]).to_numpy(np.float64)
+    delta = deltas(first).to_numpy(np.float64)
     idf = [source.idf(" ".join(lowercase_words(term))) for term in first["term"]]
     first = first.assign(
         delta=delta, idf=pd.Series(idf, dtype=float), stability=spearman(moved, maps[1].astype(np.float64))

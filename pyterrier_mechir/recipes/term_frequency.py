@@ -16,7 +16,7 @@ from pyterrier_mechir.plots.heads import plot_heads
 from pyterrier_mechir.recipes import published as of_papers
 from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import most_moved, perturbed, retrieved, with_terms
-from pyterrier_mechir.recipes.estimates import found, held_out_heads, mean_of, names_of, records
+from pyterrier_mechir.recipes.estimates import deltas, found, held_out_heads, mean_of, names_of, records
 from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
 from pyterrier_mechir.stages.attention_patterns import AttentionPatterns
 from pyterrier_mechir.stages.pair_scorer import PairScorer
@@ -134,7 +134,7 @@ def chen24_tfc1(
         pairs = pairs[pairs["qid"].isin(most_moved(pairs, select))].reset_index(drop=True)
     control = perturbed(documents, of_term, control="random_term", idf=source.idf, ranker=ranker)
     control = scorer.transform(control[control["qid"].isin(pairs["qid"])].reset_index(drop=True))
-    delta, of_control = (one["score_perturbed"] - one["score_baseline"] for one in (pairs, control))
+    delta, of_control = (deltas(one) for one in (pairs, control))
     change, change_control = mean_of(delta, pairs["qid"]), mean_of(of_control, control["qid"])
 
     # Both ends of each ranking by the ranker are patched.

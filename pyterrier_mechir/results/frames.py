@@ -28,6 +28,11 @@ COLUMNS = ("qid", "score_baseline", "score_perturbed", "patch_scores", "patch_ef
 _IDS = ("qid", "docno")
 
 
+def strongest_first(frame: pd.DataFrame, column: str = "score") -> pd.DataFrame:
+    """The rows of a frame by falling absolute value of a column; equal ones stay in order, missing ones go last."""
+    return frame.loc[frame[column].abs().sort_values(ascending=False, kind="stable").index]
+
+
 def check_columns(frame: Any, needed: Sequence[str], context: pt.Transformer | None = None) -> None:
     """Check that a frame has columns, each of its columns once, and that no row is without an id that is needed.
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pyterrier_mechir.results.frames import METADATA
+from pyterrier_mechir.results.frames import METADATA, strongest_first
 
 RANKING_EFFECTS = "ranking_effects"
 """Key, in the mapping of :data:`~pyterrier_mechir.results.frames.METADATA`, of what is said beside the table."""
@@ -57,8 +57,8 @@ def _verdict(rows: pd.DataFrame, told: dict[str, Any], of: dict[str, Any]) -> st
         parts.append(f"Nothing was tested, as n_boot is 0{f'; {agree}' if known else ''}.")
     elif of["n_significant"]:
         count, found = of["n_significant"], rows[rows["p_adjusted"] < told["alpha"]]
-        order = found["score"].abs().sort_values(ascending=False, kind="stable").index
-        shown = [f"{row.docno} {row.score:+.3f}" for row in found.loc[order[:_MOST_NAMED]].itertuples()]
+        named = strongest_first(found).head(_MOST_NAMED)
+        shown = [f"{row.docno} {row.score:+.3f}" for row in named.itertuples()]
         shown += [f"{count - len(shown)} more"] if count > len(shown) else []
         verb = "changes" if count == 1 else "change"
         parts.append(

@@ -9,6 +9,7 @@ from lab_documents import lab_documents
 from pyterrier_mechir import known_circuit, recipes
 from pyterrier_mechir.recipes import published
 from pyterrier_mechir.recipes.data import greatest
+from pyterrier_mechir.results.frames import strongest_first
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -70,7 +71,7 @@ def test_maps_over_all_grades_are_the_means_of_the_grades(folder):
     wide = heads.pivot(index="docno", columns="qid", values="score")
     assert np.allclose(wide["all"], wide[["0", "1", "2", "3"]].mean(axis=1), atol=1e-6)
     whole = heads[heads["qid"] == "all"]
-    assert published.strongest(whole, 2) == wide["all"].abs().nlargest(2).index.tolist()
+    assert strongest_first(whole)["docno"].head(2).tolist() == wide["all"].abs().nlargest(2).index.tolist()
     assert whole.loc[whole["docno"] == "L2H3", ["layer", "head"]].to_numpy().tolist() == [[2, 3]]
 
 

@@ -19,6 +19,7 @@ from pyterrier_mechir.plots.markup import (
     p_value,
     signed,
 )
+from pyterrier_mechir.results.frames import strongest_first
 from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 
 _MOST_CELLS = 1200
@@ -85,8 +86,7 @@ def strongest(heads: pd.DataFrame) -> list[dict[str, Any]]:
         heads: a frame of :class:`~pyterrier_mechir.AggregateHeads`, of one group and estimator.
     """
     known = heads[heads["score"].notna()]
-    order = known["score"].abs().sort_values(ascending=False, kind="stable").index
-    shown = known.loc[order].head(_MOST_ROWS)
+    shown = strongest_first(known).head(_MOST_ROWS)
     rows: list[Any] = list(shown.itertuples())
     ends = bar_ends(shown["score"], shown["ci_low"], shown["ci_high"])
     return [

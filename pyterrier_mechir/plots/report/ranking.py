@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from pyterrier_mechir.plots.markup import bar_ends, interval, interval_bar, number, p_value, signed
-from pyterrier_mechir.results.frames import METADATA, check_columns
+from pyterrier_mechir.results.frames import METADATA, check_columns, strongest_first
 from pyterrier_mechir.results.ranking_verdicts import RANKING_EFFECTS, level_of, verdicts
 
 _MOST_ROWS = 10
@@ -31,8 +31,7 @@ def spared(frame: pd.DataFrame) -> list[dict[str, Any]]:
     tables = []
     for measure in frame["measure"].unique():
         rows = frame[frame["measure"] == measure]
-        order = rows["score"].abs().sort_values(ascending=False, kind="stable").index
-        shown = rows.loc[order].head(_MOST_ROWS)
+        shown = strongest_first(rows).head(_MOST_ROWS)
         ends = bar_ends(shown["score"], shown["ci_low"], shown["ci_high"])
         tables.append(
             {
