@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+TASB = "sebastian-hofstaetter/distilbert-dot-tas_b-b256-msmarco", "265 MB"
+"""The checkpoint of most papers, and the size of its files."""
+
+
 class Paper(NamedTuple):
     """Where an experiment was published, and with which ranker.
 

@@ -14,7 +14,7 @@ from pyterrier_mechir.perturb.axioms.discrimination import TDC
 from pyterrier_mechir.perturb.axioms.frequency import TFC1
 from pyterrier_mechir.plots.heads import plot_heads
 from pyterrier_mechir.recipes import published as of_papers
-from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
+from pyterrier_mechir.recipes.base import TASB, Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import greatest, judged
 from pyterrier_mechir.recipes.estimates import deltas, found, held_out_heads, mean_of, names_of, records
 from pyterrier_mechir.results.agreement import head_agreement
@@ -29,7 +29,7 @@ from pyterrier_mechir.text.idf import Idf
 PAPERS = {
     kind: Paper("Parry, Chen, Eickhoff and MacAvaney, ECIR 2025 (arXiv:2501.10165)", checkpoint, size)
     for kind, checkpoint, size in (
-        ("bi", "sebastian-hofstaetter/distilbert-dot-tas_b-b256-msmarco", "265 MB"),
+        ("bi", *TASB),
         ("cross", "crystina-z/monoELECTRA_LCE_nneg31", "438 MB"),
     )
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyterrier_mechir.perturb.base import perturbation
 from pyterrier_mechir.plots.heads import plot_heads
-from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
+from pyterrier_mechir.recipes.base import TASB, Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import most_moved, retrieved
 from pyterrier_mechir.recipes.estimates import deltas, found, held_out_heads, mean_of, names_of, records
 from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
@@ -17,11 +17,7 @@ from pyterrier_mechir.stages.perturb_docs import PerturbDocs
 from pyterrier_mechir.text.vocabulary import token_ids
 from pyterrier_mechir.text.words import lowercase_words
 
-PAPER = Paper(
-    "Savolainen, Amjad and Petcu, SIGIR 2025 (arXiv:2505.02154)",
-    "sebastian-hofstaetter/distilbert-dot-tas_b-b256-msmarco",
-    "265 MB",
-)
+PAPER = Paper("Savolainen, Amjad and Petcu, SIGIR 2025 (arXiv:2505.02154)", *TASB)
 
 HEADS = ("L0H9", "L1H6", "L0H1", "L2H1")
 """The heads of TAS-B that were analysed."""

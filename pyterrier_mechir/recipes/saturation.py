@@ -12,7 +12,7 @@ import pandas as pd
 from pyterrier_mechir.checks import check_count
 from pyterrier_mechir.perturb.axioms.frequency import TFC2
 from pyterrier_mechir.plots.heads import plot_heads
-from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
+from pyterrier_mechir.recipes.base import TASB, Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import perturbed, retrieved, with_terms
 from pyterrier_mechir.recipes.estimates import deltas, found, held_out_heads, mean_of, names_of, records
 from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
@@ -20,11 +20,7 @@ from pyterrier_mechir.stages.pair_scorer import PairScorer
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
 from pyterrier_mechir.text.fillers import Filler
 
-PAPER = Paper(
-    "van Marken and Petcu, 2025 (arXiv:2510.06728)",
-    "sebastian-hofstaetter/distilbert-dot-tas_b-b256-msmarco",
-    "265 MB",
-)
+PAPER = Paper("van Marken and Petcu, 2025 (arXiv:2510.06728)", *TASB)
 
 HEADS = ("L0H9", "L1H6", "L2H3")
 """The heads of TAS-B that were found again."""

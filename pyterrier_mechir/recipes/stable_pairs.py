@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_mechir.perturb.axioms.frequency import TFC1
-from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
+from pyterrier_mechir.recipes.base import TASB, Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import perturbed, retrieved, with_terms
 from pyterrier_mechir.recipes.estimates import correlation, deltas, mean_of, records
 from pyterrier_mechir.results.statistics import random_halves, spearman
@@ -21,11 +21,7 @@ from pyterrier_mechir.text.words import lowercase_words
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PAPER = Paper(
-    "Polyakov, Chen and Eickhoff, SIGIR 2025",
-    "sebastian-hofstaetter/distilbert-dot-tas_b-b256-msmarco",
-    "265 MB",
-)
+PAPER = Paper("Polyakov, Chen and Eickhoff, SIGIR 2025", *TASB)
 
 NORMALISATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "difference": lambda delta: np.ones_like(delta),

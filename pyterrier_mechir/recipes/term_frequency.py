@@ -14,7 +14,7 @@ from pyterrier_mechir.checks import check_count
 from pyterrier_mechir.perturb.axioms.frequency import TFC1
 from pyterrier_mechir.plots.heads import plot_heads
 from pyterrier_mechir.recipes import published as of_papers
-from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
+from pyterrier_mechir.recipes.base import TASB, Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import most_moved, perturbed, retrieved, with_terms
 from pyterrier_mechir.recipes.estimates import deltas, found, held_out_heads, mean_of, names_of, records
 from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
@@ -24,11 +24,7 @@ from pyterrier_mechir.stages.patch_scorer import PatchScorer
 from pyterrier_mechir.text.encoding import TOKEN_CLASSES
 from pyterrier_mechir.text.fillers import Filler
 
-PAPER = Paper(
-    "Chen, Merullo and Eickhoff, SIGIR 2024 (arXiv:2405.02503)",
-    "sebastian-hofstaetter/distilbert-dot-tas_b-b256-msmarco",
-    "265 MB",
-)
+PAPER = Paper("Chen, Merullo and Eickhoff, SIGIR 2024 (arXiv:2405.02503)", *TASB)
 
 HEADS = ("L0H9", "L1H6", "L2H3", "L3H8")
 """The heads that carry the signal of term frequency in TAS-B."""
