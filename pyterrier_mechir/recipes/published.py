@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,10 +11,21 @@ import pandas as pd
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.models.sites import Site
 from pyterrier_mechir.results.frames import check_columns
+from pyterrier_mechir.stages.base.rows import PairRows
+from pyterrier_mechir.text.encoding import EDIT, TOKEN_CLASSES
+
+if TYPE_CHECKING:
+    from pyterrier_mechir.rankers.base import Ranker
 
 GRADES = (0, 1, 2, 3)
 SMALL = 0.1
 """Score changes below this are called small."""
+
+ZERO = 1e-5
+"""Published effects below this are those of equal activations: rounding of scores near 100, over changes of some 4."""
+
+BLOCK = ("resid_pre", "attn_out", "mlp_out")
+"""What a published array of blocks has a part of, in this order."""
 
 KINDS = {
     "bi": "sebastian-hofstaetter-distilbert-dot-tas_b-b256-msmarco_bi",
@@ -108,6 +119,59 @@ def maps(folder: str | Path, kind: str, axiom: str) -> pd.DataFrame:
         columns = {"qid": group, "docno": names, "component": "head", "layer": layers, "head": heads}
         parts.append(pd.DataFrame({**columns, "score": values.ravel().astype(np.float64)}))
     return pd.concat(parts, ignore_index=True)
+
+
+def blocks(folder: str | Path, ranker: Ranker) -> pd.DataFrame:
+    """The block arrays of Chen et al. (SIGIR 2024), ``QID_DOCNO_block.npy``, binned into classes of tokens.
+
+    An array, ``[component, layer, position]``, has TAS-B's effects for the pair of ``tfc1_tasb.tsv.gz`` to whose text
+    the term is appended. It names no tokens: the pair is encoded and aligned as for patching, with filler ``a``, which
+    says of what class each position is. Streams that enter the first layer are the same where nothing is edited, and so
+    have no effect there, which is checked.
+
+    Args:
+        folder: that holds the arrays and the table, in itself or in folders in it.
+        ranker: a bi-encoder with the tokenizer of TAS-B, that of bert-base-uncased; it is not run.
+
+    Returns:
+        ``docno`` (the site), ``component, layer, slot`` (the class), ``score`` (the mean over pairs of the mean effect
+        of a pair's positions of the class) and ``n_pairs`` (that have such a position).
+
+    Raises:
+        ValueError: there are no arrays, one is of a pair that the table lacks, or of another shape or other edited
+            positions than the pair has as the ranker encodes it.
+        pt.validate.InputValidationError: the table lacks a column.
+    """
+    table = tfc1(folder).set_index(["qid", "docno"])
+    files = sorted(Path(folder).rglob("*_block.npy"))
+    if not files:
+        raise ValueError(f"{str(folder)!r} has no files '*_block.npy'; give the folder that holds the arrays.")
+    keys = [tuple(file.name.split("_")[:2]) for file in files]
+    if lacking := [key for key in keys if key not in table.index]:
+        raise ValueError(f"{files[keys.index(lacking[0])].name}: the table has no pair {lacking[0]}.")
+    frame = table.loc[keys].reset_index()
+    pairs = PairRows.of(frame.assign(text_perturbed=frame["text"] + " " + frame["term"]), "text")
+    aligned = pairs.aligned(ranker, range(len(frame)))
+    parts = []
+    for row, file in enumerate(files):
+        pair, values = aligned.pairs[aligned.places[row]], np.load(file, allow_pickle=False)
+        length = 0 if pair is None else len(pair.classes)
+        if pair is None or values.ndim != 3 or values.shape[::2] != (len(BLOCK), length):
+            raise ValueError(
+                f"{file.name} is of shape {values.shape}, for which {ranker!r} has {length} positions; an array is "
+                f"[{len(BLOCK)}, layer, position], and the tokenizer must be that of bert-base-uncased."
+            )
+        if (np.abs(values[0, 0, pair.classes != EDIT]) > ZERO).any():
+            raise ValueError(f"{file.name} has effects before the first layer where {ranker!r} sees no edit.")
+        component, layer, position = (index.ravel() for index in np.indices(values.shape))
+        of_file = {"component": component, "layer": layer, "slot": pair.classes[position], "score": values.ravel()}
+        parts.append(pd.DataFrame(of_file).groupby(["component", "layer", "slot"], as_index=False)["score"].mean())
+    by = ["component", "layer", "slot"]
+    made = pd.concat(parts).groupby(by)["score"].agg(score="mean", n_pairs="size").reset_index()
+    component = made["component"].map(dict(enumerate(BLOCK)))
+    names = [Site(name, int(layer)).name for name, layer in zip(component, made["layer"], strict=True)]
+    slots = made["slot"].map(dict(enumerate(TOKEN_CLASSES)))
+    return made.assign(docno=names, component=component, slot=slots)[["docno", *by, "score", "n_pairs"]]
 
 
 def changes(frame: pd.DataFrame, delta: Any, by: str | None = None) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from pyterrier_mechir import known_circuit, recipes
 from pyterrier_mechir.recipes import published
 from pyterrier_mechir.recipes.data import greatest
 from pyterrier_mechir.results.frames import strongest_first
+from pyterrier_mechir.text.encoding import EDIT, TOKEN_CLASSES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -73,6 +74,49 @@ def test_maps_over_all_grades_are_the_means_of_the_grades(folder):
     whole = heads[heads["qid"] == "all"]
     assert strongest_first(whole)["docno"].head(2).tolist() == wide["all"].abs().nlargest(2).index.tolist()
     assert whole.loc[whole["docno"] == "L2H3", ["layer", "head"]].to_numpy().tolist() == [[2, 3]]
+
+
+def blocks_of(frame, ranker, place, save):
+    """An array of a pair, whose effects say their component, layer and class; ``save`` says where."""
+    row = frame.iloc[place]
+    pair = ranker.align([row["query"]], [row["text"]], [f"{row['text']} {row['term']}"], alignments=["fill"])[0]
+    values = 100.0 * np.arange(3)[:, None, None] + 10.0 * np.arange(2)[:, None] + pair.classes + place
+    values[0, 0, pair.classes != EDIT] = 0
+    np.save(save / f"{row['qid']}_{row['docno']}_block.npy", values.astype(np.float32))
+    return values, pair.classes
+
+
+def test_block_arrays_are_binned_into_the_classes_of_their_pairs(folder, bi_encoder):
+    frame = published.tfc1(folder)
+    made = {place: blocks_of(frame, bi_encoder, place, folder / "tfc1_axiomatic")[1] for place in (1, 2)}
+    found = published.blocks(folder, bi_encoder).set_index(["docno", "slot"])
+    assert found["component"].unique().tolist() == list(published.BLOCK) and set(found["layer"]) == {0, 1}
+    for slot in found.loc["L1.attn_out"].index:
+        number = TOKEN_CLASSES.index(slot)
+        with_class = [place for place, classes in made.items() if number in classes]
+        expected = 110 + number + np.mean(with_class)
+        row = found.loc["L1.attn_out", slot]
+        assert row["score"] == pytest.approx(expected) and row["n_pairs"] == len(with_class)
+    assert found.loc["L0.resid_pre", "EDIT"]["score"] == pytest.approx(EDIT + 1.5)
+    assert found.loc["L0.resid_pre", "CLS"]["score"] == 0
+
+
+def test_block_arrays_that_are_not_of_their_pairs_are_refused(folder, bi_encoder):
+    frame, place = published.tfc1(folder), folder / "tfc1_axiomatic"
+    with pytest.raises(ValueError, match=r"has no files '\*_block.npy'"):
+        published.blocks(folder, bi_encoder)
+    values, classes = blocks_of(frame, bi_encoder, 1, place)
+    file = next(place.glob("*_block.npy"))
+    np.save(file, values[..., 1:])
+    with pytest.raises(ValueError, match=f"has {len(classes)} positions"):
+        published.blocks(folder, bi_encoder)
+    values[0, 0, 0] = 0.5
+    np.save(file, values)
+    with pytest.raises(ValueError, match="sees no edit"):
+        published.blocks(folder, bi_encoder)
+    file.rename(place / "none_such_block.npy")
+    with pytest.raises(ValueError, match="the table has no pair"):
+        published.blocks(folder, bi_encoder)
 
 
 def test_recipes_run_on_published_pairs_and_set_their_figures_beside_ours(folder):
