@@ -63,7 +63,8 @@ def _explained(options: Namespace, frame: pd.DataFrame) -> pd.DataFrame:
 
     ranker = _ranker(options)
     try:
-        stage = ExplainScore(ranker, options.method, options.unit, options.of, absence=options.absence)
+        told = {"absence": options.absence, "verbose": sys.stderr.isatty()}
+        stage = ExplainScore(ranker, options.method, options.unit, options.of, **told)
         with own_warnings():
             return stage.transform(frame)
     except (ValueError, TypeError) as error:

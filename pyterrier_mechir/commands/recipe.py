@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 import time
 from argparse import Namespace
@@ -44,7 +45,7 @@ def run(options: Namespace) -> None:
             one_of("option", name, recipe.options)
         ranker = _ranker(options)
         with own_warnings():
-            result = recipe.run(ranker, _data(options), **given)
+            result = recipe.run(ranker, _data(options), **given, verbose=sys.stderr.isatty())
         print(result, flush=True)
         if options.out is not None:
             files = result.save(options.out)

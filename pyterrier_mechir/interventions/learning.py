@@ -24,6 +24,7 @@ from torch import Tensor
 from pyterrier_mechir.interventions.candidates import Candidates
 from pyterrier_mechir.interventions.losses import calibrated, mean_loss, spread
 from pyterrier_mechir.interventions.pulled_back import pulled_back
+from pyterrier_mechir.progress import shown
 from pyterrier_mechir.rankers.base import Ranker
 
 LEAST_WORTH = 0.01
@@ -178,7 +179,7 @@ def learn(learner: Learner, course: Course, given: Setting) -> Learned:
     order: list[int] = []
     best = _validated(learner, course, given, heat, 0)
     rows = [best.row]
-    for step in pt.tqdm(range(1, course.steps + 1), desc=course.told, unit="step", disable=not course.verbose):
+    for step in pt.tqdm(range(1, course.steps + 1), desc=course.told, unit="step", disable=not shown(course.verbose)):
         if not order:
             order = rng.permutation(len(train.candidates.groups)).tolist()
         which, order = order[: course.batch_queries], order[course.batch_queries :]

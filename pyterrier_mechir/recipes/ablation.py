@@ -15,6 +15,7 @@ from pyterrier_mechir.checks import check_count, check_number
 from pyterrier_mechir.interventions.edits import Ablate
 from pyterrier_mechir.interventions.references import head_means
 from pyterrier_mechir.models.sites import select_sites
+from pyterrier_mechir.progress import shows_progress
 from pyterrier_mechir.rankers.interactive import Interactive
 from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import retrieved
@@ -31,6 +32,7 @@ PAPER = Paper("this package; after Michel, Levy and Neubig, NeurIPS 2019 (arXiv:
 SHARES = (0.25, 0.5, 0.75)
 
 
+@shows_progress
 def head_ablation(
     ranker: Any,
     data: Any = None,
@@ -43,6 +45,7 @@ def head_ablation(
     num_queries: int = 20,
     num_results: int = 6,
     seed: int = 0,
+    verbose: bool = False,
 ) -> RecipeResult:
     r"""Ablate each head by itself, order them by how far they move scores, and ablate more and more of them at once.
 
@@ -75,6 +78,7 @@ def head_ablation(
         num_queries: of a dataset, topics, drawn at random.
         num_results: of a dataset, documents that BM25 retrieves for each.
         seed: of all draws.
+        verbose: show progress bars.
 
     Returns:
         Frames ``heads`` (``docno, layer, head, moves``: the order, those that move least first; ``change`` of the

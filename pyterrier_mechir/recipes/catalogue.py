@@ -37,8 +37,8 @@ class Recipe:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Its options, without the ranker and the data."""
-        return tuple(name for name in signature(self.run).parameters if name not in ("ranker", "data"))
+        """Its options, without the ranker, the data and whether bars are shown."""
+        return tuple(name for name in signature(self.run).parameters if name not in ("ranker", "data", "verbose"))
 
 
 _TASB = "TAS-B, 265 MB"

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_mechir.models.sites import select_sites
+from pyterrier_mechir.progress import shows_progress
 from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import judged
 from pyterrier_mechir.recipes.estimates import correlation_of_maps, halves, records
@@ -32,6 +33,7 @@ update is kept, and when it is left out."""
 LOSS, SIZE = "the margin lost", "the size of its change"
 
 
+@shows_progress
 def perlman_feature_attention(
     ranker: Any = None,
     data: Any = None,
@@ -40,6 +42,7 @@ def perlman_feature_attention(
     rare_above: float = RARE,
     num_queries: int = 20,
     seed: int = 0,
+    verbose: bool = False,
 ) -> RecipeResult:
     r"""Measure how much of its attention each head gives to features of relevance, and what scores lose without it.
 
@@ -68,6 +71,7 @@ def perlman_feature_attention(
         rare_above: likewise.
         num_queries: of a dataset, topics, drawn at random.
         seed: of all draws.
+        verbose: show progress bars.
 
     Returns:
         Frames ``heads`` (``docno, layer, head``, the attention by feature, and ``loss``, that of the margin) and

@@ -13,6 +13,7 @@ from pyterrier_mechir._options import one_of
 from pyterrier_mechir.perturb.axioms.discrimination import TDC
 from pyterrier_mechir.perturb.axioms.frequency import TFC1
 from pyterrier_mechir.plots.heads import plot_heads
+from pyterrier_mechir.progress import shows_progress
 from pyterrier_mechir.recipes import published as of_papers
 from pyterrier_mechir.recipes.base import TASB, Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import greatest, judged
@@ -45,6 +46,7 @@ HEADS = {
 READINGS = ("published", "defined")
 
 
+@shows_progress
 def mechir25(
     ranker: Any = None,
     data: Any = None,
@@ -58,6 +60,7 @@ def mechir25(
     filler: Filler = "a",
     num_queries: int = 44,
     seed: int = 0,
+    verbose: bool = False,
 ) -> RecipeResult:
     r"""Perturb judged documents, keep those of the greatest change in each grade, and patch every head.
 
@@ -96,6 +99,7 @@ def mechir25(
         filler: as in :class:`~pyterrier_mechir.PatchScorer`.
         num_queries: of a dataset, topics, drawn at random.
         seed: of all draws.
+        verbose: show progress bars.
 
     Returns:
         Frames ``changes`` (of the scores of the pairs that are kept, with fillers, by grade), ``pairs``, ``heads``,

@@ -7,6 +7,7 @@ from typing import Any
 
 from pyterrier_mechir.perturb.base import perturbation
 from pyterrier_mechir.plots.heads import plot_heads
+from pyterrier_mechir.progress import shows_progress
 from pyterrier_mechir.recipes.base import TASB, Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import most_moved, retrieved
 from pyterrier_mechir.recipes.estimates import deltas, found, held_out_heads, mean_of, names_of, records
@@ -23,6 +24,7 @@ HEADS = ("L0H9", "L1H6", "L0H1", "L2H1")
 """The heads of TAS-B that were analysed."""
 
 
+@shows_progress
 def savolainen25_lnc1(
     ranker: Any = None,
     data: Any = None,
@@ -33,6 +35,7 @@ def savolainen25_lnc1(
     num_queries: int = 16,
     num_results: int = 2,
     seed: int = 0,
+    verbose: bool = False,
 ) -> RecipeResult:
     r"""Double the length of each text by a word that no query has, against masked positions, and patch both ways.
 
@@ -60,6 +63,7 @@ def savolainen25_lnc1(
         num_queries: of a dataset, topics, drawn at random.
         num_results: of a dataset, documents that BM25 retrieves for each.
         seed: of all draws.
+        verbose: show progress bars.
 
     Returns:
         Frames ``pairs``, ``heads`` (denoise), ``heads_noise``, ``held_out`` and ``streams`` (``resid_pre`` by class).

@@ -11,6 +11,7 @@ import pandas as pd
 from pyterrier_mechir.observe.attention import attention_of
 from pyterrier_mechir.perturb.axioms.frequency import TFC1
 from pyterrier_mechir.plots.heads import plot_heads
+from pyterrier_mechir.progress import shows_progress
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import perturbed, retrieved, with_terms
@@ -45,6 +46,7 @@ _DIRECTIONS = 10
 """Directions of the embeddings that are held against idf."""
 
 
+@shows_progress
 def lu25_pathway(
     ranker: Any = None,
     data: Any = None,
@@ -57,6 +59,7 @@ def lu25_pathway(
     num_results: int = 10,
     num_patched: int = 1,
     seed: int = 0,
+    verbose: bool = False,
 ) -> RecipeResult:
     r"""Patch the paths from heads to the end, from heads to those that score, and rebuild the score as BM25 would.
 
@@ -94,6 +97,7 @@ def lu25_pathway(
         num_results: of a dataset, documents that BM25 retrieves for each.
         num_patched: of each query, documents that are patched, the first of the frame.
         seed: of all draws.
+        verbose: show progress bars.
 
     Returns:
         Frames ``heads`` (all paths), ``to_final``, ``to_scoring`` (by ``part``, q, k and v), ``scoring``, ``matching``,

@@ -12,6 +12,7 @@ import pandas as pd
 from pyterrier_mechir.checks import check_count
 from pyterrier_mechir.perturb.axioms.frequency import TFC2
 from pyterrier_mechir.plots.heads import plot_heads
+from pyterrier_mechir.progress import shows_progress
 from pyterrier_mechir.recipes.base import TASB, Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import perturbed, retrieved, with_terms
 from pyterrier_mechir.recipes.estimates import deltas, found, held_out_heads, mean_of, names_of, records
@@ -26,6 +27,7 @@ HEADS = ("L0H9", "L1H6", "L2H3")
 """The heads of TAS-B that were found again."""
 
 
+@shows_progress
 def vanmarken25_tfc2(
     ranker: Any = None,
     data: Any = None,
@@ -37,6 +39,7 @@ def vanmarken25_tfc2(
     num_results: int = 6,
     num_patched: int = 1,
     seed: int = 0,
+    verbose: bool = False,
 ) -> RecipeResult:
     r"""Append K occurrences of a query term to the baseline and K + 1 to the perturbed side, at one length, for each K.
 
@@ -65,6 +68,7 @@ def vanmarken25_tfc2(
         num_results: of a dataset, documents that BM25 retrieves for each.
         num_patched: of each query, documents whose heads are patched, the first by the ranker.
         seed: of all draws.
+        verbose: show progress bars.
 
     Returns:
         Frames ``gains`` (by K), ``pairs`` (by K, with ``k``), ``heads`` (by K, whose ``qid`` is K) and ``held_out``.

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_mechir.perturb.axioms.frequency import TFC1
+from pyterrier_mechir.progress import shows_progress
 from pyterrier_mechir.recipes.base import TASB, Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import perturbed, retrieved, with_terms
 from pyterrier_mechir.recipes.estimates import correlation, deltas, mean_of, records
@@ -44,6 +45,7 @@ FEATURES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
 """What may tell pairs of stable effects from others."""
 
 
+@shows_progress
 def polyakov25(
     ranker: Any = None,
     data: Any = None,
@@ -52,6 +54,7 @@ def polyakov25(
     num_queries: int = 16,
     num_results: int = 3,
     seed: int = 0,
+    verbose: bool = False,
 ) -> RecipeResult:
     r"""Patch every head of TFC1 pairs against two fillers, and ask which pairs agree with themselves, and which scale.
 
@@ -78,6 +81,7 @@ def polyakov25(
         num_queries: of a dataset, topics, drawn at random.
         num_results: of a dataset, documents that BM25 retrieves for each.
         seed: of all draws.
+        verbose: show progress bars.
 
     Returns:
         Frames ``pairs`` (with ``delta``, ``idf``, ``stability``, and ``spread`` and ``size`` of the effects by

@@ -13,6 +13,7 @@ from pyterrier_mechir._options import one_of
 from pyterrier_mechir.checks import check_count
 from pyterrier_mechir.perturb.axioms.frequency import TFC1
 from pyterrier_mechir.plots.heads import plot_heads
+from pyterrier_mechir.progress import shows_progress
 from pyterrier_mechir.recipes import published as of_papers
 from pyterrier_mechir.recipes.base import TASB, Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import most_moved, perturbed, retrieved, with_terms
@@ -46,6 +47,7 @@ LOOKS = (("EDIT", "D+"), ("D+", "EDIT"), ("EDIT", "D-"), ("EDIT", "SEP"), ("OTHE
 """From where to where attention was measured: the injected term, its other occurrences, other query terms, the end."""
 
 
+@shows_progress
 def chen24_tfc1(
     ranker: Any = None,
     data: Any = None,
@@ -59,6 +61,7 @@ def chen24_tfc1(
     num_queries: int = 16,
     num_results: int = 10,
     seed: int = 0,
+    verbose: bool = False,
 ) -> RecipeResult:
     r"""Inject one query term into each text, against a filler, and patch blocks and heads.
 
@@ -96,6 +99,7 @@ def chen24_tfc1(
         num_queries: of a dataset, topics, drawn at random.
         num_results: of a dataset, documents that BM25 retrieves for each.
         seed: of all draws.
+        verbose: show progress bars.
 
     Returns:
         Frames ``changes`` (of scores, by both ends of the rankings, and the control), ``pairs``, ``heads`` and

@@ -9,6 +9,7 @@ from typing import Any
 from pyterrier_mechir.observe.words.faithfulness import faithfulness
 from pyterrier_mechir.observe.words.orders import QUERY_TERMS
 from pyterrier_mechir.plots.faithfulness import plot_faithfulness
+from pyterrier_mechir.progress import shows_progress
 from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import retrieved
 from pyterrier_mechir.stages.explain_score import ExplainScore
@@ -16,6 +17,7 @@ from pyterrier_mechir.stages.explain_score import ExplainScore
 PAPER = Paper("this package; measures after DeYoung et al., ACL 2020 (arXiv:1911.03429)")
 
 
+@shows_progress
 def faithful_words(
     ranker: Any,
     data: Any = None,
@@ -26,6 +28,7 @@ def faithful_words(
     num_queries: int = 8,
     num_results: int = 1,
     seed: int = 0,
+    verbose: bool = False,
 ) -> RecipeResult:
     r"""Explain scores by several methods, take out the words that each names, and see how fast the score falls.
 
@@ -50,6 +53,7 @@ def faithful_words(
         num_queries: of a dataset, topics, drawn at random.
         num_results: of a dataset, documents that BM25 retrieves for each.
         seed: of all draws.
+        verbose: show progress bars.
 
     Returns:
         Frames ``faithfulness`` (a row per method and control) and, by the name of each method, its explanations.

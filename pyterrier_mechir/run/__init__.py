@@ -11,6 +11,7 @@ import pyterrier as pt
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.checks import check_batch_size
+from pyterrier_mechir.progress import shown
 from pyterrier_mechir.results.stored.artifact import PatchResults
 from pyterrier_mechir.run.notes import Notes, heard
 from pyterrier_mechir.run.source import Source, applied
@@ -76,7 +77,7 @@ def run_sweep(
     notes = Notes()
     try:
         with pt.tqdm(
-            desc=repr(scorer.ranker), unit="pair", total=source.n_pairs, smoothing=0, disable=not verbose
+            desc=repr(scorer.ranker), unit="pair", total=source.n_pairs, smoothing=0, disable=not shown(verbose)
         ) as bar:
             if engine == "local":
                 frames = (applied(before, block) for block in source.blocks)

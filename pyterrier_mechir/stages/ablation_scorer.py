@@ -15,6 +15,7 @@ from pyterrier_mechir.interventions.edits import Ablate
 from pyterrier_mechir.interventions.means import Means
 from pyterrier_mechir.interventions.vectors import place_of
 from pyterrier_mechir.models.sites import Sites, select_sites
+from pyterrier_mechir.progress import shown
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.results.frames import METADATA, as_cells
 from pyterrier_mechir.stages.base.text_stage import TextStage
@@ -166,7 +167,7 @@ class AblationScorer(TextStage, Storing):
             reference = own if self.reference is None else self.reference
             keys = keys_of(self.ranker, sites.patched)
             given = given_for(self.ranker, keys, self.by, reference, self.per, self.seed)
-            with pt.tqdm(total=len(texts), desc=repr(self.ranker), unit="doc", disable=not self.verbose) as bar:
+            with pt.tqdm(total=len(texts), desc=repr(self.ranker), unit="doc", disable=not shown(self.verbose)) as bar:
                 scores, swept = ablated_scores(
                     self.ranker, queries, texts, sites.patched, given, self.side, self.batch_size, bar.update
                 )

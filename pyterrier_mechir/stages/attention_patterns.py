@@ -13,6 +13,7 @@ from pyterrier_mechir._options import one_of
 from pyterrier_mechir.checks import check_batch_size
 from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.models.sites import Site
+from pyterrier_mechir.progress import shown
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.unwrap import document_ranker
 from pyterrier_mechir.results.frames import METADATA, as_cells, perturbed_side
@@ -165,7 +166,7 @@ class AttentionPatterns(Keyed, pt.Transformer):
         labels = labels_of(list(encoded.values()), self.ranker.tokenizer, self._is_rare)
         inputs = ranker.query_inputs(aligned.contexts)
         heads = [(site.layer, int(site.number or 0)) for site in self._sites]
-        with pt.tqdm(total=len(encoded), desc=repr(self.ranker), unit="doc", disable=not self.verbose) as bar:
+        with pt.tqdm(total=len(encoded), desc=repr(self.ranker), unit="doc", disable=not shown(self.verbose)) as bar:
             summary = summarise_attention(
                 ranker, list(encoded.values()), labels, inputs, heads, self.features, self.batch_size, bar.update
             )

@@ -14,6 +14,7 @@ from pyterrier_mechir.checks import check_count, check_number, warn
 from pyterrier_mechir.observe.words.absence import Absence
 from pyterrier_mechir.observe.words.explained import Asked
 from pyterrier_mechir.observe.words.methods import check_asked, default_absence
+from pyterrier_mechir.progress import shown
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.results.frames import METADATA, as_cells
 from pyterrier_mechir.stages.base.text_stage import TextStage
@@ -227,7 +228,7 @@ class ExplainScore(TextStage, Storing):
         contexts, explained = (queries, texts) if self.of == "document" else (texts, queries)
         order = sorted(range(len(explained)), key=explained.__getitem__)  # equal texts are computed together, once
         found: dict[int, Explained] = {}
-        with pt.tqdm(total=len(texts), desc=repr(self.ranker), unit="doc", disable=not self.verbose) as bar:
+        with pt.tqdm(total=len(texts), desc=repr(self.ranker), unit="doc", disable=not shown(self.verbose)) as bar:
             for begin in range(0, len(order), _AT_ONCE):
                 some = order[begin : begin + _AT_ONCE]
                 beside, told = ([column[row] for row in some] for column in (contexts, explained))

@@ -4,10 +4,11 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from lab_documents import lab_documents
 
 matplotlib.use("Agg")
 
-from pyterrier_mechir import known_circuit
+from pyterrier_mechir import known_circuit, recipes
 from pyterrier_mechir.plots.heads import plot_heads
 from pyterrier_mechir.plots.markup import MISSING
 from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
@@ -66,3 +67,10 @@ def test_the_catalogue_says_what_each_does_in_a_sentence():
     assert all(one.does.endswith(".") and "data" not in one.options for one in RECIPES)
     assert all(f"`{one.name}`" in markdown() for one in RECIPES)
     assert "seed" in RECIPES[0].options and "ranker" not in RECIPES[0].options
+
+
+def test_a_recipe_that_is_asked_to_shows_the_bars_of_its_stages(capsys):
+    documents, ranker = lab_documents(2, (0,)), known_circuit().ranker
+    for verbose in (False, True):
+        recipes.faithful_words(ranker, documents, methods=["occlusion"], verbose=verbose)
+        assert (repr(ranker) in capsys.readouterr().err) is verbose

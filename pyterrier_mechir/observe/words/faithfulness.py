@@ -27,6 +27,7 @@ from pyterrier_mechir.observe.words.orders import (
 )
 from pyterrier_mechir.observe.words.readings import Reading, readings
 from pyterrier_mechir.observe.words.values import values
+from pyterrier_mechir.progress import shown
 from pyterrier_mechir.rankers.unwrap import document_ranker
 from pyterrier_mechir.results.frames import METADATA, check_columns
 from pyterrier_mechir.text.idf import Idf
@@ -113,7 +114,7 @@ def faithfulness(
     rows: list[dict[str, Curves]] = []
     texts = first[asked.explained].tolist()
     contexts = first[asked.context].tolist()
-    with pt.tqdm(total=len(texts), desc=repr(plain), unit="doc", disable=not verbose) as bar:
+    with pt.tqdm(total=len(texts), desc=repr(plain), unit="doc", disable=not shown(verbose)) as bar:
         for begin in range(0, len(texts), _AT_ONCE):
             some = slice(begin, begin + _AT_ONCE)
             read = readings(facing, contexts[some], texts[some], asked.unit)

@@ -16,6 +16,7 @@ from pyterrier_mechir.checks import check_batch_size, warn
 from pyterrier_mechir.models.modes import as_alone
 from pyterrier_mechir.perturb.axioms.frequency import TFC1
 from pyterrier_mechir.perturb.base import Perturbation, as_perturbation
+from pyterrier_mechir.progress import shown
 from pyterrier_mechir.rankers.base import REDUCED, Ranker
 from pyterrier_mechir.rankers.unwrap import document_ranker
 from pyterrier_mechir.results.frames import METADATA, PERTURBATION, as_cells, perturbed_side
@@ -199,7 +200,7 @@ class PairStage(StoredStage):
         keyed = {pair.key(): pair for pair in aligned.pairs if pair is not None}
         places = dict(zip(keyed, range(len(keyed)), strict=True))
         distinct, plan = list(keyed.values()), measure.plan(measure.sites.patched, self.batch_size)
-        with pt.tqdm(total=len(distinct), desc=repr(self.ranker), unit="pair", disable=not self.verbose) as bar:
+        with pt.tqdm(total=len(distinct), desc=repr(self.ranker), unit="pair", disable=not shown(self.verbose)) as bar:
             result = measure.run(ranker, aligned.contexts, distinct, plan, bar.update)
         if ranker.dtype in REDUCED and distinct:
             result = replace(result, calibration=self._calibrated(measure, result, ranker, aligned, plan))
