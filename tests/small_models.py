@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from functools import cache
+from unittest import mock
 
 import torch
 import transformers as tf
@@ -159,9 +160,22 @@ def masked_lm(architecture: str, **changes: object) -> tuple[tf.PreTrainedModel,
     return model, made
 
 
+def _truncated(
+    tensor: torch.Tensor, mean: float, std: float, low: float, high: float, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Normal numbers within bounds, those outside drawn again; versions of torch have ways of their own."""
+    with torch.no_grad():
+        tensor.normal_(mean, std, generator=generator)
+        while (outside := (tensor < low) | (tensor > high)).any():
+            again = torch.empty_like(tensor).normal_(mean, std, generator=generator)
+            tensor.copy_(torch.where(outside, again, tensor))
+    return tensor
+
+
 def _random(auto: type, architecture: str, **changes: object) -> tuple[tf.PreTrainedModel, tf.PreTrainedTokenizerBase]:
     torch.manual_seed(0)
-    model = auto.from_config(config(architecture, **changes)).eval()
+    with mock.patch.object(torch.nn.init, "_no_grad_trunc_normal_", _truncated):
+        model = auto.from_config(config(architecture, **changes)).eval()
     for parameter in model.parameters():
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, 1.0 if parameter.mean() > 0.5 else 0.0, 0.1)

@@ -106,7 +106,7 @@ def of_frame(frame: pd.DataFrame) -> dict[str, Any]:
 def _of_column(values: pd.Series) -> dict[str, Any]:
     if pd.api.types.is_float_dtype(values.dtype) and isinstance(values.dtype, np.dtype):
         return _numbers(values.name, values.to_numpy())
-    cells = values.tolist()
+    cells = [math.nan if cell is None else cell for cell in values.tolist()]  # pandas 3 has no None in columns of text
     if not any(isinstance(cell, np.ndarray) for cell in cells):
         return {"": plain(cells)}
     shapes = [[str(cell.dtype), list(cell.shape)] for cell in cells]
