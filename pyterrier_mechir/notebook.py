@@ -83,7 +83,9 @@ def _as_pandas(frame: pd.DataFrame) -> str | None:
     sets_formulas = pd.get_option("display.html.use_mathjax") and METADATA not in frame.attrs
     with pd.option_context("display.html.use_mathjax", sets_formulas):
         shown: str | None = frame._repr_html_()  # type: ignore[operator]
-    return shown
+    if shown is None or sets_formulas or "mathjax_ignore" in shown:
+        return shown
+    return shown.replace("tex2jax_ignore", "tex2jax_ignore mathjax_ignore", 1)  # pandas 2 knows MathJax 2 alone
 
 
 def ranker_html(ranker: Ranker) -> str:

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,10 @@ def signature(of: Any) -> str:
     """The parameters of a function or a class, with their kinds and defaults, without types."""
     try:
         found = inspect.signature(of)
+        if (
+            inspect.isclass(of) and "__init__" in dir(of) and str(found) == "(*args, **kwargs)"
+        ):  # Python 3.10, of stages
+            found = inspect.signature(partial(of.__init__, None))
     except (TypeError, ValueError):
         return "(none)"
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in found.parameters.values()]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from pyterrier_mechir.models.checkpoints import attending
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.rankers.manifest import MANIFEST
 from pyterrier_mechir.results.frames import check_columns
@@ -101,10 +102,14 @@ def _table(rows: list[dict[str, str]]) -> str:
 
 def _use(ranker: Ranker, family: str) -> str:
     lines = ["from pyterrier_mechir import load_ranker", "", 'ranker = load_ranker("DIRECTORY")']
+    needed = attending(ranker.model.config)
     if family in _LIBRARIES:
         kind = _LIBRARIES[family]
-        lines = [f"from sentence_transformers import {kind}", "", f'model = {kind}("DIRECTORY")', "", *lines]
+        options = f", model_kwargs={needed}".replace("'", '"') if needed else ""
+        lines = [f"from sentence_transformers import {kind}", "", f'model = {kind}("DIRECTORY"{options})', "", *lines]
     else:
         kind = type(ranker.model).__name__
-        lines = [f"from transformers import {kind}", "", f'model = {kind}.from_pretrained("DIRECTORY")', "", *lines]
+        options = "".join(f', {name}="{value}"' for name, value in needed.items())
+        made = f'model = {kind}.from_pretrained("DIRECTORY"{options})'
+        lines = [f"from transformers import {kind}", "", made, "", *lines]
     return "\n".join(["```python", *lines, "```"])

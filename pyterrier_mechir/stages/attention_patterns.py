@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,7 +28,7 @@ from pyterrier_mechir.text.words import STOPWORDS
 if TYPE_CHECKING:
     from pyterrier_mechir.observe.attention_summary import AttentionSummary
 
-RARE = float(np.log(100))
+RARE = math.log(100)
 """The idf of a term that one document in a hundred has."""
 
 
