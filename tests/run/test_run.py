@@ -370,7 +370,7 @@ def test_a_run_on_workers_that_is_killed_goes_on(bi_encoder, path, cluster):
     path_of_modules = os.pathsep.join(sys.path)
     environment = {**os.environ, "RAY_ADDRESS": cluster, "OMP_NUM_THREADS": "1", "PYTHONPATH": path_of_modules}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while len(list(path.glob("shards/[0-9]*"))) < 3 and process.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
     process.kill()
