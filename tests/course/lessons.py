@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 COURSE = Path(__file__).parents[2] / "examples" / "course"
@@ -22,15 +20,6 @@ def exercise_of(source: str) -> str | None:
 def solution_of(number: str) -> str:
     """A cell that solves an exercise."""
     return (COURSE / "solutions" / f"{number.replace('.', '_')}.py").read_text(encoding="utf-8")
-
-
-def read_checks() -> ModuleType:
-    """The module of self-checks, which notebooks import from their own folder."""
-    spec = importlib.util.spec_from_file_location("checks_of_the_course", COURSE / "checks.py")
-    assert spec is not None and spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
 
 
 def names(source: str, of: type[ast.expr_context]) -> set[str]:

@@ -12,7 +12,8 @@ pytest.importorskip("pyterrier_pisa")
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
-from lessons import COURSE, LESSONS, check_of, exercise_of, names, read_checks, solution_of  # noqa: E402
+import checks  # noqa: E402
+from lessons import COURSE, LESSONS, check_of, exercise_of, names, solution_of  # noqa: E402
 
 _KB = 700
 
@@ -93,7 +94,7 @@ def test_each_exercise_has_a_hint_a_solution_and_a_check_of_its_own():
     assert solved == set(exercises)
     described = {
         (function.__doc__ or "").partition(":")[0]: name
-        for name, function in inspect.getmembers(read_checks(), inspect.isfunction)
+        for name, function in inspect.getmembers(checks, inspect.isfunction)
         if hasattr(function, "__wrapped__")
     }
     assert described == exercises

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import checks
 import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
 import torch
-from lessons import read_checks
 
 from pyterrier_mechir import AblationScorer, AggregateHeads, PatchScorer, PerturbDocs, Scale, known_circuit
 from pyterrier_mechir.perturb import TFC1, perturbation
-
-checks = read_checks()
 
 QUERY = "why are there two high tides each day"
 ABOVE = "Two high tides of the sea, each day; a tide is a tide on every coast of the land."
