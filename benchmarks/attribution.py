@@ -25,7 +25,7 @@ import torch
 
 from pyterrier_mechir import AggregateHeads, Attribution, BiEncoder, IntegratedGradients, PatchScorer, PerturbDocs
 from pyterrier_mechir.commands.rankers import HUB_ID
-from pyterrier_mechir.patching.outcome import spearman
+from pyterrier_mechir.patching.outcome import rank_correlation
 from pyterrier_mechir.patching.plan import Method
 from pyterrier_mechir.perturb import TFC1
 
@@ -63,7 +63,7 @@ def report(name: str, exact: Run, estimate: Run, is_signed: bool = True) -> None
     wanted = exact.effects if is_signed else exact.effects.abs()
     found = estimate.effects[wanted.index]
     best, its_best = (set(effects.abs().nlargest(10).index) for effects in (wanted, found))
-    correlation = spearman(wanted.to_numpy(np.float64), found.to_numpy(np.float64))
+    correlation = rank_correlation(wanted.to_numpy(np.float64), found.to_numpy(np.float64))
     print(
         f"  {name:36}{correlation:9.3f}{len(best & its_best):8}{estimate.seconds:9.2f} s"
         f"{exact.seconds / estimate.seconds:8.1f} x",

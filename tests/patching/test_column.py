@@ -35,7 +35,7 @@ from pyterrier_mechir.models import columns
 from pyterrier_mechir.models.components import STARTS
 from pyterrier_mechir.models.sites import select_sites
 from pyterrier_mechir.patching.methods import sweeper
-from pyterrier_mechir.patching.outcome import ROUNDING, SweepResult, spearman
+from pyterrier_mechir.patching.outcome import ROUNDING, SweepResult, rank_correlation
 from pyterrier_mechir.patching.plan import ColumnReplay, Method, Plan, method_of
 from pyterrier_mechir.perturb import TFC1
 from pyterrier_mechir.rankers.base import Ranker
@@ -111,7 +111,7 @@ def test_masked_positions_and_missing_ones_are_those_of_exact_patches(kind, posi
     for way in WAYS:
         for one, other in zip(getattr(found, way), getattr(exact, way), strict=True):
             np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
-    assert spearman(*(np.nan_to_num(moved(one)) for one in (found, exact))) > 0.7
+    assert rank_correlation(*(np.nan_to_num(moved(one)) for one in (found, exact))) > 0.7
     alone = run(case, COLUMN, sites, positions=positions, batch_size=1)
     assert_same(found, alone)
 
@@ -253,7 +253,7 @@ def test_rankers_that_are_edited_are_replayed_under_their_edits(kind):
     found = plain.edited([*edits, Add("L1.attn_out", np.linspace(-1, 1, width)), Scale(last, 1.5)])
     assert_same(swept(found, COLUMN, "all"), swept(found, "exact", "all"))
     assert np.abs(moved(swept(found)) - moved(swept(plain))).max() > 1e-3
-    assert spearman(moved(swept(found)), moved(swept(found, "exact"))) > 0.5
+    assert rank_correlation(moved(swept(found)), moved(swept(found, "exact"))) > 0.5
 
 
 def test_a_stream_that_an_edit_changes_on_its_way_is_not_patched_within_the_layer():
@@ -471,4 +471,4 @@ def test_on_the_ranker_whose_circuit_is_known_estimates_are_near_exact_patches()
         assert is_seen.sum() > 100
         for method in (ColumnReplay(), COLUMN):
             assert np.abs(effects[method] - exact).sum() <= 0.1 * np.abs(exact).sum()
-            assert spearman(effects[method][is_seen], exact[is_seen]) >= 0.95
+            assert rank_correlation(effects[method][is_seen], exact[is_seen]) >= 0.95

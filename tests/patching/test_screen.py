@@ -20,7 +20,7 @@ from pyterrier_mechir import (
     explode_effects,
 )
 from pyterrier_mechir.models.sites import Site, parse_site
-from pyterrier_mechir.patching.outcome import spearman
+from pyterrier_mechir.patching.outcome import rank_correlation
 from pyterrier_mechir.perturb import TFC1
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -122,7 +122,7 @@ def test_no_pairs_leave_nothing_to_compare():
     ],
 )
 def test_rank_correlation_averages_the_ranks_of_ties(a, b, expected):
-    np.testing.assert_allclose(spearman(np.array(a, float), np.array(b, float)), expected)
+    np.testing.assert_allclose(rank_correlation(np.array(a, float), np.array(b, float)), expected)
 
 
 # The stage

@@ -15,7 +15,7 @@ from pyterrier_mechir._options import one_of
 from pyterrier_mechir.checks import check_count, check_number, warn
 from pyterrier_mechir.interventions.candidates import CUTOFF, Candidates, check_apart
 from pyterrier_mechir.models.modes import as_alone
-from pyterrier_mechir.patching.outcome import spearman
+from pyterrier_mechir.patching.outcome import rank_correlation
 from pyterrier_mechir.rankers.base import Ranker
 from pyterrier_mechir.results.learned import LearnedReport
 from pyterrier_mechir.stages.base.checks import check_results, check_rows
@@ -305,5 +305,5 @@ def _mixed(own: np.ndarray, first: np.ndarray, groups: list[np.ndarray]) -> np.n
 
 def _agreement(numbers: list[np.ndarray]) -> float:
     """The mean Spearman correlation of all pairs; missing where there are none, or where all numbers are the same."""
-    found = [value for value in starmap(spearman, combinations(numbers, 2)) if not np.isnan(value)]
+    found = [value for value in starmap(rank_correlation, combinations(numbers, 2)) if not np.isnan(value)]
     return float(np.mean(found)) if found else float("nan")
