@@ -134,9 +134,7 @@ def signature(of: Any) -> str:
     """The parameters of a function or a class, with their kinds and defaults, without types."""
     try:
         found = inspect.signature(of)
-        if (
-            inspect.isclass(of) and "__init__" in dir(of) and str(found) == "(*args, **kwargs)"
-        ):  # Python 3.10, of stages
+        if inspect.isclass(of) and str(found) == "(*args, **kwargs)":  # what Python 3.10 says of PyTerrier's stages
             found = inspect.signature(partial(of.__init__, None))
     except (TypeError, ValueError):
         return "(none)"
