@@ -44,7 +44,7 @@ def plot_faithfulness(
     check_columns(frame, ["method", name])
     if not len(frame):
         raise ValueError("the frame holds no rows to draw.")
-    ax = new_axes(ax, 5.2, 3.6)
+    ax = new_axes(ax, 6.4, 3.6)
     ax.axhline(0, color=FAINT, linewidth=0.8, zorder=0)
     for number, (method, values) in enumerate(zip(frame["method"], frame[name], strict=True)):
         style: dict[str, Any] = {
@@ -54,6 +54,6 @@ def plot_faithfulness(
         dashes = "--" if method in (RANDOM, BY_IDF, QUERY_TERMS) else "-"
         at = np.linspace(0, 100, len(values))
         ax.plot(at, np.asarray(values), linestyle=dashes, markersize=3.5, linewidth=1.2, label=method, **style)
-    legend(ax)
+    legend(ax, "beside")
     finish(ax, title, f"% of {CURVES[curve]}", "share of the score")
     return ax

@@ -24,7 +24,8 @@ WITH, AGAINST = "#b2182b", "#2166ac"
 QUALITATIVE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Kinds of things, after Okabe and Ito; each has a marker of its own too."""
 
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+"""One more than there are colours, so that more kinds than that repeat the one or the other, and not both."""
 
 QUIET = "0.5"
 """What stands behind: controls, guides, notes."""
@@ -73,8 +74,14 @@ def finish(ax: Axes, title: str | None, x_label: str, y_label: str) -> None:
 
 
 def legend(ax: Axes, where: Any = "best") -> None:
-    """A small legend that hides the guides behind it."""
-    for text in ax.legend(loc=where, fontsize=SMALL, edgecolor="none", framealpha=0.8).get_texts():
+    """A small legend that hides the guides behind it.
+
+    Args:
+        ax: the axes.
+        where: as in matplotlib, or ``beside``, to the right of the axes.
+    """
+    place = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if where == "beside" else {"loc": where}
+    for text in ax.legend(**place, fontsize=SMALL, edgecolor="none", framealpha=0.8).get_texts():
         text.set(**LITERAL)
 
 

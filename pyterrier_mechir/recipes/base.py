@@ -157,9 +157,12 @@ class RecipeResult:
         for name, frame in {"table": self.table(), **self.frames}.items():
             files.append(directory / f"{name}.csv")
             frame.to_csv(files[-1], index=False)
+        from matplotlib import pyplot as plt
+
         drawn = self.plot().get_figure(root=True)
         assert drawn is not None
         drawn.savefig(directory / f"{self.recipe}.png", dpi=150)
+        plt.close(drawn)
         page = directory / f"{self.recipe}.html"
         page.write_text(
             f'<!doctype html><meta charset="utf-8"><title>{self.recipe}</title>{self._repr_html_()}', "utf-8"

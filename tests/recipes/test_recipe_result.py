@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from lab_documents import lab_documents
+from matplotlib import pyplot
 
 matplotlib.use("Agg")
 
@@ -49,7 +50,9 @@ def test_it_prints_and_shows_itself(result):
 
 
 def test_it_is_written_to_a_directory(result, tmp_path):
+    before = pyplot.get_fignums()
     files = result.save(tmp_path / "out")
+    assert pyplot.get_fignums() == before
     assert sorted(file.name for file in files) == ["a_recipe.html", "a_recipe.png", "heads.csv", "table.csv"]
     assert pd.read_csv(tmp_path / "out" / "table.csv")["ours"][0] == "0.5"
     assert (tmp_path / "out" / "a_recipe.png").read_bytes().startswith(b"\x89PNG")

@@ -163,3 +163,12 @@ def test_what_cannot_be_compared_is_refused():
         faithfulness({}, ranker(kind))
     with pytest.raises(Exception, match="unit_scores"):
         faithfulness(frame.drop(columns="unit_scores"), ranker(kind))
+
+
+def test_each_of_many_curves_has_a_colour_or_a_marker_of_its_own():
+    methods = [f"method {number}" for number in range(12)]
+    axes = plot_faithfulness(pd.DataFrame({"method": methods, "deletion_curve": [[1.0, 0.5, 0.0]] * 12}))
+    curves = {(line.get_color(), line.get_marker()) for line in axes.lines if line.get_label() in methods}
+    assert len(curves) == 12
+    axes.figure.canvas.draw()
+    assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1
