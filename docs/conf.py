@@ -33,6 +33,13 @@ autodoc_inherit_docstrings = False
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
+nitpicky = True
+nitpick_ignore = [  # PyTerrier, transformers, and the vocabulary of any ranker
+    ("py:exc", "pt.validate.InputValidationError"),
+    ("py:class", "PreTrainedTokenizerBase"),
+    ("py:class", "Vocabulary"),
+]
+
 copybutton_prompt_text = ">>> "
 html_theme = "furo"
 html_title = "pyterrier_mechir"

@@ -78,6 +78,13 @@ def _documented(names: Iterator[str], module: str) -> str:
     return "```{eval-rst}\n" + "\n".join(parts) + "```"
 
 
+def documented(module: str, *names: str) -> str:
+    """Names of a module, with their docstrings; of constants, the text that stands under them."""
+    constants = [name for name in names if name.isupper()]
+    others = _documented((name for name in names if name not in constants), module)
+    return others.removesuffix("```") + "".join(f"\n.. autodata:: {module}.{name}\n" for name in constants) + "```"
+
+
 def names_of(*folders: str) -> str:
     """The public names of some folders of the package, with their docstrings."""
     return _documented((name for folder in folders for name in homes()[folder]), "pyterrier_mechir")
@@ -346,8 +353,8 @@ def _sign(
 
 
 def _leave_whole(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    """Break a property's first line after a colon; what is before one on the same line is taken for its type."""
-    if what == "property" and lines:
+    """Break the first line of a property or a constant after a colon: what stands before one is taken for its type."""
+    if what in ("property", "data") and lines:
         lines[:1] = lines[0].replace(": ", ":\n", 1).split("\n")
 
 

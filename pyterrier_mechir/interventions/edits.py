@@ -57,7 +57,7 @@ class SiteEdit(Edit):
 
     @abstractmethod
     def placed(self, ranker: Ranker) -> Affine | Placed:
-        """The edit as the model applies it, as :meth:`applied` says."""
+        """The edit as the model applies it, as ``applied`` says."""
 
     def applied(self, ranker: Ranker) -> tuple[Affine | Placed, ...]:
         return (self.placed(ranker),)
@@ -73,7 +73,7 @@ class Scale(SiteEdit):
     """What passes a site becomes ``factor`` times itself; 0 switches a head off, 1 changes nothing.
 
     Args:
-        site: as in :class:`SiteEdit`.
+        site: as in :class:`~pyterrier_mechir.interventions.edits.SiteEdit`.
         factor: the factor.
 
     Raises:
@@ -100,7 +100,7 @@ class Ablate(SiteEdit):
     """What passes a site is replaced by what tells nothing of the text.
 
     Args:
-        site: as in :class:`SiteEdit`.
+        site: as in :class:`~pyterrier_mechir.interventions.edits.SiteEdit`.
         by: ``zero``; ``mean``, the mean of the activation over a reference; or ``resample``, the activation of another
             text of the reference, drawn at random and always the same for a text.
         reference: a frame with ``query`` and ``text``, a list of texts, or, for the mean, what
@@ -173,7 +173,7 @@ class Add(SiteEdit):
     """A vector is added to what passes a site (Turner et al., 2023; for rankers Parry et al., ECIR 2025).
 
     Args:
-        site: as in :class:`SiteEdit`.
+        site: as in :class:`~pyterrier_mechir.interventions.edits.SiteEdit`.
         vector: as wide as the site, ``[d]``.
         alpha: how many times it is added.
 

@@ -32,7 +32,8 @@ def head_means(ranker: Any, reference: pd.DataFrame | Sequence[str], *, per: str
     Args:
         ranker: a ranker.
         reference: a frame with ``query`` and ``text``, or, for rankers that encode texts apart, a list of texts.
-        per: ``"position class"`` takes a mean for each of :data:`POSITION_CLASSES`; None takes one.
+        per: ``"position class"`` takes a mean for each of
+            :data:`~pyterrier_mechir.interventions.means.POSITION_CLASSES`; None takes one.
 
     Returns:
         The means, by ``(layer, "z")``, float32 ``[D]`` with the heads side by side, or ``[class, D]``.
@@ -81,7 +82,7 @@ def _weights(batch: Mapping[str, Tensor], special: Tensor, length: int, by_class
 
 
 def position_classes(ids: Tensor, special: Tensor) -> Tensor:
-    """The class of each position, as a place in :data:`POSITION_CLASSES`, ``[B, S]``."""
+    """The class of each position, as a place in ``POSITION_CLASSES``, ``[B, S]``."""
     is_special = torch.isin(ids, special)
     classes = 2 + (is_special.cumsum(1) > 1).long()
     classes[is_special] = 1

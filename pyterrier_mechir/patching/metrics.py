@@ -129,7 +129,7 @@ class AttentionTo:
     def observed(
         self, ranker: Ranker, pairs: Sequence[AlignedPair], contexts: Sequence[str]
     ) -> tuple[Opened, list[AlignedPair], Batch]:
-        """What a sweep needs to measure this, as :meth:`Metric.observed` says.
+        """What a sweep needs to measure this, as ``Metric.observed`` says.
 
         Each pair has a row of its own in the query inputs: the positions that attend, and those that are attended to.
         """
@@ -205,7 +205,7 @@ class TermWeight:
     def observed(
         self, ranker: Ranker, pairs: Sequence[AlignedPair], contexts: Sequence[str]
     ) -> tuple[Opened, list[AlignedPair], Batch]:
-        """What a sweep needs to measure this, as :meth:`Metric.observed` says."""
+        """What a sweep needs to measure this, as ``Metric.observed`` says."""
         return ranker.opened, [replace(pair, query=0) for pair in pairs], self._splade(ranker).term_inputs(self.term)
 
     def _splade(self, ranker: Ranker) -> Splade:
@@ -249,7 +249,7 @@ class QueryTokenScore:
     def observed(
         self, ranker: Ranker, pairs: Sequence[AlignedPair], contexts: Sequence[str]
     ) -> tuple[Opened, list[AlignedPair], Batch]:
-        """What a sweep needs to measure this, as :meth:`Metric.observed` says."""
+        """What a sweep needs to measure this, as ``Metric.observed`` says."""
         return (ranker.opened, *self._colbert(ranker).of_query_token(self.token, pairs, contexts))
 
     def _colbert(self, ranker: Ranker) -> ColBERT:

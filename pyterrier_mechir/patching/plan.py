@@ -128,7 +128,7 @@ class ColumnReplay:
     In the run in which some positions are patched, these positions' own states are computed exactly, layer by layer,
     beside those of the others in the run that is patched; what the others notice of them counts to first order, the
     softmax of attention being exact. It costs about as much as one forward pass for each layer and component, whatever
-    the number of positions (:mod:`~pyterrier_mechir.models.columns`).
+    the number of positions (``pyterrier_mechir.models.columns``).
 
     For ``resid_pre``, ``resid_mid``, ``resid_post``, ``attn_out`` and ``mlp_out``. Where the gradient misses most is at
     the positions that the perturbation edits.

@@ -46,15 +46,16 @@ class Pair(NamedTuple):
 class Perturbation(ABC):
     """How a minimal pair is made of a text: what is changed, how its sides correspond, and what that should do.
 
-    Subclasses implement :meth:`__call__` and keep their settings as attributes of the same names as their constructor's
+    Subclasses implement ``__call__`` and keep their settings as attributes of the same names as their constructor's
     parameters; equality, hash and repr follow from these. ``a | b`` applies one after the other.
 
     Attributes:
         name: what the ``perturbation`` column says.
         alignment: how the two sides correspond, one of ``fill``, ``mask``, ``swap``, ``permute``, ``free``
             (see :data:`pyterrier_mechir.text.alignment.ALIGNMENTS`).
-        sign: what is expected of s_p - s_b (see :data:`SIGNS`); None where nothing is claimed.
-        own_baseline: whether the baseline is another text than the one given, so that :meth:`__call__` gives both.
+        sign: what is expected of s_p - s_b (see :data:`~pyterrier_mechir.perturb.base.SIGNS`); None where
+            nothing is claimed.
+        own_baseline: whether the baseline is another text than the one given, so that ``__call__`` gives both.
         fits_queries: whether it can apply to a query as the text, which has no words beside the query's.
         statement: the axiom, or what the perturbation does to a text, in one sentence.
         change: what is exchanged for what.
@@ -87,7 +88,7 @@ class Perturbation(ABC):
         """
 
     def pair(self, text: str, query: str) -> Pair | None:
-        """The minimal pair that :meth:`__call__` makes of a text, or None where the perturbation does not apply.
+        """The minimal pair that ``__call__`` makes of a text, or None where the perturbation does not apply.
 
         Raises:
             TypeError: the perturbation gave something that is not a text.
@@ -201,7 +202,7 @@ class OfPairs(Perturbation):
     :class:`Chain` takes the baseline of its first perturbation and the perturbed side of its second,
     :class:`~pyterrier_mechir.perturb.OneOf` a pair of one of several, and
     :class:`~pyterrier_mechir.perturb.RandomTerm` a pair with other words in it. Each needs the whole pairs of the
-    others, both sides and which perturbation made them, and so implements :meth:`pair`; :meth:`__call__` follows.
+    others, both sides and which perturbation made them, and so implements :meth:`pair`; ``__call__`` follows.
     """
 
     @abstractmethod
@@ -329,7 +330,7 @@ def perturbation(
     Args:
         function: the function.
         alignment: how the sides correspond.
-        sign: what is expected of s_p - s_b, one of :data:`SIGNS`; None claims nothing.
+        sign: what is expected of s_p - s_b, one of :data:`~pyterrier_mechir.perturb.base.SIGNS`; None claims nothing.
         own_baseline: whether the function returns (baseline, perturbed).
         check: a function of (baseline, perturbed, query) that says whether a pair is what the function claims, beyond
             its alignment; None claims nothing more.

@@ -43,7 +43,7 @@ class RandomTerm(OfPairs):
 
     Args:
         perturbation: the perturbation.
-        idf: where the words come from, and how rare they are (see :meth:`pyterrier_mechir.text.idf.Idf.of`): a
+        idf: where the words come from, and how rare they are (see :meth:`pyterrier_mechir.perturb.Idf.of`): a
             dataset or an iterable of documents; the stems of an index are no words.
         seed: of the choice of the words.
         ranker: a ranker, in whose tokenizer the random word is to have as many pieces as the word that it stands for,

@@ -283,7 +283,7 @@ class Ranker(Running):
 
         Args:
             contexts: what is the same on both sides of each pair: its query, or its document where queries vary (see
-                :meth:`facing`).
+                ``facing``).
             baselines: its baseline text.
             perturbed: its perturbed text.
             alignments: the declared alignment of its perturbation.
@@ -308,7 +308,7 @@ class Ranker(Running):
         """Whether each text, beside its context, is longer than the ranker takes: bool ``[len(texts)]``.
 
         Args:
-            contexts: the query of each text, or its document where queries vary (see :meth:`facing`).
+            contexts: the query of each text, or its document where queries vary (see ``facing``).
             texts: the texts.
         """
         return self.sequences.cuts(contexts, texts)

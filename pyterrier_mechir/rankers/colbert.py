@@ -229,7 +229,7 @@ class ColBERT(DualEncoder):
     def of_query_token(
         self, token: str | int, pairs: Sequence[AlignedPair], contexts: Sequence[str]
     ) -> tuple[list[AlignedPair], Batch]:
-        """Pairs and query inputs with which :meth:`compare` gives what one token of the query adds to the score.
+        """Pairs and query inputs with which ``compare`` gives what one token of the query adds to the score.
 
         Args:
             token: as in :class:`~pyterrier_mechir.QueryTokenScore`.

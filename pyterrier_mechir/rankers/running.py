@@ -61,7 +61,7 @@ class Running(Identified, ABC):
     """Whether the query is part of the sequences that are patched."""
 
     varies: str = "document"
-    """Which side the pairs vary on, ``document`` or ``query`` (see :meth:`facing`)."""
+    """Which side the pairs vary on, ``document`` or ``query`` (see ``facing``)."""
 
     reads_first_token: bool
     """Whether the score reads the last layer at the first position only."""
@@ -98,9 +98,9 @@ class Running(Identified, ABC):
 
     @property
     def twin(self) -> Any:
-        """What runs in place of :attr:`model`: modules of the running thread's own, over the model's very weights.
+        """What runs in place of ``model``: modules of the running thread's own, over the model's very weights.
 
-        See :mod:`~pyterrier_mechir.models.twins`. Whatever computes scores runs this, and never the model itself.
+        See ``pyterrier_mechir.models.twins``. Whatever computes scores runs this, and never the model itself.
         """
         return self._twins.current()
 
@@ -187,7 +187,7 @@ class Running(Identified, ABC):
         return self.compare(self.encode(batch), batch)
 
     def query_inputs(self, queries: Sequence[str]) -> Batch:
-        """What :meth:`compare` reads of each query; a row per query. Nothing where sequences have the query in them."""
+        """What ``compare`` reads of each query; a row per query. Nothing where sequences have the query in them."""
         return {}
 
     @as_alone()
@@ -227,9 +227,9 @@ class Running(Identified, ABC):
         """Scores of sequences of the side that varies, of which equal ones are computed once.
 
         Args:
-            sequences: the sequences, such as those of :attr:`sequences`.
+            sequences: the sequences, such as those of ``sequences``.
             contexts: for each, the row of its query in ``inputs``, or of its document where queries vary.
-            inputs: the :meth:`query_inputs` of the distinct contexts.
+            inputs: the ``query_inputs`` of the distinct contexts.
             batch_size: sequences in a forward pass; None batches by length.
 
         Returns:
@@ -271,7 +271,7 @@ class Running(Identified, ABC):
             texts: as there.
             batch_size: as there.
             verbose: as there.
-            inputs: the :meth:`query_inputs` of the distinct queries, if they are known.
+            inputs: the ``query_inputs`` of the distinct queries, if they are known.
         """
         distinct, which_query = unique(queries)
         if self.reads_query:
@@ -315,7 +315,7 @@ class Running(Identified, ABC):
 
         Args:
             sequences: ``B`` sequences.
-            query_inputs: from :meth:`query_inputs`.
+            query_inputs: from ``query_inputs``.
             queries: the row of each sequence's query.
 
         Returns:

@@ -165,7 +165,7 @@ class Splade(DualEncoder):
 
     @as_alone()
     def term_inputs(self, term: str) -> Batch:
-        """The query inputs with which :meth:`compare` gives the weight of one term.
+        """The query inputs with which ``compare`` gives the weight of one term.
 
         Args:
             term: a word that is one token, or a token of the vocabulary.

@@ -129,7 +129,7 @@ _PARAMETERS = {
 }
 
 
-class _OfPairs(Measure):
+class PairMeasure(Measure):
     """A measure of a query's minimal pairs.
 
     ``@ k`` looks at the k best documents. Only judged queries count, as for other measures. A query without pairs has
@@ -175,12 +175,13 @@ class _OfPairs(Measure):
         raise NotImplementedError
 
 
-class _AxiomAgreement(_OfPairs):
+class _AxiomAgreement(PairMeasure):
     """Share of a query's pairs on which the ranker's score changes as the axiom expects.
 
     Needs ``score_baseline`` and ``score_perturbed``, as ``PairScorer`` and ``PatchScorer`` add them, and
     ``expected_sign`` unless it is ``+`` throughout. Parameters: ``band``, the neutral band in score units; ``sign``,
-    the expectation, in place of the frame's; ``missing``, as for all measures of pairs (:class:`_OfPairs`).
+    the expectation, in place of the frame's; ``missing``, as for all measures of pairs
+    (:class:`~pyterrier_mechir.results.measures.PairMeasure`).
     """
 
     NAME = "AxiomAgreement"
@@ -198,10 +199,11 @@ class _AxiomAgreement(_OfPairs):
         return float(agrees.mean())
 
 
-class _ScoreShift(_OfPairs):
+class _ScoreShift(PairMeasure):
     """Mean change of a query's scores, s_p - s_b, in score units.
 
-    Needs ``score_baseline`` and ``score_perturbed``. For ``missing`` see :class:`_OfPairs`.
+    Needs ``score_baseline`` and ``score_perturbed``. For ``missing`` see
+    :class:`~pyterrier_mechir.results.measures.PairMeasure`.
     """
 
     NAME = "ScoreShift"
@@ -213,12 +215,12 @@ class _ScoreShift(_OfPairs):
         return float(_delta(pairs.head(n)).mean())
 
 
-class _RankShift(_OfPairs):
+class _RankShift(PairMeasure):
     """Mean number of ranks that a document gains when it alone is perturbed.
 
     A document's rank is one more than the number of the query's other documents, all that were retrieved, whose
     ``score`` is greater. What it gains is its rank by ``score_baseline`` less that by ``score_perturbed``, the others
-    staying as they are. For ``missing`` see :class:`_OfPairs`.
+    staying as they are. For ``missing`` see :class:`~pyterrier_mechir.results.measures.PairMeasure`.
     """
 
     NAME = "RankShift"
@@ -237,12 +239,12 @@ class _RankShift(_OfPairs):
         return float(gained.where(np.isfinite(_delta(pairs)).to_numpy()).head(n).mean())
 
 
-class _PatchEffect(_OfPairs):
+class EffectMeasure(PairMeasure):
     """Patching effect of a component over a query's pairs: mean moved score / mean of s_p - s_b.
 
     ``PatchEffect(layer=5, head=8)``; without ``head``, of a component that a layer has one of. Needs
     ``score_baseline``, ``score_perturbed`` and ``patch_scores`` of all positions, in the denoise direction. For
-    ``missing`` see :class:`_OfPairs`.
+    ``missing`` see :class:`~pyterrier_mechir.results.measures.PairMeasure`.
     """
 
     NAME = "PatchEffect"
@@ -266,11 +268,12 @@ class _PatchEffect(_OfPairs):
         return float(effects[place])
 
 
-class _EffectConcentration(_OfPairs):
+class _EffectConcentration(PairMeasure):
     """How few components carry the effect of a query's pairs: 0 where all carry as much, 1 where one carries all.
 
     1 - H / log n, where H is the entropy of the positive effects' shares in their sum and n the number of components
-    that were patched. Effects are those of :class:`_PatchEffect`; so is what is needed.
+    that were patched. Effects, and what is needed, are as for
+    :class:`~pyterrier_mechir.results.measures.EffectMeasure`.
     """
 
     NAME = "EffectConcentration"
@@ -312,8 +315,9 @@ ScoreShift = _ScoreShift()
 RankShift = _RankShift()
 """Mean number of ranks that a document gains when it alone is perturbed (see :class:`_RankShift`)."""
 
-PatchEffect = _PatchEffect()
-"""Patching effect of a component over a query's pairs (see :class:`_PatchEffect`)."""
+PatchEffect = EffectMeasure()
+"""Patching effect of a component over a query's pairs; see
+:class:`~pyterrier_mechir.results.measures.EffectMeasure`."""
 
 EffectConcentration = _EffectConcentration()
 """How few components carry the effect of a query's pairs (see :class:`_EffectConcentration`)."""

@@ -64,7 +64,7 @@ class AttentionPatterns(Keyed, pt.Transformer):
             query and the other of the document; for cross-encoders). Words are compared lower-cased; an unknown token
             is no word.
         idf: where the document frequencies that ``rarity`` needs come from, whatever
-            :meth:`~pyterrier_mechir.text.idf.Idf.of` takes. A word that the collection lacks is rare, unless it is
+            :meth:`~pyterrier_mechir.perturb.Idf.of` takes. A word that the collection lacks is rare, unless it is
             a function word.
         rare_above: the idf above which a word is rare; by default that of a word that one document in a hundred has,
             ln 100 = 4.6, which no word of a collection of fewer than a hundred documents exceeds.

@@ -36,7 +36,7 @@ class PerturbDocs(PerturbStage):
         control: ``"random_term"`` runs the same edit with random words, as rare as those that the perturbation puts in
             (see :class:`~pyterrier_mechir.perturb.RandomTerm`), so that an effect can be reported over its control.
         idf: for a control, where its words come from: a dataset, an iterable of documents, or anything else that
-            :meth:`~pyterrier_mechir.text.idf.Idf.of` takes but stems; None takes the perturbation's own.
+            :meth:`~pyterrier_mechir.perturb.Idf.of` takes but stems; None takes the perturbation's own.
         ranker: the ranker that will be interpreted, for what depends on it: similar words from its embedding table
             where the perturbation was given none, and random words of as many of its word pieces.
 

@@ -29,7 +29,7 @@ class RandomFiller:
 
     Args:
         idf: where the words come from and how rare they are: anything that
-            :meth:`~pyterrier_mechir.text.idf.Idf.of` takes but stems. None draws whole words of the tokenizer's
+            :meth:`~pyterrier_mechir.perturb.Idf.of` takes but stems. None draws whole words of the tokenizer's
             vocabulary, whose order stands for their rarity; a word that is not whole there counts as the rarest, and
             has as many words against it as it has pieces.
         draws: how many times fillers are drawn; the scores of the draws are averaged.

@@ -95,7 +95,8 @@ class Similar(ABC):
 
         Args:
             source: a mapping of lower-cased terms to a similar word or several, the most similar first; a function of
-                a term that returns the same; a ranker, or another :class:`Embedder`, whose embedding table's neighbours
+                a term that returns the same; a ranker, or another
+                :class:`~pyterrier_mechir.text.similar.Embedder`, whose embedding table's neighbours
                 are taken; a ``Similar``; or None, where a ranker takes its place later (see
                 :meth:`~pyterrier_mechir.perturb.Perturbation.bind`).
             wanted_by: the name of the perturbation, for the error that looking a word up in None is.
@@ -178,7 +179,7 @@ class Neighbours(Similar):
     that the tokenizer does not know has no neighbours. The table is read when it is first needed.
 
     Args:
-        ranker: the ranker, or another :class:`Embedder`.
+        ranker: the ranker, or another :class:`~pyterrier_mechir.text.similar.Embedder`.
     """
 
     def __init__(self, ranker: Embedder):

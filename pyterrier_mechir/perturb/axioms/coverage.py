@@ -35,7 +35,7 @@ class LB1(Perturbation):
     Args:
         position: where the term is added, as in :class:`~pyterrier_mechir.perturb.TFC1`, but not ``beside``.
         seed: of the choice of terms and place.
-        idf: where document frequencies come from (see :meth:`pyterrier_mechir.text.idf.Idf.of`), so that the two
+        idf: where document frequencies come from (see :meth:`pyterrier_mechir.perturb.Idf.of`), so that the two
             terms are as rare as each other. None takes any two, and then the sides differ in rarity too.
 
     Does not apply unless the text has one of the query's terms and lacks another, as rare where ``idf`` is given, and

@@ -24,7 +24,7 @@ class TDC(Insertion):
 
     Args:
         idf: where document frequencies come from: a built ``PisaIndex``, a dataset, a mapping of terms to idf, or an
-            iterable of documents (see :meth:`pyterrier_mechir.text.idf.Idf.of`).
+            iterable of documents (see :meth:`pyterrier_mechir.perturb.Idf.of`).
         position: as in :class:`~pyterrier_mechir.perturb.TFC1`; of ``append`` only.
         seed: of a random position, and of the occurrence that is swapped.
         analyse: for a mapping or documents, text to terms; lower-cased words by default. ``idf`` keeps it, so that the
@@ -113,7 +113,7 @@ class MTDC(Perturbation):
     """A common query term and a rarer one change places: the rarer gets the count of the commoner.
 
     Args:
-        idf: where document frequencies come from (see :meth:`pyterrier_mechir.text.idf.Idf.of`).
+        idf: where document frequencies come from (see :meth:`pyterrier_mechir.perturb.Idf.of`).
         analyse: for a mapping or documents, text to terms; lower-cased words by default. ``idf`` keeps it, so that the
             attribute is None.
 

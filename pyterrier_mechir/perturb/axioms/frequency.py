@@ -178,7 +178,7 @@ class TFC3(Perturbation):
     """Of two equally rare query terms, a second occurrence of the one gives way to the other, which the text lacks.
 
     Args:
-        idf: where document frequencies come from (see :meth:`pyterrier_mechir.text.idf.Idf.of`).
+        idf: where document frequencies come from (see :meth:`pyterrier_mechir.perturb.Idf.of`).
         tolerance: how much the idf of the two terms may differ, as a share of the greater.
         seed: of the choice of the terms and the place.
         analyse: for a mapping or documents, text to terms; lower-cased words by default. ``idf`` keeps it, so that the

@@ -46,8 +46,8 @@ class StoredStage(Keyed, pt.Transformer):
         """What decides the results, so that a run can be repeated.
 
         Args:
-            fingerprint: as in :meth:`Ranker.about`.
+            fingerprint: as in ``Ranker.about``.
 
         Returns:
-            ``ranker``, as :meth:`Ranker.about` says, and ``scorer``: the class and its settings.
+            ``ranker``, as ``Ranker.about`` says, and ``scorer``: the class and its settings.
         """
