@@ -7,7 +7,6 @@ import ast
 import inspect
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -63,7 +62,8 @@ def homes() -> dict[str, list[str]]:
     return found
 
 
-def _documented(names: Iterator[str], module: str) -> str:
+def documented(module: str, *names: str) -> str:
+    """Names of a module, with their docstrings; of constants, the text that stands under them."""
     parts = []
     for name in names:
         value = getattr(__import__(module, fromlist=[name]), name)
@@ -72,32 +72,22 @@ def _documented(names: Iterator[str], module: str) -> str:
             parts.append(f".. autoclass:: {module}.{name}\n   :members:\n   :inherited-members: {inherited}\n")
         elif inspect.isroutine(value):
             parts.append(f".. autofunction:: {module}.{name}\n")
+        elif name.isupper():
+            parts.append(f".. autodata:: {module}.{name}\n")
         else:
             text = str(GoogleDocstring(inspect.getdoc(type(value)) or ""))
             parts.append(f".. py:data:: {module}.{name}\n\n" + indent(text, "   ") + "\n")
     return "```{eval-rst}\n" + "\n".join(parts) + "```"
 
 
-def documented(module: str, *names: str) -> str:
-    """Names of a module, with their docstrings; of constants, the text that stands under them."""
-    constants = [name for name in names if name.isupper()]
-    others = _documented((name for name in names if name not in constants), module)
-    return others.removesuffix("```") + "".join(f"\n.. autodata:: {module}.{name}\n" for name in constants) + "```"
-
-
 def names_of(*folders: str) -> str:
     """The public names of some folders of the package, with their docstrings."""
-    return _documented((name for folder in folders for name in homes()[folder]), "pyterrier_mechir")
+    return documented("pyterrier_mechir", *(name for folder in folders for name in homes()[folder]))
 
 
 def names_of_perturb() -> str:
     """The public names of ``pyterrier_mechir.perturb``, with their docstrings."""
-    return _documented(iter(perturb.__all__), "pyterrier_mechir.perturb")
-
-
-def recipe(name: str) -> str:
-    """A public name of ``pyterrier_mechir.recipes``, with its docstring."""
-    return _documented(iter([name]), "pyterrier_mechir.recipes")
+    return documented("pyterrier_mechir.perturb", *perturb.__all__)
 
 
 @cache

@@ -37,7 +37,7 @@ On the known circuit, with the default options, on the lab collection:
 
 {found}
 
-```{{generated}} recipe {recipe.name}
+```{{generated}} documented pyterrier_mechir.recipes {recipe.name}
 ```
 """
 

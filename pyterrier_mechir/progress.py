@@ -1,4 +1,4 @@
-"""Whether progress bars are shown: asked for stage by stage, or at once for all that runs within a call."""
+"""Whether progress bars are shown: asked for stage by stage, or at once for all stages that run within a call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shown(verbose: bool) -> bool:
 
 @contextmanager
 def all_shown() -> Iterator[None]:
-    """Show the bars of all that runs within, whatever the stages' own settings."""
+    """Show the bars of the stages that run within, whatever their own settings."""
     token = _ALL_SHOWN.set(True)
     try:
         yield

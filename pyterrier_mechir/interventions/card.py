@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,10 @@ def _use(ranker: Ranker, family: str) -> str:
     needed = attending(ranker.model.config)
     if family in _LIBRARIES:
         kind = _LIBRARIES[family]
-        options = f", model_kwargs={needed}".replace("'", '"') if needed else ""
-        lines = [f"from sentence_transformers import {kind}", "", f'model = {kind}("DIRECTORY"{options})', "", *lines]
+        package, made, options = "sentence_transformers", kind, f", model_kwargs={json.dumps(needed)}" if needed else ""
     else:
         kind = type(ranker.model).__name__
-        options = "".join(f', {name}="{value}"' for name, value in needed.items())
-        made = f'model = {kind}.from_pretrained("DIRECTORY"{options})'
-        lines = [f"from transformers import {kind}", "", made, "", *lines]
-    return "\n".join(["```python", *lines, "```"])
+        options = "".join(f", {name}={json.dumps(value)}" for name, value in needed.items())
+        package, made = "transformers", f"{kind}.from_pretrained"
+    loaded = [f"from {package} import {kind}", "", f'model = {made}("DIRECTORY"{options})', ""]
+    return "\n".join(["```python", *loaded, *lines, "```"])
