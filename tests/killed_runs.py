@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,10 +19,16 @@ os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_TH
 import pandas as pd
 import torch
 from small_models import QUERIES, TEXTS, build
+from tqdm import tqdm
 
 from pyterrier_mechir import BiEncoder, PatchScorer
 
 torch.set_num_threads(1)
+
+# tqdm's lock is shared by forked processes, and a child that is killed within it keeps it for ever; its monitor is a
+# thread. Both only matter to processes that fork.
+tqdm.set_lock(threading.RLock())
+tqdm.monitor_interval = 0
 
 
 def main(directory: Path) -> None:
