@@ -18,26 +18,23 @@ from tolerance import set_noise
 from pyterrier_mechir import BiEncoder, CrossEncoder
 
 _LONGEST = (
-    "test_laws.py",
     "test_examples.py",
     "test_lessons.py",
+    "test_verify.py",
     "test_run.py",
+    "test_laws.py",
+    "test_edits.py",
+    "test_pages.py",
     "test_decoders.py",
     "test_results.py",
-    "test_exactness.py",
-    "test_column.py",
-    "test_columns.py",
+    "test_recipes.py",
     "test_positions.py",
-    "test_snapshot.py",
-    "test_structure.py",
-    "test_cli.py",
-    "test_unchanged.py",
-    "test_mono_t5.py",
-    "test_lens.py",
     "test_left_out.py",
-    "test_integrated_gradients.py",
-    "test_pages.py",
-    "test_questions.py",
+    "test_column.py",
+    "test_exactness.py",
+    "test_gates.py",
+    "test_mono_t5.py",
+    "test_columns.py",
 )
 """The files that take 20 seconds or more, the longest first."""
 

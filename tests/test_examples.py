@@ -41,7 +41,7 @@ _FEWER = {
     "position_or_term": ("ranker = ", _FEW.format(topics=4, documents=1, letters=350) + _THREE_LAYERS),
     "paths": ("choose, report = ", "choose, report = choose.head(3), report.head(3)" + _THREE_LAYERS),
     "families": ("bm25 = ", _FEW.format(topics=2, documents=1, letters=150)),
-    "edits": ("bm25 = ", _FEW.format(topics=18, documents=8, letters=400)),
+    "edits": ("bm25 = ", _FEW.format(topics=12, documents=6, letters=300)),
     "words": ("bm25 = ", _FEW.format(topics=4, documents=4, letters=120)),
 }
 """Runs after the cell of each notebook that has such a line, so that its results come from less."""

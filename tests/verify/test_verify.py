@@ -85,7 +85,7 @@ def test_the_rankers_of_the_package_pass(direction):
 
 
 def test_minilm_passes():
-    found = check_ranker(BiEncoder(str(get_model_path())))
+    found = check_ranker(BiEncoder(str(get_model_path())), FRAME)
     assert found.passed, str(found)
     assert found["checkpoint"].status == found["hooks"].status == "ok"
 
