@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +15,8 @@ from scipy.stats import entropy
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.perturb.base import NO_SIGN, SIGNS
 from pyterrier_mechir.results.effects import change, ratio_of_means
-from pyterrier_mechir.results.frames import check_columns
+from pyterrier_mechir.results.frames import METADATA, check_columns
+from pyterrier_mechir.results.pairs import direction_of
 
 NEUTRAL_BAND = 1e-3
 """Score changes up to this size count as none, unless another band is given."""
@@ -165,10 +166,16 @@ class PairMeasure(Measure):
         run = run[run["query_id"].isin(set(qrels["query_id"]))].rename(columns={"query_id": "qid"})
         check_columns(run, ["qid"])
         has_pairs = set(self.NEEDED) <= set(run.columns)
+        told = self._told(run) if has_pairs else {}
         cutoff = self.params.get("cutoff")
         for qid, pairs in run.groupby("qid", sort=False, observed=True):
+            pairs.attrs = told
             value = self._of_query(pairs, len(pairs) if cutoff is None else cutoff) if has_pairs else self.DEFAULT
             yield Metric(str(qid), self, self.DEFAULT if np.isnan(value) else value)
+
+    def _told(self, run: pd.DataFrame) -> dict[Hashable, Any]:
+        """What the whole run tells about each query's pairs: their attrs."""
+        return run.attrs
 
     def _of_query(self, pairs: pd.DataFrame, n: int) -> float:
         """The value of the first ``n`` of a query's pairs, best first; NaN where none counts."""
@@ -239,12 +246,22 @@ class _RankShift(PairMeasure):
         return float(gained.where(np.isfinite(_delta(pairs)).to_numpy()).head(n).mean())
 
 
-class EffectMeasure(PairMeasure):
+class _OfEffects(PairMeasure):
+    """A measure of the effects of components over a query's pairs."""
+
+    NEEDED = ("score_baseline", "score_perturbed", "patch_scores")
+
+    def _told(self, run: pd.DataFrame) -> dict[Hashable, Any]:
+        return {METADATA: {"direction": direction_of(run)}}
+
+
+class EffectMeasure(_OfEffects):
     """Patching effect of a component over a query's pairs: mean moved score / mean of s_p - s_b.
 
     ``PatchEffect(layer=5, head=8)``; without ``head``, of a component that a layer has one of. Needs
-    ``score_baseline``, ``score_perturbed`` and ``patch_scores`` of all positions, in the denoise direction. For
-    ``missing`` see :class:`~pyterrier_mechir.results.measures.PairMeasure`.
+    ``score_baseline``, ``score_perturbed`` and ``patch_scores`` of all positions, in the direction that the frame's
+    attrs say or ``patch_effect`` tells; of ``direction="both"``, that is denoise. For ``missing`` see
+    :class:`~pyterrier_mechir.results.measures.PairMeasure`.
     """
 
     NAME = "PatchEffect"
@@ -256,7 +273,6 @@ class EffectMeasure(PairMeasure):
         "layer": ParamInfo(dtype=int, required=True, desc="layer"),
         "head": ParamInfo(dtype=int, required=False, desc="head"),
     }
-    NEEDED = ("score_baseline", "score_perturbed", "patch_scores")
 
     def _of_query(self, pairs: pd.DataFrame, n: int) -> float:
         effects = _effects(pairs.head(n))
@@ -268,7 +284,7 @@ class EffectMeasure(PairMeasure):
         return float(effects[place])
 
 
-class _EffectConcentration(PairMeasure):
+class _EffectConcentration(_OfEffects):
     """How few components carry the effect of a query's pairs: 0 where all carry as much, 1 where one carries all.
 
     1 - H / log n, where H is the entropy of the positive effects' shares in their sum and n the number of components
@@ -280,7 +296,6 @@ class _EffectConcentration(PairMeasure):
     __name__ = "EffectConcentration"
     PRETTY_NAME = "Effect concentration"
     SHORT_DESC = "1 less the normalised entropy of the positive patching effects."
-    NEEDED = ("score_baseline", "score_perturbed", "patch_scores")
 
     def _of_query(self, pairs: pd.DataFrame, n: int) -> float:
         effects = _effects(pairs.head(n)).ravel()
@@ -303,7 +318,7 @@ def _effects(pairs: pd.DataFrame) -> np.ndarray:
     if len({np.shape(array) for array in arrays}) > 1:
         raise ValueError("patch_scores has arrays of several shapes; measure one scorer's at a time, of all positions.")
     baseline, perturbed = (pairs[f"score_{side}"].to_numpy(np.float64) for side in ("baseline", "perturbed"))
-    return ratio_of_means("denoise", np.stack(arrays).astype(np.float64), baseline, perturbed)
+    return ratio_of_means(direction_of(pairs), np.stack(arrays).astype(np.float64), baseline, perturbed)
 
 
 AxiomAgreement = _AxiomAgreement()

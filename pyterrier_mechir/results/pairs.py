@@ -34,21 +34,17 @@ class PairArrays:
     weights: np.ndarray
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, direction: str | None, weights: np.ndarray) -> PairArrays:
+    def of(cls, frame: pd.DataFrame, weights: np.ndarray) -> PairArrays:
         """Read a frame.
 
         Args:
             frame: as for :func:`read_pairs`.
-            direction: in which it was swept; None finds out which one gives the frame's effects.
             weights: of the pairs.
         """
-        effects, patched = (_stack(frame[column]) for column in ("patch_effect", "patch_scores"))
-        baseline, perturbed = (frame[f"score_{side}"].to_numpy(np.float64) for side in ("baseline", "perturbed"))
-        delta = change(baseline, perturbed)
-        denoised, noised = (moved(way, patched, baseline[:, None], perturbed[:, None]) for way in ("denoise", "noise"))
-        direction = direction or _direction(effects * delta[:, None], denoised, noised)
+        baseline, perturbed = _sides(frame)
+        amounts = moved(direction_of(frame), _stack(frame["patch_scores"]), baseline[:, None], perturbed[:, None])
         queries = np.unique(frame["qid"].astype(str).to_numpy(np.object_), return_inverse=True)[1]
-        return cls(effects, noised if direction == "noise" else denoised, delta, queries, weights)
+        return cls(_stack(frame["patch_effect"]), amounts, change(baseline, perturbed), queries, weights)
 
     def rows(self, index: Any) -> PairArrays:
         """Some of the pairs, with their queries numbered anew."""
@@ -60,10 +56,40 @@ class PairArrays:
         return replace(self, effects=self.effects[:, index], moved=self.moved[:, index])
 
 
-def _direction(of_effects: np.ndarray, denoised: np.ndarray, noised: np.ndarray) -> str:
-    """The direction whose moved scores are nearest to those that a frame's effects amount to."""
-    errors = [np.nansum(np.abs(of_effects - candidate)) for candidate in (denoised, noised)]
-    return "denoise" if errors[0] <= errors[1] else "noise"
+def direction_of(frame: pd.DataFrame) -> str:
+    """The direction in which a frame's ``patch_scores`` were swept: ``denoise`` or ``noise``.
+
+    Args:
+        frame: of :class:`~pyterrier_mechir.PatchScorer`, with ``patch_scores``. Its attrs say the direction; where
+            they are gone, it is the one in which its scores amount to its effects.
+
+    Raises:
+        ValueError: nothing tells: the attrs are gone, and no pair has effects.
+    """
+    told = frame.attrs.get(METADATA, {}).get("direction")
+    if told is not None:
+        return "noise" if told == "noise" else "denoise"
+    patched = _flat(frame["patch_scores"])
+    effects = _flat(frame["patch_effect"]) if "patch_effect" in frame.columns else np.full(patched.shape, np.nan)
+    if np.isnan(effects).all() and np.isfinite(patched).any():
+        raise ValueError(
+            f"nothing tells in which direction the frame was patched, since its attrs[{METADATA!r}] are gone and no "
+            "pair has effects; keep the attrs that PatchScorer gave it."
+        )
+    baseline, perturbed = (np.repeat(scores, frame["patch_scores"].map(np.size)) for scores in _sides(frame))
+    amounts = effects * change(baseline, perturbed)
+    return min(
+        ("denoise", "noise"), key=lambda way: np.nansum(np.abs(amounts - moved(way, patched, baseline, perturbed)))
+    )
+
+
+def _flat(arrays: pd.Series) -> np.ndarray:
+    return np.concatenate([[], *map(np.ravel, arrays)])
+
+
+def _sides(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """The baselines' scores and the perturbed sides', ``[pair]``."""
+    return frame["score_baseline"].to_numpy(np.float64), frame["score_perturbed"].to_numpy(np.float64)
 
 
 def _stack(arrays: pd.Series) -> np.ndarray:
@@ -79,8 +105,8 @@ def read_pairs(frame: pd.DataFrame, weights: str | None = None) -> tuple[list[La
         weights: a column of weights of pairs.
 
     Raises:
-        ValueError: effects of single positions, arrays of several shapes, sites that nothing tells, or a weight that is
-            no number of 0 or more.
+        ValueError: effects of single positions, arrays of several shapes, sites or a direction that nothing tells, or
+            a weight that is no number of 0 or more.
     """
     if has_token_effects(frame):
         raise ValueError(
@@ -92,7 +118,7 @@ def read_pairs(frame: pd.DataFrame, weights: str | None = None) -> tuple[list[La
         raise ValueError(f"patch_effect has arrays of shapes {sorted(shapes)}; aggregate one scorer's at a time.")
     sites, slots = labelled_sites(frame, shapes.pop())
     labels = [(site, slot) for site in sites for slot in ([None] if slots is None else slots)]
-    return labels, PairArrays.of(frame, frame.attrs.get(METADATA, {}).get("direction"), _weights(frame, weights))
+    return labels, PairArrays.of(frame, _weights(frame, weights))
 
 
 def _weights(frame: pd.DataFrame, column: str | None) -> np.ndarray:

@@ -48,6 +48,8 @@ def run(scores, baseline, perturbed, patched=None, qid="1") -> pd.DataFrame:
     )
     if patched is not None:
         frame["patch_scores"] = [np.array(values, np.float32) for values in patched]
+        sides = zip(frame["patch_scores"], frame["score_baseline"], frame["score_perturbed"], strict=True)
+        frame["patch_effect"] = [((scores - base) / (other - base)).astype(np.float32) for scores, base, other in sides]
     return pt.model.add_ranks(frame)
 
 
@@ -178,6 +180,34 @@ def test_measures_of_a_pipeline(plan):
     assert values["ScoreShift"].tolist() == pytest.approx([shift, shift], rel=1e-4)
     assert values["nDCG@10"].nunique() == 1
     assert values["EffectConcentration"].between(0, 1).all()
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise", "both"])
+@pytest.mark.parametrize("keeps_attrs", [True, False])
+def test_effects_are_those_of_the_direction_that_was_patched(direction, keeps_attrs):
+    rows = [("1", "moon night", f"d{i}", text, 3 - i) for i, text in enumerate(TEXTS[:3])]
+    retrieved = pd.DataFrame(rows, columns=["qid", "query", "docno", "text", "score"])
+    scored = (PerturbDocs(TFC1()) >> PatchScorer(BiEncoder(build("bert", classifier=False)), direction=direction))(
+        pt.model.add_ranks(retrieved)
+    )
+    heads = AggregateHeads(n_boot=0)(scored).set_index("docno")["score"]
+    if not keeps_attrs:
+        scored.attrs = {}
+    for name in ("L0H1", "L1H0"):
+        measure = PatchEffect(layer=int(name[1]), head=int(name[3]))
+        assert value(measure, scored) == pytest.approx(heads[name], abs=1e-5)
+
+
+def test_a_direction_that_nothing_tells_is_asked_for():
+    frame = run([1], [0], [1], PATCHED[:1])
+    frame["patch_effect"] = [np.full((2, 2), NAN)]
+    for measure in (PatchEffect(layer=0, head=0), EffectConcentration):
+        with pytest.raises(ValueError, match=r"nothing tells in which direction.*keep the attrs"):
+            value(measure, frame)
+    with pytest.raises(ValueError, match="nothing tells in which direction"):
+        AggregateHeads()(frame)
+    frame.attrs = {"mechir": {"direction": "noise"}}
+    assert value(PatchEffect(layer=0, head=1), frame) == pytest.approx(1 - 2)
 
 
 @pytest.mark.parametrize("settings", [{"layer": 2, "head": 0}, {"layer": 0}, {"layer": 0, "head": 5}])
