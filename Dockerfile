@@ -1,4 +1,6 @@
-# Jupyter with the course and the gallery: docker build -t mechir-course . && docker run --rm -p 8888:8888 mechir-course
+# Jupyter with the course and the gallery, for x86-64, which PISA has wheels for:
+# docker build --platform linux/amd64 -t mechir-course .
+# docker run --platform linux/amd64 --rm -p 8888:8888 mechir-course
 FROM python:3.12-slim
 
 RUN useradd --create-home student

@@ -143,7 +143,8 @@ def _report(heads: pd.DataFrame, table: pd.DataFrame) -> None:
         f"{first['n_skipped']} skipped).\nThe heads that carry most of it, as a fraction of that change:\n"
     )
     strongest = heads.reindex(heads["score"].abs().sort_values(ascending=False).index).head(10)
-    rows = strongest[["docno", "layer", "head", "score"]].rename(columns={"docno": "name", "score": "effect"})
+    columns = {"docno": "name", "layer": "layer", "head": "head", "score": "effect", "ci_low": "from", "ci_high": "to"}
+    rows = strongest[[*columns]].rename(columns=columns).dropna(axis=1, how="all")  # one query has no intervals
     _say(rows.to_string(index=False, float_format="{:+.3f}".format))
     _say("\npt.Experiment on the same queries:\n")
     _say(table.to_string(index=False, float_format="{:.3f}".format))

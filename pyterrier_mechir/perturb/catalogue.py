@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pyterrier_mechir.perturb as perturb
+from pyterrier_mechir.perturb.base import NO_SIGN
 
 _QUERY = "ocean tides"
 _TEXT = "The moon pulls the ocean, and the tides rise."
@@ -92,8 +93,6 @@ CATALOGUE = [
 ]
 """Every perturbation of the package, with an example to which it applies."""
 
-_SIGNS = {"+": "+", "-": "-", "+0": "+ or 0", "-0": "- or 0", "0": "0", None: "none"}
-
 
 def by_name() -> dict[str, type[perturb.Perturbation]]:
     """The classes of perturbations by their names, but for ``RandomTerm``, which is made of another perturbation."""
@@ -119,7 +118,7 @@ def _row(entry: Entry) -> list[str]:
         made.statement,
         made.change,
         f"`{made.alignment}`",
-        _SIGNS[made.sign],
+        NO_SIGN if made.sign is None else made.sign,
         made.source,
         entry.query,
         pair.baseline,

@@ -8,6 +8,7 @@ What it compares with is computed apart: by the library that a checkpoint was ma
 
 from __future__ import annotations
 
+import platform
 import time
 import warnings
 from collections.abc import Callable
@@ -22,7 +23,10 @@ from pyterrier_mechir.verify.outcome import FAIL, OK, SKIPPED, WARN, Check, Veri
 from pyterrier_mechir.verify.subject import Subject, pairs_of
 from pyterrier_mechir.verify.untouched import untouched
 
-_PACKAGES = ("pyterrier-mechir", "torch", "transformers", "sentence-transformers", "transformer_lens", "python-terrier")
+_PACKAGES = (
+    *("pyterrier-mechir", "torch", "transformers", "tokenizers", "sentence-transformers", "transformer_lens"),
+    *("python-terrier", "pyterrier-pisa", "numpy", "pandas", "pyarrow"),
+)
 
 
 def check_ranker(
@@ -66,7 +70,8 @@ def check_ranker(
         checks.append(check)
         if progress is not None:
             progress(check)
-    versions = {name: found for name in _PACKAGES if (found := _version(name))}
+    versions = {"python": platform.python_version(), "system": platform.platform()}
+    versions |= {name: found for name in _PACKAGES if (found := _version(name))}
     return Verification(made.about(), tuple(checks), versions)
 
 

@@ -53,7 +53,7 @@ class Verification:
     Args:
         ranker: what identifies the ranker (its ``about()``).
         checks: what each found.
-        versions: of the packages that take part.
+        versions: of Python, the system, and the packages that take part.
     """
 
     ranker: Mapping[str, Any]

@@ -1,6 +1,7 @@
 """The command line: its results, its files, its silence and its errors."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ pytest.importorskip("pyterrier_pisa")
 
 from pyterrier_mechir import PatchResults, known_circuit
 from pyterrier_mechir.commands.cli import main
+from pyterrier_mechir.commands.demo import _report
 
 _SMALL = ["--num-queries", "1", "--num-results", "2"]
 
@@ -32,8 +34,32 @@ def test_the_demo_prints_heads_and_an_experiment(demo):
     _, process = demo
     printed = process.stdout
     assert "396 documents with PISA" in printed
-    assert "effect" in printed and "L5H" in printed
+    assert re.search(r"name +layer +head +effect\n *L\dH\d+ +\d +\d+ +[+-]\d", printed)  # of one query, no intervals
     assert "nDCG@10" in printed and "RR" in printed and "BM25 >> all-MiniLM-L6-v2" in printed
+
+
+def test_heads_are_printed_with_their_intervals(capsys):
+    heads = pd.DataFrame(
+        {
+            "docno": ["L0H1", "L1H0"],
+            "layer": [0, 1],
+            "head": [1, 0],
+            "score": [0.25, -0.5],
+            "ci_low": [0.125, -0.75],
+            "ci_high": [0.375, -0.25],
+            "mean_delta": 1.5,
+            "n_pairs": 4,
+            "n_skipped": 1,
+        }
+    )
+    _report(heads, pd.DataFrame({"name": ["BM25"], "nDCG@10": [0.5]}))
+    printed = capsys.readouterr().out
+    assert "+1.500 on average (4 pairs, 1 skipped)" in printed
+    assert [line.split() for line in printed.splitlines() if "head" in line.split() or "L" in line[:6]] == [
+        ["name", "layer", "head", "effect", "from", "to"],
+        ["L1H0", "1", "0", "-0.500", "-0.750", "-0.250"],
+        ["L0H1", "0", "1", "+0.250", "+0.125", "+0.375"],
+    ]
 
 
 def test_the_demo_writes_a_report_a_figure_and_results_that_agree(demo):
