@@ -37,7 +37,7 @@ def head_ablation(
     ranker: Any,
     data: Any = None,
     *,
-    measure: Measure | str = nDCG @ 10,
+    measure: Measure | str = nDCG @ 5,
     by: str = "mean",
     shares: Sequence[float] = SHARES,
     n_random: int = 3,
@@ -50,8 +50,9 @@ def head_ablation(
     r"""Ablate each head by itself, order them by how far they move scores, and ablate more and more of them at once.
 
     A head matters to a ranking by how far it moves scores *within* a query: what it adds to all documents alike orders
-    nothing. That is measured of each head on half of the queries. On the others, the heads that move scores least are
-    ablated together, and beside them random heads, as many.
+    nothing. That is measured of each head on half of the queries, where the share of the heads that can be spared is
+    chosen too. On the others, the heads that move scores least are ablated together, and beside them random heads, as
+    many.
 
     ===================  =====================================  ========================================================
     \                    Michel et al. (2019)                   here
@@ -61,7 +62,8 @@ def head_ablation(
     importance           the gradient of the loss by the gate   how far scores move within a query when the head alone
                                                                 is ablated, in standard deviations of the scores
     order                re-estimated every 10 %                estimated once
-    queries              importance and loss on the same data   chosen on half of the queries, tested on the others
+    queries              importance and loss on the same data   order and share chosen on half of the queries, tested on
+                                                                the others
     control              none                                   random heads, shuffled judgments
     ===================  =====================================  ========================================================
 
@@ -74,7 +76,7 @@ def head_ablation(
         shares: of the heads that are ablated together.
         n_random: random orders of the heads.
         margin: a loss of the measure that is none to speak of: what can be spared is the greatest share whose interval
-            lies above ``-margin``.
+            lies above ``-margin`` on the queries that choose.
         num_queries: of a dataset, topics, drawn at random.
         num_results: of a dataset, documents that BM25 retrieves for each.
         seed: of all draws.
@@ -82,13 +84,13 @@ def head_ablation(
 
     Returns:
         Frames ``heads`` (``docno, layer, head, moves``: the order, those that move least first; ``change`` of the
-        measure, with ``p_adjusted``, over all queries), ``effects`` (of RankingEffects) and ``curve`` (the measure
-        without more and more heads, on the queries that were held out).
+        measure, with ``p_adjusted``, over all queries), ``effects`` (of RankingEffects) and ``curve`` (the change of
+        the measure without more and more heads, by ``order``: ``least``, ``random``, their difference query by query,
+        and ``choosing``, which is ``least`` on the queries that choose; all others are held out).
 
     Raises:
-        pt.validate.InputValidationError: a column is missing.
-        ValueError: documents without judgments, fewer than 4 judged queries, an option out of range or unknown, or no
-            ranker.
+        ValueError: a column is missing, documents without judgments or none of which is relevant, fewer than 4 judged
+            queries, an option out of range or unknown, or no ranker.
         TypeError: a ranker that cannot be edited.
     """
     check_number("margin", margin, above=0)
@@ -99,7 +101,7 @@ def head_ablation(
     ranker = PAPER.ranker(ranker)
     if not isinstance(ranker, Interactive):
         raise TypeError(f"{ranker!r} has no edited(), by which heads are ablated together; give a ranker of a family.")
-    measure = parse_measure(measure) if isinstance(measure, str) else measure
+    measure = _parsed(measure) if isinstance(measure, str) else measure
     source = retrieved(data, num_queries=num_queries, num_results=num_results, needs=["label"], seed=seed)
     qrels = source.qrels.astype({"label": "int64"})
     documents = source.frame[source.frame["qid"].isin(qrels["qid"])].reset_index(drop=True)
@@ -118,44 +120,39 @@ def head_ablation(
         effects[["docno", "layer", "head", "score", "p_adjusted"]].rename(columns={"score": "change"}), on="docno"
     )
 
-    # The held-out queries, without more and more heads.
+    # Both halves of the queries, without more and more heads.
+    def changes(of: pd.DataFrame, without: np.ndarray) -> pd.Series:
+        edited = ranker.edited([Ablate(str(name), by, reference) for name in without])
+        return _of_queries(edited.scorer().transform(of), qrels, measure) - _of_queries(of, qrels, measure)
+
     own = _of_queries(others, qrels, measure)
+    if not own.any():
+        raise ValueError(
+            f"{measure} is 0 for each of {len(own)} queries, so that it can lose nothing; give documents "
+            "some of which are relevant."
+        )
     rng = np.random.default_rng(seed)
-    orders = {"least": [names[order]], "random": [rng.permutation(names) for _ in range(n_random)]}
+    random = [rng.permutation(names) for _ in range(n_random)]
     rows = []
     for size in sorted({max(1, round(share * len(names))) for share in shares}):
-        for kind, of_kind in orders.items():
-            changes = [
-                _without(ranker, [Ablate(str(name), by, reference) for name in one[:size]], others, qrels, measure)
-                - own
-                for one in of_kind
-            ]
-            if changes:
-                change = pd.concat(changes, axis=1).mean(axis=1)
-                rows.append(
-                    (size, kind, *mean_of(change, change.index), names_of(of_kind[0][:size].tolist()), len(change))
-                )
-    curve = pd.DataFrame(rows, columns=["n_heads", "order", "change", "ci_low", "ci_high", "heads", "n_queries"])
+        fewest = names[order][:size]
+        of_order = {"choosing": changes(chosen, fewest), "least": changes(others, fewest)}
+        if random:
+            of_order["random"] = pd.concat([changes(others, one[:size]) for one in random], axis=1).mean(axis=1)
+            of_order["least less random"] = of_order["least"] - of_order["random"]
+        rows += [(size, kind, *mean_of(change, change.index), len(change)) for kind, change in of_order.items()]
+    curve = pd.DataFrame(rows, columns=["n_heads", "order", "change", "ci_low", "ci_high", "n_queries"])
 
-    least = curve[curve["order"] == "least"]
-    spared = least[least["ci_low"] > -margin]
     figures = [
         Figure(f"{measure} on {len(own)} queries", None, *mean_of(own, own.index)),
         *(
             Figure(f"change without {row.n_heads} heads, {row.order}", None, row.change, row.ci_low, row.ci_high)
-            for row in records(curve)
+            for row in records(curve[curve["order"] != "choosing"])
         ),
         Figure("heads that move scores most", None, names_of(heads["docno"].iloc[::-1].head(5))),
         Figure("heads that move scores least", None, names_of(heads["docno"].head(5))),
     ]
-    if len(spared):
-        row = spared.iloc[-1]
-        told = Estimate(row["change"], row["ci_low"], row["ci_high"])
-        said = f"{row['n_heads']} of {len(names)} heads can be spared: {measure} changes by {told}"
-        findings = [f"{said} on queries that did not choose them."]
-    else:
-        findings = [f"No share of the heads is shown to cost less than {margin:g}; more queries would tell."]
-    findings += verdicts(effects)
+    findings = [_spared(curve, len(names), str(measure), margin), *verdicts(effects)]
     frames = {"heads": heads, "effects": effects, "curve": curve}
     drawn = partial(_draw, curve, f"{ranker.short_name}: {measure} without heads")
     return RecipeResult("head_ablation", PAPER, ranker.about(), figures, frames, findings, (), drawn)
@@ -169,15 +166,36 @@ def _moves(ablated: pd.DataFrame) -> np.ndarray:
     return np.asarray(within.mean().to_numpy() / max(float(spread.mean()), np.finfo(np.float32).tiny))
 
 
-def _without(
-    ranker: Interactive,
-    edits: Sequence[Ablate],
-    documents: pd.DataFrame,
-    qrels: pd.DataFrame,
-    measure: Measure,
-) -> pd.Series:
-    """The measure of each query under some edits."""
-    return _of_queries(ranker.edited(list(edits)).scorer().transform(documents), qrels, measure)
+def _spared(curve: pd.DataFrame, n: int, measure: str, margin: float) -> str:
+    """How many heads the queries that choose can spare, and what becomes of the others, in words."""
+    choosing = curve[curve["order"] == "choosing"]
+    enough = choosing[choosing["ci_low"] > -margin]
+    if not len(enough):
+        return f"No share of the heads is shown to cost less than {margin:g}; more queries would tell."
+    size = int(enough["n_heads"].max())
+    told = {
+        row.order: Estimate(row.change, row.ci_low, row.ci_high) for row in records(curve[curve["n_heads"] == size])
+    }
+    holds = "can be spared" if told["least"].ci_low > -margin else "are not shown to be spared"
+    said = (
+        f"{size} of {n} heads, chosen with their number on half of the queries, {holds} on the others: {measure} "
+        f"changes by {told['least']}"
+    )
+    if "random" not in told:
+        return f"{said}."
+    return f"{said}; without as many random heads it changes by {told['random']}, the difference being " + (
+        f"{told['least less random']}."
+    )
+
+
+def _parsed(name: str) -> Measure:
+    """A measure of ir_measures by its name."""
+    try:
+        return parse_measure(name)
+    except (NameError, ValueError) as error:
+        raise ValueError(
+            f"unknown measure {name!r}: {error}; write it as ir_measures does, such as 'nDCG@10'."
+        ) from None
 
 
 def _of_queries(ranked: pd.DataFrame, qrels: pd.DataFrame, measure: Measure) -> pd.Series:
@@ -194,7 +212,8 @@ def _draw(curve: pd.DataFrame, title: str, ax: Axes | None = None) -> Axes:
 
     ax = new_axes(ax, 5.2, 3.4)
     ax.axhline(0, color=FAINT, linewidth=0.8, zorder=0)
-    for place, (kind, rows) in enumerate(curve.groupby("order", sort=False)):
+    shown = curve[curve["order"].isin(["least", "random"])]
+    for place, (kind, rows) in enumerate(shown.groupby("order", sort=False)):
         ends = np.abs(rows[["ci_low", "ci_high"]].to_numpy().T - rows["change"].to_numpy())
         style: dict[str, Any] = {"marker": MARKERS[place], "color": QUALITATIVE[place]}
         ax.errorbar(rows["n_heads"], rows["change"], yerr=ends, capsize=2, label=kind, **style)

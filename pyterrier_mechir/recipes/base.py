@@ -53,8 +53,8 @@ class Paper(NamedTuple):
             return load_ranker(self.checkpoint, verbose=False)
         except ValueError as error:
             raise ValueError(
-                f"the ranker of {self.source}, {self.checkpoint}, cannot be loaded; download it ({self.size}) by "
-                f"hf download {self.checkpoint}, or give another ranker."
+                f"the ranker of {self.source}, {self.checkpoint}, cannot be loaded ({str(error).rstrip('.')}); "
+                f"download it ({self.size}) by hf download {self.checkpoint}, or give another ranker."
             ) from error
 
     def remarks(self, ranker: Ranker) -> tuple[str, ...]:

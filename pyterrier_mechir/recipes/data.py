@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_mechir.checks import check_count
 from pyterrier_mechir.perturb.base import Perturbation
 from pyterrier_mechir.recipes.estimates import deltas
 from pyterrier_mechir.results.frames import check_columns
@@ -21,6 +22,8 @@ from pyterrier_mechir.text.words import lowercase_words, query_terms, seeded
 
 LAB = "mechir:lab"
 NEEDED = ("qid", "query", "docno", "text")
+
+_OF_LABEL = "the grade of each document, 0 where it is not relevant"
 
 
 class Documents(NamedTuple):
@@ -53,9 +56,10 @@ def retrieved(
         seed: of the draw.
 
     Raises:
-        pt.validate.InputValidationError: a column is missing.
-        ValueError: too few queries, or no judgments where they are needed.
+        ValueError: a column is missing, too few queries, or no judgments where they are needed.
     """
+    check_count("num_queries", num_queries)
+    check_count("num_results", num_results)
     if isinstance(data, pd.DataFrame):
         return _of_frame(data, needs, least)
     dataset, topics, qrels = _opened(data)
@@ -72,9 +76,9 @@ def judged(data: Any, *, num_queries: int, needs: Sequence[str] = (), least: int
     """The documents of a dataset that are judged, or those of a frame as it is; as :func:`retrieved`.
 
     Raises:
-        pt.validate.InputValidationError: a column is missing.
-        ValueError: too few queries, or no judgments.
+        ValueError: a column is missing, too few queries, or no judgments.
     """
+    check_count("num_queries", num_queries)
     needs = ["label", *needs]
     if isinstance(data, pd.DataFrame):
         return _of_frame(data, needs, least)
@@ -87,6 +91,11 @@ def judged(data: Any, *, num_queries: int, needs: Sequence[str] = (), least: int
 
 def _opened(data: Any) -> tuple[Any, pd.DataFrame, pd.DataFrame]:
     """A dataset, its topics and its judgments."""
+    if not (data is None or isinstance(data, str) or hasattr(data, "get_topics")):
+        raise TypeError(
+            f"data is a {type(data).__name__}; give a frame with qid, query, docno and text, a dataset of PyTerrier, "
+            "or its name."
+        )
     dataset = pt.get_dataset(data or LAB) if data is None or isinstance(data, str) else data
     try:
         qrels = dataset.get_qrels()[["qid", "docno", "label"]]
@@ -103,7 +112,16 @@ def _checked(found: pd.DataFrame, dataset: Any, qrels: pd.DataFrame, needs: Sequ
 
 
 def _of_frame(frame: pd.DataFrame, needs: Sequence[str], least: int) -> Documents:
+    lacking = [name for name in (*NEEDED, *needs) if name not in frame.columns]
+    if lacking:
+        what = f" ({_OF_LABEL})" if "label" in lacking else ""
+        raise ValueError(
+            f"the documents have no column {', '.join(lacking)}{what}; this recipe needs "
+            f"{', '.join((*NEEDED, *needs))}."
+        )
     check_columns(frame, [*NEEDED, *needs])
+    if "label" in needs and not pd.api.types.is_numeric_dtype(frame["label"]):
+        raise ValueError(f"label is of type {frame['label'].dtype}; give numbers, as by pd.to_numeric: {_OF_LABEL}.")
     if (n_queries := frame["qid"].nunique()) < least:
         raise ValueError(f"there are documents of {n_queries} queries; this recipe needs {least} at least.")
     qrels = frame[["qid", "docno", "label"]].dropna() if "label" in frame.columns else frame.iloc[:0]

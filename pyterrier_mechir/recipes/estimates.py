@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from pyterrier_mechir.checks import check_count
 from pyterrier_mechir.plots.markup import interval, signed
 from pyterrier_mechir.results.effects import change
 from pyterrier_mechir.results.frames import strongest_first
@@ -22,6 +23,9 @@ from pyterrier_mechir.results.statistics import (
     spearman,
 )
 from pyterrier_mechir.stages.aggregate_heads import AggregateHeads
+
+_LEAST = 0.01
+"""Effects below this are not called a share of a change."""
 
 
 def deltas(pairs: pd.DataFrame) -> pd.Series:
@@ -147,11 +151,11 @@ def held_out_heads(patched: pd.DataFrame, n: int, *, seed: int = 0) -> pd.DataFr
         seed: of the halves and of the resampling.
 
     Returns:
-        ``docno, layer, head, score_selection``, and ``score, ci_low, ci_high, p_value, p_adjusted, n_pairs`` of the
-        other queries, adjusted for the ``n``; the strongest first.
+        ``docno, layer, head, score_selection``, and ``score, ci_low, ci_high, p_value, p_adjusted, n_pairs`` and
+        ``n_queries`` of the other queries, adjusted for the ``n``; the strongest first.
 
     Raises:
-        ValueError: there are fewer than 4 queries.
+        ValueError: there are fewer than 4 queries, or ``n`` is less than 1.
     """
     patched = patched[patched["score_perturbed"].notna()].reset_index(drop=True)
     if (n_queries := patched["qid"].nunique()) < 4:
@@ -161,20 +165,22 @@ def held_out_heads(patched: pd.DataFrame, n: int, *, seed: int = 0) -> pd.DataFr
         )
     first, second = halves(patched, seed)
     chosen = AggregateHeads(by=None, n_boot=0).transform(first)
-    chosen = strongest_first(chosen).head(n)
+    chosen = strongest_first(chosen).head(check_count("the number of heads to choose", n))
     tested = AggregateHeads(by=None, seed=seed).transform(second).set_index("docno").loc[chosen["docno"]].reset_index()
     tested = tested.assign(
-        score_selection=chosen["score"].to_numpy(), p_adjusted=adjusted(tested["p_value"].to_numpy(np.float64))
+        score_selection=chosen["score"].to_numpy(),
+        p_adjusted=adjusted(tested["p_value"].to_numpy(np.float64)),
+        n_queries=second["qid"].nunique(),
     )
     columns = ["docno", "layer", "head", "score_selection", "score", "ci_low", "ci_high", "p_value", "p_adjusted"]
-    return tested[[*columns, "n_pairs"]]
+    return tested[[*columns, "n_pairs", "n_queries"]]
 
 
 def found(held_out: pd.DataFrame, what: str, alpha: float = 0.05) -> str:
     """What :func:`held_out_heads` amounts to, in a sentence.
 
-    Heads are named whose p-value is below the level and whose interval excludes 0: a share of a change that may well be
-    0 says nothing.
+    Heads are named whose p-value is below the level, whose interval excludes 0, and whose effect is a hundredth at
+    least: a share of a change that may well be 0 says nothing, nor does one that is next to 0.
 
     Args:
         held_out: its frame.
@@ -182,9 +188,14 @@ def found(held_out: pd.DataFrame, what: str, alpha: float = 0.05) -> str:
         alpha: the level.
     """
     excludes_0 = (held_out["ci_low"] > 0) | (held_out["ci_high"] < 0)
-    significant = held_out[excludes_0 & (held_out["p_adjusted"] < alpha)]
+    significant = held_out[excludes_0 & (held_out["p_adjusted"] < alpha) & (held_out["score"].abs() >= _LEAST)]
     if not len(significant):
-        n = len(held_out)
+        n, n_queries = len(held_out), int(held_out["n_queries"].iloc[0])
+        if (least := 2 / 2**n_queries) >= alpha:
+            return (
+                f"Heads were chosen on half of the queries; the {n_queries} others are too few to show anything of "
+                f"them, as no p-value is below {least:.2g}. Give documents of 12 queries or more."
+            )
         return f"None of the {n} heads that were chosen on half of the queries is shown to {what} on the others."
     named = [f"{row.docno} {signed(row.score)} ({interval(row.ci_low, row.ci_high)})" for row in records(significant)]
     return f"On queries that they were not chosen on, these {what}: {', '.join(named)}."

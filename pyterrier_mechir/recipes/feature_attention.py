@@ -78,9 +78,8 @@ def perlman_feature_attention(
         ``features`` (their correlations with the loss, and with its size).
 
     Raises:
-        pt.validate.InputValidationError: a column is missing.
-        ValueError: fewer than 4 queries with relevant and irrelevant documents, attention that cannot be read, or a
-            ranker that cannot be loaded.
+        ValueError: a column is missing, labels that are no numbers, fewer than 4 queries with relevant and irrelevant
+            documents, attention that cannot be read, or a ranker that cannot be loaded.
     """
     ranker = PAPER.ranker(ranker)
     source = judged(data, num_queries=num_queries, seed=seed)

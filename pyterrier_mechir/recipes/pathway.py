@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pyterrier_mechir.checks import check_count
+from pyterrier_mechir.models.sites import select_sites
 from pyterrier_mechir.observe.attention import attention_of
 from pyterrier_mechir.perturb.axioms.frequency import TFC1
 from pyterrier_mechir.plots.heads import plot_heads
@@ -40,6 +42,13 @@ SCORING = "L10H1"
 
 REGRESSION, BM25 = 0.8157, 0.4200
 """Correlations with the score: of the regression on matching attention and idf, and of BM25."""
+
+PREDICTED = {
+    "predicted": "matching attention and the direction that stands for idf",
+    "predicted_without_idf": "matching attention alone",
+    "predicted_others": "random other heads and that direction",
+}
+"""The regressions, by their columns."""
 
 PARTS = ("q", "k", "v")
 _DIRECTIONS = 10
@@ -82,6 +91,8 @@ def lu25_pathway(
                          by the embeddings; of each matching    head, attention to the document, and attention times
                          head, attention to the document; and   idf; tested on queries that were not fitted
                          their product
+    control              BM25 alone                             this, the same without idf, and random other heads, as
+                                                                many
     ===================  =====================================  ========================================================
 
     Args:
@@ -104,10 +115,11 @@ def lu25_pathway(
         ``directions`` (of the embeddings) and, with a regression, ``fitted``.
 
     Raises:
-        pt.validate.InputValidationError: a column is missing.
-        ValueError: fewer than 4 queries, idf without the vocabulary's words, a ranker of one layer, or one that cannot
-            be loaded.
+        ValueError: a column is missing, fewer than 4 queries, idf without the vocabulary's words, an option out of
+            range, a ranker of one layer, or one that cannot be loaded.
     """
+    check_count("n_scoring", n_scoring)
+    check_count("n_matching", n_matching)
     ranker = PAPER.ranker(ranker)
     if ranker.n_layers < 2:
         raise ValueError(f"{ranker!r} has one layer, so that no head is before another; give a ranker of two at least.")
@@ -146,6 +158,7 @@ def lu25_pathway(
         "matching": matching,
         "directions": directions,
     }
+    tells_idf = first["ci_low"] > 0
     change = mean_of(deltas(final), final["qid"])
     strongest = matching.iloc[0]
     figures = [
@@ -164,17 +177,23 @@ def lu25_pathway(
     findings = [
         f"Scoring: {found(scoring, 'bring a share of the change to the end')}",
         f"Matching: {found(matching, 'bring a share of the change to the scoring heads')}",
+        f"The first direction of the embeddings {'tells' if tells_idf else 'is not shown to tell'} idf: "
+        f"{Estimate(*(first[name] for name in ('r', 'ci_low', 'ci_high')))}.",
     ]
     notes = PAPER.remarks(ranker)
     if ranker.reads_query:
-        fitted = _fitted(ranker, documents, matching["docno"].tolist(), of_tokens, seed)
-        frames["fitted"] = fitted
-        of_score, of_bm25 = (_correlated(fitted, one, seed) for one in ("predicted", "first_stage"))
+        frames["fitted"] = fitted = _fitted(ranker, documents, matching["docno"].tolist(), of_tokens, seed)
+        told = {name: _correlated(fitted, name, seed) for name in (*PREDICTED, "first_stage")}
         figures += [
-            Figure("regression and the score, other queries", REGRESSION, *of_score),
-            Figure("BM25 and the score", BM25, *of_bm25),
+            *(
+                Figure(f"regression on {of} and the score", REGRESSION if name == "predicted" else None, *told[name])
+                for name, of in PREDICTED.items()
+            ),
+            Figure("BM25 and the score", BM25, *told["first_stage"]),
         ]
-        findings.append(f"Matching attention and idf tell the score of other queries with a correlation of {of_score}.")
+        named = {**PREDICTED, "first_stage": "BM25"}
+        correlate = [f"{named[one]} by {of}" for one, of in told.items() if np.isfinite(of.value)]
+        findings.append(f"With the score of queries that were not fitted correlate: {'; '.join(correlate)}.")
     else:
         notes = (*notes, f"{ranker!r} reads no query beside the document, so that no attention goes between them.")
     drawn = partial(
@@ -219,19 +238,37 @@ def _directions(ranker: Ranker, idf: Idf) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def _fitted(ranker: Ranker, documents: pd.DataFrame, heads: list[str], idf: np.ndarray, seed: int) -> pd.DataFrame:
-    """The score of each document, and what a linear regression fitted on the other half of the queries says it is."""
-    rows = [_features(ranker, row.query, row.text, heads, idf) for row in records(documents)]
-    features = pd.DataFrame(rows, index=documents.index).assign(constant=1.0).to_numpy()
+    """The score of each document, and what linear regressions fitted on the other half of the queries say it is.
+
+    They are on the attention of some heads, with idf and without, and on that of as many random other heads, with idf.
+    """
+    names = [site.name for site in select_sites("head", ranker.anatomy).patched]
+    rest = np.random.default_rng(seed).permutation([name for name in names if name not in heads])
+    others = rest[: len(heads)].tolist()
+    rows = [_features(ranker, row.query, row.text, [*heads, *others], idf) for row in records(documents)]
+    of_idf, attended, weighed = (np.array(part) for part in zip(*rows, strict=True))
+    mine, theirs = slice(len(heads)), slice(len(heads), None)
     score = ranker.score(documents["query"].tolist(), documents["text"].tolist()).astype(np.float64)
     first = documents["qid"].isin(halves(documents, seed)[0]["qid"]).to_numpy()
-    predicted = np.empty(len(score))
-    for fit in (first, ~first):
-        predicted[~fit] = features[~fit] @ np.linalg.lstsq(features[fit], score[fit], rcond=None)[0]
+
+    def fitted(*parts: np.ndarray) -> np.ndarray:
+        features, predicted = np.column_stack([np.ones(len(score)), *parts]), np.empty(len(score))
+        for fit in (first, ~first):
+            predicted[~fit] = features[~fit] @ np.linalg.lstsq(features[fit], score[fit], rcond=None)[0]
+        return predicted
+
     columns = [name for name in ("qid", "docno", "first_stage") if name in documents.columns]
-    return documents[columns].assign(score=score, predicted=predicted)
+    return documents[columns].assign(
+        score=score,
+        predicted=fitted(of_idf, attended[:, mine], weighed[:, mine]),
+        predicted_without_idf=fitted(attended[:, mine]),
+        predicted_others=fitted(of_idf, attended[:, theirs], weighed[:, theirs]),
+    )
 
 
-def _features(ranker: Ranker, query: str, text: str, heads: list[str], idf: np.ndarray) -> list[float]:
+def _features(
+    ranker: Ranker, query: str, text: str, heads: list[str], idf: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
     """Sums over the tokens of a query: idf; of each head, attention to the document, and attention times idf."""
     read = attention_of(ranker, query, text, heads)
     classes = np.array(read.token_classes)
@@ -239,7 +276,7 @@ def _features(ranker: Ranker, query: str, text: str, heads: list[str], idf: np.n
     tokens = np.array(read.tokens)[of_query]
     weights = idf[ranker.tokenizer.convert_tokens_to_ids(tokens.tolist())]
     attended = read.weights[:, of_query][:, :, of_document].sum(axis=2).astype(np.float64)
-    return [float(weights.sum()), *attended.sum(axis=1), *(attended @ weights)]
+    return float(weights.sum()), attended.sum(axis=1), attended @ weights
 
 
 def _correlated(fitted: pd.DataFrame, column: str, seed: int) -> Estimate:

@@ -52,8 +52,9 @@ def vanmarken25_tfc2(
                          K                                      occurrence is put in on token ids
     documents patched    all                                    the first ``num_patched`` of each query
     effect               mean of ratios                         ratio of means
-    gain                 its mean, by K                         the same, with an interval over queries, and that of the
-                                                                last K less that of the first, pair by pair
+    gain                 its mean, by K                         the same, with an interval over queries, that of the
+                                                                last K less that of the first, pair by pair, and that of
+                                                                the first K by whether the text has the term already
     heads                by eye                                 chosen on half of the queries, tested on the others
     ===================  =====================================  ========================================================
 
@@ -74,8 +75,8 @@ def vanmarken25_tfc2(
         Frames ``gains`` (by K), ``pairs`` (by K, with ``k``), ``heads`` (by K, whose ``qid`` is K) and ``held_out``.
 
     Raises:
-        pt.validate.InputValidationError: a column is missing.
-        ValueError: fewer than two K, fewer than 4 queries, or a ranker that cannot be loaded.
+        ValueError: a column is missing, fewer than two K, fewer than 4 queries, an option out of range, or a ranker
+            that cannot be loaded.
     """
     ks = sorted({check_count("k", k, least=0) for k in ks})
     if len(ks) < 2:
@@ -97,25 +98,36 @@ def vanmarken25_tfc2(
     rows = [(k, *mean_of(of_k["gain"], of_k["qid"]), len(of_k)) for k, of_k in pairs.groupby("k")]
     gains = pd.DataFrame(rows, columns=["k", "gain", "ci_low", "ci_high", "n_pairs"])
 
+    at_first = pairs[pairs["k"] == ks[0]]
     wide = pairs.pivot_table(index=["qid", "docno"], columns="k", values="gain")
     less = mean_of(wide[ks[-1]] - wide[ks[0]], wide.index.get_level_values("qid"))
     falls = float((np.diff(wide.to_numpy(), axis=1) < 0).mean())
     heads = AggregateHeads(by="k", seed=seed).transform(patched)
     held_out = held_out_heads(patched[patched["k"] == ks[0]].reset_index(drop=True), n_heads, seed=seed)
     figures = [
-        *(Figure(f"gain by occurrence {row.k + 1}", None, row.gain, row.ci_low, row.ci_high) for row in records(gains)),
-        Figure(f"gain by occurrence {ks[-1] + 1} less that by occurrence {ks[0] + 1}", "below 0", *less),
+        *(
+            Figure(f"gain by appended occurrence {row.k + 1}", None, row.gain, row.ci_low, row.ci_high)
+            for row in records(gains)
+        ),
+        *(
+            Figure(
+                f"gain by appended occurrence {ks[0] + 1}, texts {how} the term", None, *mean_of(of["gain"], of["qid"])
+            )
+            for how, of in (("with", at_first[at_first["occurs"]]), ("without", at_first[~at_first["occurs"]]))
+        ),
+        Figure(f"gain by appended occurrence {ks[-1] + 1} less that by {ks[0] + 1}", "below 0", *less),
         Figure("share of steps of K at which the gain falls", None, falls),
         Figure(f"{n_heads} strongest heads", names_of(HEADS), names_of(held_out["docno"])),
     ]
     findings = [
-        f"From occurrence {ks[0] + 1} to occurrence {ks[-1] + 1} the gain {less.told('falls', 'rises')}: by {less}.",
-        found(held_out, f"carry a share of the gain by occurrence {ks[0] + 1}"),
+        f"From appended occurrence {ks[0] + 1} to {ks[-1] + 1} the gain {less.told('falls', 'rises')}: the change is "
+        f"{less}.",
+        found(held_out, f"carry a share of the gain by appended occurrence {ks[0] + 1}"),
     ]
     drawn = partial(
         plot_heads,
         heads[heads["qid"] == str(ks[0])],
-        title=f"{ranker.short_name}: occurrence {ks[0] + 1} of a query term",
+        title=f"{ranker.short_name}: appended occurrence {ks[0] + 1} of a query term",
     )
     frames = {"gains": gains, "pairs": pairs, "heads": heads, "held_out": held_out}
     return RecipeResult(

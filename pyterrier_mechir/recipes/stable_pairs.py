@@ -13,8 +13,8 @@ from pyterrier_mechir.perturb.axioms.frequency import TFC1
 from pyterrier_mechir.progress import shows_progress
 from pyterrier_mechir.recipes.base import TASB, Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import perturbed, retrieved, with_terms
-from pyterrier_mechir.recipes.estimates import correlation, deltas, mean_of, records
-from pyterrier_mechir.results.statistics import random_halves, spearman
+from pyterrier_mechir.recipes.estimates import Estimate, correlation, deltas, mean_of, records
+from pyterrier_mechir.results.statistics import levels, random_halves, resamples, spearman
 from pyterrier_mechir.stages.patch_scorer import PatchScorer
 from pyterrier_mechir.text.fillers import Filler
 from pyterrier_mechir.text.words import lowercase_words
@@ -88,10 +88,9 @@ def polyakov25(
         normalisation), ``features`` and ``normalisations``.
 
     Raises:
-        pt.validate.InputValidationError: a column is missing.
-        ValueError: not two fillers, fewer than 4 queries, or a ranker that cannot be loaded.
+        ValueError: a column is missing, not two fillers, fewer than 4 queries, or a ranker that cannot be loaded.
     """
-    if len(fillers) != 2 or fillers[0] == fillers[1]:
+    if isinstance(fillers, str) or len(fillers) != 2 or fillers[0] == fillers[1]:
         raise ValueError(f"fillers is {fillers!r}; give two different ones, such as ('a', 'the').")
     ranker = PAPER.ranker(ranker)
     source = retrieved(data, num_queries=num_queries, num_results=num_results, least=4, seed=seed)
@@ -117,7 +116,8 @@ def polyakov25(
         effects = moved / below(delta)[:, None]
         first[f"spread {name}"], first[f"size {name}"] = effects.std(axis=1), np.abs(effects).mean(axis=1)
         tells = correlation(np.abs(delta), first[f"spread {name}"], queries, ranks=True, seed=seed)
-        rows.append((name, _split_half(effects, queries, seed), *tells))
+        once = np.ones((1, int(queries.max()) + 1))
+        rows.append((name, float(_split_half(effects, queries, once, seed)[0]), *tells))
     columns = ["normalisation", "split_half", "correlation", "ci_low", "ci_high"]
     normalisations = pd.DataFrame(rows, columns=columns)
     of_features = [
@@ -145,21 +145,49 @@ def polyakov25(
     ]
     known = features[(features["ci_low"] > 0) | (features["ci_high"] < 0)]
     named = ", ".join(f"{row.feature} ({row.correlation:+.2f})" for row in records(known))
-    best = max(records(normalisations), key=lambda row: row.split_half)
+    gain = _more_reliable(moved, delta, queries, seed)
+    figures.append(Figure("agreement of halves, robust less absolute", None, *gain))
     findings = [
         f"Pairs are the more stable by: {named}." if named else "No feature is shown to tell stable pairs from others.",
-        f"Halves of the queries agree most with the scale {best.normalisation!r} ({best.split_half:+.2f}).",
+        f"The scale 'robust' {gain.told('lowers', 'raises')} the agreement of halves of the queries beside that of "
+        f"'absolute': {gain}.",
     ]
     frames = {"pairs": first, "features": features, "normalisations": normalisations}
     drawn = partial(_draw, first, ranker.short_name)
     return RecipeResult("polyakov25", PAPER, ranker.about(), figures, frames, findings, PAPER.remarks(ranker), drawn)
 
 
-def _split_half(effects: np.ndarray, queries: np.ndarray, seed: int) -> float:
-    """Spearman's correlation of the mean maps of random halves of the queries, the mean over 200 splits."""
-    chosen = random_halves(int(queries.max()) + 1, n_splits=200, seed=seed)[:, queries]
-    sides = [(side.astype(float) @ effects) / side.sum(axis=1)[:, None] for side in (chosen, ~chosen)]
-    return float(spearman(*sides).mean())
+def _split_half(effects: np.ndarray, queries: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
+    """Spearman's correlation of the mean maps of random halves of the queries, the mean over 200 splits.
+
+    Args:
+        effects: ``[pair, head]``.
+        queries: the number of each pair's query, ``[pair]``.
+        counts: how often each query is there, ``[resample, query]``; all of its copies are in one half.
+        seed: of the splits.
+
+    Returns:
+        ``[resample]``.
+    """
+    chosen = random_halves(counts.shape[1], n_splits=200, seed=seed)[:, queries]
+    found = []
+    for weights in counts[:, queries]:
+        sides = [side * weights for side in (chosen, ~chosen)]
+        there = np.all([side.any(axis=1) for side in sides], axis=0)
+        maps = [(side[there] @ effects) / side[there].sum(axis=1)[:, None] for side in sides]
+        found.append(spearman(*maps).mean())
+    return np.array(found)
+
+
+def _more_reliable(moved: np.ndarray, delta: np.ndarray, queries: np.ndarray, seed: int) -> Estimate:
+    """How much better halves of the queries agree by the scale ``robust`` than by ``absolute``."""
+    effects = [moved / NORMALISATIONS[name](delta)[:, None] for name in ("robust", "absolute")]
+    n = int(queries.max()) + 1
+    drawn = np.concatenate([np.ones((1, n)), *resamples(n, n_boot=200, seed=seed)])
+    robust, absolute = (_split_half(one, queries, drawn, seed) for one in effects)
+    less = robust - absolute
+    low, high = np.nanquantile(less[1:], levels(0.95, n))
+    return Estimate(float(less[0]), float(low), float(high))
 
 
 def _draw(pairs: pd.DataFrame, name: str, ax: Axes | None = None) -> Axes:

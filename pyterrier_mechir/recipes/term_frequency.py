@@ -108,8 +108,8 @@ def chen24_tfc1(
         ``published_changes``.
 
     Raises:
-        pt.validate.InputValidationError: a column is missing.
-        ValueError: an unknown injection, fewer than 4 queries, or a ranker that cannot be loaded.
+        ValueError: a column is missing, an unknown injection, fewer than 4 queries, an option out of range, or a ranker
+            that cannot be loaded.
     """
     options = INJECTIONS[one_of("inject", inject, INJECTIONS)]
     check_count("band", band)
@@ -192,16 +192,33 @@ def chen24_tfc1(
         frames["published_changes"] = of_papers.changes(diagnostic, delta_tasb)
         mean = mean_of(delta_tasb, diagnostic["qid"])
         figures.append(Figure("mean change of TAS-B's scores in the published file", CHANGES[inject], *mean))
-    moved = change.value - change_control.value
+    keys = ["qid", "docno"]
+    both_ways = pairs.assign(of_term=delta).merge(control.assign(of_word=of_control)[[*keys, "of_word"]], on=keys)
+    own = mean_of(both_ways["of_term"] - both_ways["of_word"], both_ways["qid"])
+    figures.insert(2, Figure("the term's less the random word's, pair by pair", None, *own))
     findings = [
-        f"The term changes the score by {change}, a random word by {change_control}: {moved:+.3f} is the term's own.",
+        f"The term changes the score by {change}, a random word by {change_control}; pair by pair, {own} is the "
+        "term's own.",
         found(held_out, "carry a share of the change"),
+        *_replicates(by_ranks, chosen[0]),
     ]
     main = heads[heads["estimator"] == both[0]]
     drawn = partial(plot_heads, main, title=f"{ranker.short_name}: {inject} a query term")
     short = (f"{left_out} queries of fewer than {2 * band} pairs are patched nowhere.",) if left_out else ()
     notes = (*PAPER.remarks(ranker), *short)
     return RecipeResult("chen24_tfc1", PAPER, ranker.about(), figures, frames, findings, notes, drawn)
+
+
+def _replicates(by_ranks: pd.DataFrame, head: str) -> list[str]:
+    """Whether the strongest head carries more at the top of rankings than at their end, as was published."""
+    of_head = by_ranks[by_ranks["docno"] == head].set_index("qid")
+    if not {"first", "last"} <= set(of_head.index):
+        return []
+    first, last = of_head.loc["first"], of_head.loc["last"]
+    told = f"{head} carries {first['score']:.3f} at the top of rankings and {last['score']:.3f} at their end"
+    if first["ci_low"] > last["ci_high"]:
+        return [f"{told}: stronger at the top, as published."]
+    return [f"{told}: that heads carry more at the top, as published, is not found."]
 
 
 def _attention(frame: pd.DataFrame, heads: list[str]) -> pd.DataFrame:

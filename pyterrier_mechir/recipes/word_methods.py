@@ -41,7 +41,8 @@ def faithful_words(
                                                                 says how
     control              random words                           these, the rarest words first, and the query's terms
                                                                 first, which are the ones to beat
-    intervals            none                                   over queries, of the difference to the controls
+    intervals            none                                   over queries, of the difference to the controls, wider
+                                                                for more methods, so that they hold together
     ===================  =====================================  ========================================================
 
     Args:
@@ -59,15 +60,16 @@ def faithful_words(
         Frames ``faithfulness`` (a row per method and control) and, by the name of each method, its explanations.
 
     Raises:
-        pt.validate.InputValidationError: a column is missing.
-        ValueError: no method, or one that the ranker cannot be explained by; fewer than 2 queries; or no ranker.
+        ValueError: a column is missing, no method, or one that the ranker cannot be explained by; fewer than 6 queries;
+            or no ranker.
     """
     if not methods:
         raise ValueError("methods is empty; give some of ExplainScore, such as ('occlusion', 'gradient').")
     ranker = PAPER.ranker(ranker)
-    source = retrieved(data, num_queries=num_queries, num_results=num_results, least=2, seed=seed)
+    source = retrieved(data, num_queries=num_queries, num_results=num_results, least=6, seed=seed)
     explained = {one: ExplainScore(ranker, one, unit, seed=seed).transform(source.frame) for one in methods}
-    measured = faithfulness(explained, ranker, absence=absence, idf=source.idf, seed=seed)
+    coverage = 1 - 0.05 / len(methods)
+    measured = faithfulness(explained, ranker, absence=absence, idf=source.idf, ci=coverage, seed=seed)
 
     beaten = "deletion_over_query_terms"
     figures = [
@@ -79,7 +81,7 @@ def faithful_words(
     figures += [
         Figure(
             f"deletion of {row['method']} less that of {QUERY_TERMS}",
-            "below 0",
+            None,
             row[beaten],
             row[f"{beaten}_low"],
             row[f"{beaten}_high"],
@@ -93,7 +95,10 @@ def faithful_words(
         else "No method is shown to find words that matter sooner than the query's own terms do."
     ]
     told = measured.attrs["mechir"]["faithfulness"]
-    notes = (f"Words were taken out by {told['absence']!r}.",)
+    notes = (
+        f"Words were taken out by {told['absence']!r}.",
+        f"Each interval is of {coverage:.1%}, so that those of {len(methods)} methods hold together at 95%.",
+    )
     drawn = partial(plot_faithfulness, measured, title=f"{ranker.short_name}: words taken out")
     return RecipeResult(
         "faithful_words",

@@ -74,8 +74,16 @@ def test_heads_are_tested_on_queries_that_did_not_choose_them():
     assert "L1H2" in found(tested.assign(p_adjusted=0.01), "carry it")
     assert found(tested.assign(p_adjusted=0.5), "carry it").startswith("None of the 2 heads")
     assert found(tested.assign(p_adjusted=0.01, ci_low=-1.0, ci_high=1.0), "carry it").startswith("None")
+    assert found(tested.assign(p_adjusted=0.01, score=0.009), "carry it").startswith("None")
     with pytest.raises(ValueError, match="3 queries have pairs"):
         held_out_heads(planted(3), 2)
+
+
+def test_queries_that_are_too_few_to_show_anything_are_said_to_be():
+    few = held_out_heads(planted(8), 2)
+    assert few["n_queries"].eq(4).all() and few["p_value"].min() == pytest.approx(2 / 2**4)
+    assert found(few, "carry it").startswith("Heads were chosen on half of the queries; the 4 others are too few")
+    assert "no p-value is below 0.12. Give documents of 12" in found(few, "carry it")
 
 
 def frame_of(queries, texts):

@@ -73,7 +73,7 @@ def test_the_catalogue_says_what_each_does_in_a_sentence():
 
 
 def test_a_recipe_that_is_asked_to_shows_the_bars_of_its_stages(capsys):
-    documents, ranker = lab_documents(2, (0,)), known_circuit().ranker
+    documents, ranker = lab_documents(6, (0,)), known_circuit().ranker
     for verbose in (False, True):
         recipes.faithful_words(ranker, documents, methods=["occlusion"], verbose=verbose)
         assert (repr(ranker) in capsys.readouterr().err) is verbose
