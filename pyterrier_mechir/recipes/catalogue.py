@@ -45,18 +45,18 @@ _TASB = "TAS-B, 265 MB"
 
 RECIPES = [
     Recipe(recipes.chen24_tfc1, "nothing more; a column term is taken", _TASB, "6 (known circuit), 81 (MiniLM)"),
-    Recipe(recipes.vanmarken25_tfc2, "nothing more; a column term is taken", _TASB, "5 (known circuit), 108 (MiniLM)"),
-    Recipe(recipes.savolainen25_lnc1, "nothing more", _TASB, "3 (known circuit), 88 (MiniLM)"),
+    Recipe(recipes.vanmarken25_tfc2, "nothing more; a column term is taken", _TASB, "5 (known circuit), 91 (MiniLM)"),
+    Recipe(recipes.savolainen25_lnc1, "nothing more", _TASB, "3 (known circuit), 96 (MiniLM)"),
     Recipe(recipes.mechir25, "label", "TAS-B, 265 MB, or monoELECTRA, 438 MB", "2 (known circuit), 51 (MiniLM)"),
     Recipe(
         recipes.lu25_pathway,
         "nothing more; columns term and first_stage are taken",
         "MiniLM-L-12, 133 MB",
-        "4 (known circuit), 83 (MiniLM)",
+        "4 (known circuit), 74 (MiniLM)",
     ),
     Recipe(recipes.perlman_feature_attention, "label", "RankLLaMA, 13.5 GB", "1 (known circuit), 85 (MiniLM)"),
-    Recipe(recipes.polyakov25, "nothing more; a column term is taken", _TASB, "3 (known circuit), 76 (MiniLM)"),
-    Recipe(recipes.head_ablation, "label", "any", "3 (known circuit), 101 (MiniLM)"),
+    Recipe(recipes.polyakov25, "nothing more; a column term is taken", _TASB, "3 (known circuit), 70 (MiniLM)"),
+    Recipe(recipes.head_ablation, "label", "any", "3 (known circuit), 107 (MiniLM)"),
     Recipe(recipes.faithful_words, "nothing more", "any", "11 (known circuit), 128 (MiniLM)"),
 ]
 
