@@ -107,6 +107,11 @@ def head_ablation(
     documents = source.frame[source.frame["qid"].isin(qrels["qid"])].reset_index(drop=True)
     if (n_queries := documents["qid"].nunique()) < 4:
         raise ValueError(f"{n_queries} queries are judged; half of them are held out, so give 4 at least.")
+    if not _of_queries(documents.assign(score=documents["label"].fillna(0)), qrels, measure).any():
+        raise ValueError(
+            f"{measure} is 0 for each of {n_queries} queries in the best of orders, so that it can lose nothing; give "
+            "documents some of which are relevant."
+        )
 
     reference = head_means(ranker, documents) if by == "mean" else None
     ablated = AblationScorer(ranker, by=by, reference=reference).transform(documents)
@@ -126,11 +131,6 @@ def head_ablation(
         return _of_queries(edited.scorer().transform(of), qrels, measure) - _of_queries(of, qrels, measure)
 
     own = _of_queries(others, qrels, measure)
-    if not own.any():
-        raise ValueError(
-            f"{measure} is 0 for each of {len(own)} queries, so that it can lose nothing; give documents "
-            "some of which are relevant."
-        )
     rng = np.random.default_rng(seed)
     random = [rng.permutation(names) for _ in range(n_random)]
     rows = []
@@ -171,7 +171,9 @@ def _spared(curve: pd.DataFrame, n: int, measure: str, margin: float) -> str:
     choosing = curve[curve["order"] == "choosing"]
     enough = choosing[choosing["ci_low"] > -margin]
     if not len(enough):
-        return f"No share of the heads is shown to cost less than {margin:g}; more queries would tell."
+        return (
+            f"No share of the heads is shown to cost less than {margin:g} on the queries that choose; more would tell."
+        )
     size = int(enough["n_heads"].max())
     told = {
         row.order: Estimate(row.change, row.ci_low, row.ci_high) for row in records(curve[curve["n_heads"] == size])
