@@ -14,7 +14,7 @@ from pyterrier_mechir.commands.coloured_text import coloured_text, colours_of, l
 from pyterrier_mechir.commands.errors import CommandError
 from pyterrier_mechir.commands.notes import own_warnings
 from pyterrier_mechir.commands.rankers import of_family, of_kind, quiet_transformers
-from pyterrier_mechir.plots.explained import Query, queries, sentence, sum_sentence
+from pyterrier_mechir.plots.explained import Query, error_sentence, queries, sentence
 from pyterrier_mechir.plots.markup import number, signed
 from pyterrier_mechir.plots.word_markup import digits
 
@@ -97,7 +97,7 @@ def _print(frame: pd.DataFrame) -> None:
         print(coloured_text(document, query.limit, colours))
     lacks = any(document.is_cut for document in query.documents)
     print(f"\n{legend(query.limit, colours, lacks=lacks)}")
-    if said := sum_sentence(frame):
+    if said := error_sentence(frame):
         print(said)
     if table := _strongest(query):
         print(f"\nThe strongest:\n\n{table}")

@@ -100,14 +100,29 @@ def sentence(frame: pd.DataFrame) -> str:
     return "; ".join(parts)
 
 
-def sum_sentence(frame: pd.DataFrame) -> str:
-    """How far the scores of units, rest and empty text are from adding up; empty where the method has no such sum."""
+def error_sentence(frame: pd.DataFrame) -> str:
+    """How far off the scores of units may be, in a line; empty where the method has no measure of it.
+
+    Of methods whose units add up to the score, by how much they miss it; of a fit, its standard errors and what it
+    says of texts that it was not fitted to.
+    """
     errors = np.asarray(frame.get("sum_error", []), dtype=np.float64)
-    if not np.isfinite(errors).any():
+    if np.isfinite(errors).any():
+        is_of_margin = told(frame).get("of") == "query" and told(frame).get("against") is not None
+        what = "margin" if is_of_margin else "score"
+        return f"Units, rest and the {what} without units add up to the {what} within {np.nanmax(np.abs(errors)):.2g}."
+    of_units = np.concatenate([[], *map(np.ravel, frame.get("unit_errors", []))])
+    if not np.isfinite(of_units).any():
         return ""
-    is_of_margin = told(frame).get("of") == "query" and told(frame).get("against") is not None
-    what = "margin" if is_of_margin else "score"
-    return f"Units, rest and the {what} without units add up to the {what} within {np.nanmax(np.abs(errors)):.2g}."
+    fit = np.asarray(frame.get("fit_r2", np.nan), dtype=np.float64)
+    of_fit = (
+        f"; on texts that it was not fitted to, the fit has an R2 of {np.nanmedian(fit):.2f} at the median and "
+        f"{np.nanmin(fit):.2f} at the least"
+        if np.isfinite(fit).any()
+        else ""
+    )
+    most, median = np.nanmax(of_units), np.nanmedian(of_units)
+    return f"Standard errors of units are up to {most:.2g}, {median:.2g} at the median{of_fit}."
 
 
 def queries(frame: pd.DataFrame, what: str) -> list[Query]:

@@ -7,7 +7,7 @@ from html import escape
 
 import pandas as pd
 
-from pyterrier_mechir.plots.explained import Explained, Query, queries, sentence, sum_sentence
+from pyterrier_mechir.plots.explained import Explained, Query, error_sentence, queries, sentence
 from pyterrier_mechir.plots.markup import LITERAL_CLASSES, number
 from pyterrier_mechir.plots.word_markup import coloured, legend, style
 
@@ -44,7 +44,7 @@ def ranked_words(frame: pd.DataFrame) -> str:
     tables = [part for query, shown in _shown(found) for part in _of_query(query, shown)]
     n = sum(len(shown) for _, shown in _shown(found))
     notes = [f"{n} of {len(frame):,} documents."] if n < len(frame) else []
-    notes += [text for text in [sum_sentence(frame)] if text]
+    notes += [text for text in [error_sentence(frame)] if text]
     return "".join(
         [
             f'<div class="mechir-words {LITERAL_CLASSES}">{_STYLE}{style()}<p>{escape("; ".join(said))}</p>',

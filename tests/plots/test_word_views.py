@@ -182,6 +182,20 @@ def test_the_last_document_has_no_words_where_it_is_held_against_none():
 # Notebook
 
 
+def test_views_of_a_fit_say_how_sure_it_is():
+    frame = explained(n_queries=1, method="lime").assign(sum_error=np.nan, fit_r2=[0.9, 0.5, 0.8])
+    frame["unit_errors"] = [np.full(len(scores), 0.01 * (d + 1)) for d, scores in enumerate(frame["unit_scores"])]
+    frame["unit_errors"].iloc[0][-3:] = np.nan
+    said = parse(frame_html(frame)).all("p")[-1].text
+    median = np.nanmedian(np.concatenate(list(frame["unit_errors"])))
+    assert said == (
+        f"Standard errors of units are up to 0.03, {median:.2g} at the median; on texts that it was not fitted to, the "
+        "fit has an R2 of 0.80 at the median and 0.50 at the least."
+    )
+    without = parse(frame_html(frame.assign(fit_r2=np.nan))).all("p")[-1].text
+    assert without == f"Standard errors of units are up to 0.03, {median:.2g} at the median."
+
+
 def test_a_notebook_shows_the_ranking_with_coloured_words():
     frame = explained().sample(frac=1, random_state=1)
     page = parse(frame_html(frame))

@@ -7,7 +7,7 @@ from unicodedata import bidirectional
 
 import pandas as pd
 
-from pyterrier_mechir.plots.explained import Explained, queries, sentence, sum_sentence, told
+from pyterrier_mechir.plots.explained import Explained, error_sentence, queries, sentence, told
 from pyterrier_mechir.plots.markup import number, signed
 from pyterrier_mechir.plots.word_markup import coloured, digits, legend
 
@@ -60,7 +60,7 @@ def words_of(frame: pd.DataFrame) -> dict[str, Any]:
     if not made:
         return {}
     notes = [f"{text[0].upper()}{text[1:]}." for text in [sentence(frame)] if text]
-    notes += [text for text in [sum_sentence(frame)] if text]
+    notes += [text for text in [error_sentence(frame)] if text]
     notes += [f"The first {len(made):,} of {len(found):,} queries."] if len(made) < len(found) else []
     known = told(frame)
     source = _SOURCES.get(known.get("method", ""))
