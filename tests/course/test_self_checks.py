@@ -90,10 +90,10 @@ def test_1_3_tells_tau_from_a_share():
 
 
 def test_1_4_and_2_4_say_why_each_letter_is_none():
-    for check, right in ((checks.what_attention_says, "c"), (checks.which_filler, "d")):
-        others = [letter for letter in "abcd" if letter != right]
+    for check, right, letters in ((checks.what_attention_says, "c", "abcd"), (checks.which_filler, "d", "abcde")):
+        others = [letter for letter in letters if letter != right]
         messages = [check(letter).message for letter in others]
-        assert len(set(messages)) == 3 and all(check(letter).state == "wrong" for letter in others)
+        assert len(set(messages)) == len(others) and all(check(letter).state == "wrong" for letter in others)
         judge(check, [("z", "one of the letters"), (others[0].upper(), messages[0])], f" {right} ")
 
 
@@ -102,11 +102,22 @@ def test_2_1_shows_the_text_that_a_perturbation_gets_wrong():
         return perturbation(function)
 
     def words(text):
-        return {word.strip(".,").lower() for word in text.split()}
+        return [word.strip(".,?").lower() for word in text.split()]
+
+    def appended(text, missing):
+        return " ".join([text, *missing]) if missing else None
 
     def right(text, query):
-        missing = [word for word in query.split() if word not in words(text)]
-        return " ".join([text, *missing]) if missing else None
+        return appended(text, [word for word in words(query) if word not in words(text)])
+
+    def by_alphabet(text, query):
+        return appended(text, sorted(set(words(query)) - set(words(text))))
+
+    def of_cased_query(text, query):
+        return appended(text, [word for word in query.split() if word.strip("?") not in words(text)])
+
+    def of_asked_query(text, query):
+        return appended(text, [word for word in query.lower().split() if word not in words(text)])
 
     def split(text, query):
         missing = [word for word in query.split() if word not in text.lower().split()]
@@ -132,6 +143,9 @@ def test_2_1_shows_the_text_that_a_perturbation_gets_wrong():
         (of(parts), "whole words"),
         (of(always), "return `None`"),
         (of(before), "append to it"),
+        (of(by_alphabet), "order of the query"),
+        (of(of_cased_query), "a query, too: compare its words in lower case"),
+        (of(of_asked_query), "a query, too: compare its words without punctuation"),
     ]
     judge(checks.missing_terms, wrongs, of(right))
     assert checks.missing_terms(of(lambda text, query: ...)).state == "open"

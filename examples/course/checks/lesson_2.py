@@ -13,6 +13,9 @@ _MISSING = [
     ("Ocean currents are slow.", "ocean tides", "Ocean currents are slow. tides"),
     ("Some rocks are oceanic.", "ocean tides", "Some rocks are oceanic. ocean tides"),
     ("The tides of an ocean.", "ocean tides", None),
+    ("Rocks are hard.", "tides ocean", "Rocks are hard. tides ocean"),
+    ("The ocean tides.", "Ocean tides", None),
+    ("The ocean tides.", "ocean tides?", None),
 ]
 
 
@@ -25,6 +28,9 @@ def missing_terms(answer: Any) -> Verdict:
         2: "`oceanic` is another word than `ocean`: compare whole words, not parts of the text.",
         3: "Where nothing is missing the perturbation does not apply: return `None`, so that the row is counted as "
         "left out.",
+        4: "Words come in the order of the query.",
+        5: "`Ocean` is the word `ocean` in a query, too: compare its words in lower case.",
+        6: "`tides?` is the word `tides` in a query, too: compare its words without punctuation.",
     }
     for number, (text, query, expected) in enumerate(_MISSING):
         made = answered(answer(text, query))
@@ -80,7 +86,7 @@ def over_control(answer: Any, term: pd.DataFrame, control: pd.DataFrame) -> Verd
 
 @exercise("a letter")
 def which_filler(answer: Any) -> Verdict:
-    """2.4: what to report where fillers disagree."""
+    """2.4: what to report where changes depend on the filler."""
     return choice(
         answer,
         "d",
@@ -90,7 +96,9 @@ def which_filler(answer: Any) -> Verdict:
             "b": "A convention makes results comparable, and does not make them true: [MASK] is no less of a choice.",
             "c": "Then the two sides differ in length, and with it in every position that follows and in all "
             "attention.",
-            "d": "The question is about the term; what changes with the filler is not. The control has the same "
-            "filler.",
+            "d": "Term and control share the baseline, so it cancels out of their difference, and with it the filler. "
+            "What is left compares the term with a random word.",
+            "e": "The baseline cancels out, so any filler gives this number: three of them confirm nothing that one "
+            "did not. Other queries would.",
         },
     )
