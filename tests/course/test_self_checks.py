@@ -184,6 +184,11 @@ def test_3_1_tells_directions_signs_and_units():
         ((lambda p, b, s: (b - p) / (s - b), noise), "sign"),
         ((lambda p, b, s: p - b, noise), "score units"),
         ((lambda p, b, s: p / s, noise), "share of the whole way"),
+        ((lambda p, b, s: abs(p - b) / abs(s - b), noise), "lost its sign"),
+        ((denoise, lambda p, b, s: abs(s - p) / abs(s - b)), "lost its sign"),
+        ((lambda *scores: min(max(denoise(*scores), 0), 1), noise), "cut off at 0 and 1"),
+        ((denoise, lambda *scores: float(np.clip(noise(*scores), 0, 1))), "cut off at 0 and 1"),
+        ((lambda p, b, s: (p - b) / abs(s - b), noise), "may lower the score"),
     ]
     judge(checks.two_effects, wrongs, (denoise, noise), n=2)
     assert checks.two_effects(denoise, lambda p, b, s: ...).state == "open"
@@ -199,6 +204,10 @@ def test_3_2_names_what_was_taken_for_what(known):
         (right | {"matching": "L2H0"}, "acts at [CLS]"),
         (right | {"matching": "L0H0"}, "nearly all"),
         ({"matching": "L1H2"}, "Give the roles"),
+        (right | {"gathering": "L2H0, L2H3"}, "several names stand in a list: there is no head 'L2H0, L2H3'"),
+        (right | {"matching": "l1h2"}, "no head 'l1h2'"),
+        (right | {"matching": (1, 2)}, "like 'L1H2'"),
+        (right | {"gathering": [(2, 0), (2, 3)]}, "like 'L1H2'"),
     ]
     judge(checks.named_circuit, wrongs, right, known.heads)
     assert checks.named_circuit(right | {"decoy": ...}, known.heads).state == "open"
@@ -212,14 +221,29 @@ def test_3_3_tells_a_sum_from_a_set(known, candidates):
     both = AggregateHeads(by=None, n_boot=0)(patched)["score"].iloc[0]
     wrongs = [(sum(alone.values()), "sum"), (alone["L2H0"], "L2H0 alone"), (2 * both, "aggregate")]
     judge(checks.patched_together, wrongs, both, known.ranker, pairs, alone)
+    of_one_row = AggregateHeads(by=None, n_boot=0)(patched)["score"]
+    assert checks.patched_together(of_one_row, known.ranker, pairs, alone).state == "right"
 
 
 def test_3_4_tells_what_is_read_from_what_is_written():
     by_class = pd.DataFrame(
-        {"docno": ["L1H2@Q+", "L1H2@EDIT", "L2H0@CLS"], "slot": ["Q+", "EDIT", "CLS"], "score": [0.99, 0.0, 0.5]}
+        {
+            "docno": ["L1H2@Q+", "L1H2@EDIT", "L1H2@CLS", "L1H2@Q-", "L2H0@CLS"],
+            "slot": ["Q+", "EDIT", "CLS", "Q-", "CLS"],
+            "score": [0.99, 0.0, 0.0, 0.0, 0.5],
+        }
     )
-    wrongs = [("EDIT", "looks *at*"), ("CLS", "gathering"), ("L1", "among Q+, EDIT")]
-    judge(checks.where_it_acts, wrongs, "Q+", by_class)
+    wrongs = [("EDIT", "looks *at*"), ("CLS", "gathering"), ("Q-", "other words"), ("L1", "among Q+, EDIT")]
+    judge(checks.where_it_acts, wrongs, "Q+", by_class, "L1H2")
+
+
+def test_3_4_goes_by_the_head_that_it_is_given():
+    by_class = pd.DataFrame(
+        {"docno": ["L1H1@EDIT", "L1H1@Q+", "L2H2@CLS"], "slot": ["EDIT", "Q+", "CLS"], "score": [0.74, 0.0, 1.0]}
+    )
+    wrongs = [("Q+", "query's word is what the head looks *at*"), ("D+", "among EDIT, Q+"), ("CLS", "`L1H1@...`")]
+    judge(checks.where_it_acts, wrongs, "EDIT", by_class, "L1H1")
+    assert "no row of L1H2" in checks.where_it_acts("EDIT", by_class, "L1H2").message
 
 
 def test_4_1_tells_which_mean_it_is():

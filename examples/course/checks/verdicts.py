@@ -69,14 +69,20 @@ def answered(value: Any) -> Any:
     return value
 
 
+def number(value: Any) -> float:
+    """A number, also from a series or an array that has only this one."""
+    return float(value.item() if getattr(value, "size", None) == 1 and hasattr(value, "item") else value)
+
+
 def same(one: Any, other: Any, tolerance: float = 1e-3) -> bool:
     """Whether two numbers are the same, or within a share of the second one."""
-    return bool(abs(float(one) - float(other)) <= tolerance * max(abs(float(other)), 1e-9))
+    first, second = number(one), number(other)
+    return abs(first - second) <= tolerance * max(abs(second), 1e-9)
 
 
 def looks_like(answer: Any, mistakes: Mapping[str, Any], otherwise: str) -> Verdict:
     """The mistake whose number an answer is."""
-    found = [message for message, number in mistakes.items() if same(answer, number)]
+    found = [message for message, mistaken in mistakes.items() if same(answer, mistaken)]
     return wrong(found[0] if found else otherwise)
 
 
