@@ -262,9 +262,24 @@ def test_4_1_tells_which_mean_it_is():
     judge(checks.ratio_of_means, wrongs, moved.mean() / apart.mean(), patched, 0, 1)
 
 
+def test_4_1_knows_the_mean_of_the_ratios_that_the_package_keeps():
+    patched = pd.DataFrame({"score_baseline": [1.0, 2.0, 3.0], "score_perturbed": [2.0, 2.0005, 5.0]})
+    patched["patch_scores"] = [np.full((1, 1), score) for score in (1.5, 2.2, 3.3)]
+    moved, apart = np.array([0.5, 0.2, 0.3]), np.array([1.0, 0.0005, 2.0])
+    wrongs = [((0.5 + 0.15) / 2, "`mean_of_ratios`"), ((moved / apart).mean(), "each document's ratio")]
+    judge(checks.ratio_of_means, wrongs, moved.mean() / apart.mean(), patched, 0, 0)
+
+
 def test_4_2_tells_sides_and_the_number_of_tests():
-    wrongs = [(6, "a single test"), (11, "One-sided"), (5, "One-sided, and"), (40, "2 / 2^n")]
+    wrongs = [
+        (6, "a single test"),
+        (11, "One-sided"),
+        (5, "One-sided, and"),
+        (40, "2 / 2^n"),
+        (np.log2(2 / 0.05 * 72), "Round up"),
+    ]
     judge(checks.queries_needed, wrongs, 12)
+    assert "no head that stands alone" in checks.queries_needed(12).message
 
 
 def test_4_3_tells_which_queries_chose_and_which_report():
@@ -279,12 +294,22 @@ def test_4_3_tells_which_queries_chose_and_which_report():
 
         return answer
 
+    def by_mean_of_ratios(moved, apart, choose, report):
+        best = (moved / apart[:, None])[choose].mean(0).argmax()
+        return best, ratio(moved, apart, report)[best]
+
+    def by_size(moved, apart, choose, report):
+        best = np.abs(ratio(moved, apart, choose)).argmax()
+        return best, ratio(moved, apart, report)[best]
+
     wrongs = [
         (over("choose", "choose"), "winner's curse"),
         (over("report", "report"), "chosen on `report`"),
         (over("all", "report"), "chosen on all"),
         (over("choose", "all"), "over these queries alone"),
         (lambda *_: (0, 0.0), "greatest"),
+        (by_mean_of_ratios, "by the mean of ratios"),
+        (by_size, "greatest"),
     ]
     judge(checks.chosen_and_reported, wrongs, over("choose", "report"))
     assert checks.chosen_and_reported(lambda *_: ...).state == "open"
