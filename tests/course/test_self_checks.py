@@ -356,6 +356,7 @@ def test_5_2_goes_by_intervals():
         ((["gradient"], []), "who lies all below"),
     ]
     judge(checks.believable, wrongs, (["gradient"], ["ig"]), table, n=2)
+    assert checks.believable("gradient", "ig", table).state == "right"
 
 
 def test_5_3_scores_the_texts_and_every_smaller_set(known):
@@ -370,6 +371,14 @@ def test_5_3_scores_the_texts_and_every_smaller_set(known):
     longest = checks.turned_order(["tides", "tide", "high", "Two"], *given).message
     smallest = longest.partition("but [")[2].partition("]")[0].replace("'", "").split(", ")
     judge(checks.turned_order, wrongs, smallest, *given)
+
+
+def test_5_3_looks_for_fewer_words_in_the_whole_text(known):
+    given = (known.ranker, QUERY, ABOVE)
+    wrongs = [(["tides", "tide"], "one word of the document"), (["sea"], "still has")]
+    judge(checks.turned_order, wrongs, ["high"], *given, ABOVE.replace("Two", "A"))
+    wrongs = [(["Two", "high", "tide"], "two words of the document"), (["high", "tides"], "still has")]
+    judge(checks.turned_order, wrongs, ["tides", "tide"], *given, ABOVE.replace("Two high", "Some"))
 
 
 def test_6_1_tells_the_needed_head_from_the_harmful_one():

@@ -42,6 +42,7 @@ def both_forms(answer: Any, ranker: Any, query: str, text: str, words: tuple[str
 @exercise("two lists of names of methods")
 def believable(random: Any, terms: Any, table: pd.DataFrame) -> Verdict:
     """5.2: the methods no better than random orders, and those better than the words of the query first."""
+    random, terms = ([one] if isinstance(one, str) else one for one in (random, terms))
     rows = table[~table["method"].isin(["random order", "IDF order", "query terms first"])].set_index("method")
     not_random = set(rows.index[rows["deletion_over_random_high"] >= 0])
     better = set(rows.index[rows["deletion_over_query_terms_high"] < 0])
@@ -68,20 +69,33 @@ def believable(random: Any, terms: Any, table: pd.DataFrame) -> Verdict:
 
 @exercise("a list of words of the first document")
 def turned_order(answer: Any, ranker: Any, query: str, above: str, below: str) -> Verdict:
-    """5.3: a smallest set of words without which the first document falls below the second."""
+    """5.3: a smallest list of words without which the first document falls below the second."""
     words = [answer] if isinstance(answer, str) else list(answer)
     absent = [word for word in words if without(above, word) == above]
     if absent or not words:
         return wrong(f"Not in the first document: {', '.join(absent) or 'no word at all'}. Case and ending count.")
     if len(words) > 8:
         return wrong(f"{len(words)} words are no reason that anyone reads; look for one of at most 8.")
+
+    def turning(parts: list[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], list[float], float]:
+        texts = [*(without(above, *part) for part in parts), below]
+        *left, second = map(float, ranker.score([query] * len(texts), texts))
+        return [part for part, score in zip(parts, left, strict=True) if score < second], left, second
+
     subsets = [part for size in range(len(words) + 1) for part in combinations(words, size)]
-    *scores, second = ranker.score([query] * (len(subsets) + 1), [without(above, *part) for part in subsets] + [below])
-    turns = [part for part, score in zip(subsets, scores, strict=True) if score < second]
+    turns, scores, second = turning(subsets)
     if not turns:
         return wrong(f"Without them the first document still has {scores[-1]:.3f}, above the second's {second:.3f}.")
     if turns[0] != tuple(words):
         return wrong(
             f"It turns, but {list(turns[0])} alone do so: a reason should have nothing in it that is not needed."
         )
+    of_text = list(dict.fromkeys(re.findall(r"[\w'-]+", above)))
+    for size in range(1, min(len(words), 3)):  # all pairs of words take about a second, all triples too long
+        if turning(list(combinations(of_text, size)))[0]:
+            fewer = "one word" if size == 1 else "two words"
+            return wrong(
+                f"It turns, and needs all of its words; but {fewer} of the document can do the same: look for a "
+                "smaller list."
+            )
     return right(f"{scores[0]:.3f} became {scores[-1]:.3f}, below {second:.3f}: a cause, checked by scoring.")
