@@ -9,7 +9,7 @@ import pyterrier as pt
 import pytest
 import torch
 
-from pyterrier_mechir import AblationScorer, AggregateHeads, PatchScorer, PerturbDocs, Scale, known_circuit
+from pyterrier_mechir import Ablate, AblationScorer, AggregateHeads, PatchScorer, PerturbDocs, Scale, known_circuit
 from pyterrier_mechir.perturb import TFC1, perturbation
 
 QUERY = "why are there two high tides each day"
@@ -388,11 +388,13 @@ def test_6_1_tells_the_needed_head_from_the_harmful_one():
 
 
 def test_the_damage_is_in_the_weights_and_nothing_names_it(known):
-    broken, (site, factor) = checks.damaged(known.ranker), checks.DAMAGE
-    assert not broken.edits and site not in repr(broken)
-    assert checks.damaged(known.ranker).score([QUERY], [ABOVE]) == pytest.approx(
-        known.ranker.edited([Scale(site, factor)]).score([QUERY], [ABOVE]), rel=1e-4
-    )
+    for given in ({}, {"head": "L1H1", "factor": 3.0}):
+        site, factor = given.get("head", "L0H1"), given.get("factor", 20.0)
+        broken = checks.damaged(known.ranker, **given)
+        assert not broken.edits and site not in repr(broken)
+        assert broken.score([QUERY], [ABOVE]) == pytest.approx(
+            known.ranker.edited([Scale(site, factor)]).score([QUERY], [ABOVE]), rel=1e-4
+        )
 
 
 def test_6_2_tells_what_was_edited(known, candidates):
@@ -402,13 +404,17 @@ def test_6_2_tells_what_was_edited(known, candidates):
         (broken.edited([Scale("L0H1", 1.0)]), "No score has changed"),
         (broken.edited([Scale("L1H2", 0.0)]), "It edits L1H2"),
         (broken.edited([Scale("L0H1", 0.5)]), "factor of 0.5"),
+        (broken.edited([Ablate("L0H1", by="mean", reference=candidates)]), "`Ablate` by 'mean' the head still writes"),
     ]
-    judge(checks.repaired, wrongs, broken.edited([Scale("L0H1", 0.0)]), broken, candidates)
+    judge(checks.repaired, wrongs, broken.edited([Scale("L0H1", 0.0)]), broken, candidates, "L0H1")
+    by_zero = broken.edited([Ablate("L0H1", by="zero")])
+    assert checks.repaired(by_zero, broken, candidates, "L0H1").state == "right"
+    assert "It edits L0H1" in checks.repaired(by_zero, broken, candidates, "L1H1").message
 
 
 def test_6_3_tells_the_queries_that_chose_from_the_held_out(known, candidates):
     broken, qrels = checks.damaged(known.ranker), pt.get_dataset("mechir:lab").get_qrels()
-    scored = AblationScorer(broken, reference=candidates)(candidates)
+    scored = AblationScorer(broken, by="zero")(candidates)
     qids = candidates["qid"].unique()
     given = (scored, qrels, qids[::2], qids[1::2], "L0H1")
     rows = {name: of_l0h1(scored, qrels, part) for name, part in {"train": qids[::2], "test": qids[1::2]}.items()}
@@ -421,6 +427,8 @@ def test_6_3_tells_the_queries_that_chose_from_the_held_out(known, candidates):
         ([9, 9, 9], "rows of the test queries"),
     ]
     judge(checks.held_out_change, wrongs, rows["test"], *given)
+    assert checks.held_out_change([round(number, 3) for number in rows["test"]], *given).state == "right"
+    assert checks.held_out_change([number + 0.001 for number in rows["test"]], *given).state == "wrong"
 
 
 def of_l0h1(scored, qrels, qids):

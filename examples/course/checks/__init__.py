@@ -9,11 +9,10 @@ from checks.lesson_2 import agreement_by_hand, missing_terms, over_control, whic
 from checks.lesson_3 import named_circuit, patched_together, two_effects, where_it_acts
 from checks.lesson_4 import chosen_and_reported, queries_needed, ratio_of_means, which_claims
 from checks.lesson_5 import believable, both_forms, turned_order, without
-from checks.lesson_6 import DAMAGE, damaged, harmful_head, held_out_change, new_directory, repaired, saved
+from checks.lesson_6 import damaged, harmful_head, held_out_change, new_directory, repaired, saved
 from checks.verdicts import Verdict
 
 __all__ = [
-    "DAMAGE",
     "Verdict",
     "agreement_by_hand",
     "believable",

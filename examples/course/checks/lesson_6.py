@@ -8,16 +8,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from checks.verdicts import Verdict, exercise, right, same, wrong
-
-DAMAGE = ("L0H1", 20.0)
+from checks.verdicts import Verdict, exercise, number, right, same, wrong
 
 
-def damaged(ranker: Any) -> Any:
-    """A ranker with one bad head, in its weights, so that nothing but its behaviour tells which."""
+def damaged(ranker: Any, head: str = "L0H1", factor: float = 20.0) -> Any:
+    """A ranker with one bad head, in its weights, so that nothing but its behaviour tells which.
+
+    Args:
+        ranker: a ranker of Hugging Face.
+        head: the name of the head that is spoilt.
+        factor: what it writes is multiplied by this. Near 1 little is spoilt, and little can be found.
+    """
     from pyterrier_mechir import CrossEncoder, Scale
 
-    return CrossEncoder((ranker.edited([Scale(*DAMAGE)]).bake(), ranker.tokenizer))
+    return CrossEncoder((ranker.edited([Scale(head, factor)]).bake(), ranker.tokenizer))
 
 
 @exercise("the name of a head")
@@ -40,8 +44,8 @@ def harmful_head(answer: Any, effects: pd.DataFrame) -> Verdict:
 
 
 @exercise("a ranker, made by `broken.edited([...])`")
-def repaired(answer: Any, broken: Any, candidates: pd.DataFrame) -> Verdict:
-    """6.2: the broken ranker, without the head that does harm."""
+def repaired(answer: Any, broken: Any, candidates: pd.DataFrame, head: str) -> Verdict:
+    """6.2: the broken ranker, without the head that does harm, by 6.1."""
     if answer is broken or not answer.edits:
         return wrong("This ranker has no edits; `edited` gives a new ranker and leaves the old one as it is.")
     few = candidates.head(20)
@@ -51,12 +55,19 @@ def repaired(answer: Any, broken: Any, candidates: pd.DataFrame) -> Verdict:
         return wrong("No score has changed: a factor of 1 leaves a head as it is; 0 switches it off.")
     edits = [edit for _, edit in answer.edits]
     sites = [edit.site for edit in edits]
-    if sites != [DAMAGE[0]]:
+    if sites != [head]:
         return wrong(
             f"It edits {', '.join(sites)}; edit only the head that you found in 6.1, or you cannot say what helped."
         )
-    if getattr(edits[0], "factor", 0) != 0:
-        return wrong(f"A factor of {edits[0].factor} leaves some of it; 0 switches the head off.")
+    factor, by = (getattr(edits[0], name, None) for name in ("factor", "by"))
+    if factor not in (None, 0):
+        return wrong(f"A factor of {factor} leaves some of it; 0 switches the head off.")
+    if factor is None and by != "zero":
+        told = f" by {by!r}" if by else ""
+        return wrong(
+            f"With `{type(edits[0]).__name__}`{told} the head still writes something, its mean for instance. "
+            "A factor of 0 leaves nothing."
+        )
     return right("The old ranker is as it was; the new one stands in every pipeline.")
 
 
@@ -73,18 +84,21 @@ def held_out_change(
         row = RankingEffects(qrels, [nDCG @ 10])(scored[scored["qid"].isin(qids)]).set_index("docno").loc[head]
         return float(row["score"]), float(row["ci_low"]), float(row["ci_high"])
 
-    given = tuple(float(number) for number in answer)
+    def near(one: float, other: float) -> bool:  # three digits, as tables of the lesson are rounded, are enough
+        return abs(one - other) <= 6e-4
+
+    given = tuple(map(number, answer))
     expected, of_train = measured(test), measured(train)
-    if len(given) == 3 and all(map(same, given, expected)):
+    if len(given) == 3 and all(map(near, given, expected)):
         above = "The interval excludes 0" if expected[1] > 0 else "The interval contains 0"
         return right(f"{above}, on queries that chose nothing, and one head was tested.")
-    if same(given[0], of_train[0]):
+    if near(given[0], of_train[0]):
         return wrong("That is the change on the queries that *chose* the head.")
-    if same(given[0], measured([*train, *test])[0]):
+    if near(given[0], measured([*train, *test])[0]):
         return wrong("All queries are in it, those that chose the head too.")
-    if same(given[0], -expected[0]):
+    if near(given[0], -expected[0]):
         return wrong("The sign is turned round: `score` is the ranking without the head less the one with it.")
-    if len(given) == 3 and same(given[0], expected[0]):
+    if len(given) == 3 and near(given[0], expected[0]):
         return wrong("The change is right; the interval is `ci_low` to `ci_high` of the same row.")
     return wrong("Take the rows of the test queries, apply `RankingEffects`, and read the row of the head.")
 
