@@ -118,7 +118,7 @@ def _row(entry: Entry) -> list[str]:
         made.statement,
         made.change,
         f"`{made.alignment}`",
-        NO_SIGN if made.sign is None else made.sign,
+        made.sign or NO_SIGN,
         made.source,
         entry.query,
         pair.baseline,

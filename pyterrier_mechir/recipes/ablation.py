@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from ir_measures import Measure, iter_calc, nDCG, parse_measure
+from ir_measures import Measure, iter_calc, nDCG
 
 from pyterrier_mechir._options import one_of
 from pyterrier_mechir.checks import check_count, check_number
@@ -21,6 +21,7 @@ from pyterrier_mechir.recipes.base import Figure, Paper, RecipeResult
 from pyterrier_mechir.recipes.data import retrieved
 from pyterrier_mechir.recipes.estimates import Estimate, halves, mean_of, names_of, records
 from pyterrier_mechir.results.ranking_verdicts import verdicts
+from pyterrier_mechir.results.rankings import checked_measures
 from pyterrier_mechir.stages.ablation_scorer import AblationScorer
 from pyterrier_mechir.stages.ranking_effects import RankingEffects
 
@@ -91,7 +92,7 @@ def head_ablation(
     Raises:
         ValueError: a column is missing, documents without judgments or none of which is relevant, fewer than 4 judged
             queries, an option out of range or unknown, or no ranker.
-        TypeError: a ranker that cannot be edited.
+        TypeError: a ranker that cannot be edited, or a measure that is none.
     """
     check_number("margin", margin, above=0)
     check_count("n_random", n_random, least=0)
@@ -101,7 +102,7 @@ def head_ablation(
     ranker = PAPER.ranker(ranker)
     if not isinstance(ranker, Interactive):
         raise TypeError(f"{ranker!r} has no edited(), by which heads are ablated together; give a ranker of a family.")
-    measure = _parsed(measure) if isinstance(measure, str) else measure
+    (measure,) = checked_measures([measure])
     source = retrieved(data, num_queries=num_queries, num_results=num_results, needs=["label"], seed=seed)
     qrels = source.qrels.astype({"label": "int64"})
     documents = source.frame[source.frame["qid"].isin(qrels["qid"])].reset_index(drop=True)
@@ -126,19 +127,20 @@ def head_ablation(
     )
 
     # Both halves of the queries, without more and more heads.
-    def changes(of: pd.DataFrame, without: np.ndarray) -> pd.Series:
-        edited = ranker.edited([Ablate(str(name), by, reference) for name in without])
-        return _of_queries(edited.scorer().transform(of), qrels, measure) - _of_queries(of, qrels, measure)
+    of_chosen, own = (_of_queries(half, qrels, measure) for half in (chosen, others))
 
-    own = _of_queries(others, qrels, measure)
+    def measured(of: pd.DataFrame, without: np.ndarray) -> pd.Series:
+        edited = ranker.edited([Ablate(str(name), by, reference) for name in without])
+        return _of_queries(edited.scorer().transform(of), qrels, measure)
+
     rng = np.random.default_rng(seed)
     random = [rng.permutation(names) for _ in range(n_random)]
     rows = []
     for size in sorted({max(1, round(share * len(names))) for share in shares}):
         fewest = names[order][:size]
-        of_order = {"choosing": changes(chosen, fewest), "least": changes(others, fewest)}
+        of_order = {"choosing": measured(chosen, fewest) - of_chosen, "least": measured(others, fewest) - own}
         if random:
-            of_order["random"] = pd.concat([changes(others, one[:size]) for one in random], axis=1).mean(axis=1)
+            of_order["random"] = pd.concat([measured(others, one[:size]) - own for one in random], axis=1).mean(axis=1)
             of_order["least less random"] = of_order["least"] - of_order["random"]
         rows += [(size, kind, *mean_of(change, change.index), len(change)) for kind, change in of_order.items()]
     curve = pd.DataFrame(rows, columns=["n_heads", "order", "change", "ci_low", "ci_high", "n_queries"])
@@ -188,16 +190,6 @@ def _spared(curve: pd.DataFrame, n: int, measure: str, margin: float) -> str:
     return f"{said}; without as many random heads it changes by {told['random']}, the difference being " + (
         f"{told['least less random']}."
     )
-
-
-def _parsed(name: str) -> Measure:
-    """A measure of ir_measures by its name."""
-    try:
-        return parse_measure(name)
-    except (NameError, ValueError) as error:
-        raise ValueError(
-            f"unknown measure {name!r}: {error}; write it as ir_measures does, such as 'nDCG@10'."
-        ) from None
 
 
 def _of_queries(ranked: pd.DataFrame, qrels: pd.DataFrame, measure: Measure) -> pd.Series:

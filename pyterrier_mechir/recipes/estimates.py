@@ -192,9 +192,10 @@ def found(held_out: pd.DataFrame, what: str, alpha: float = 0.05) -> str:
     if not len(significant):
         n, n_queries = len(held_out), int(held_out["n_queries"].iloc[0])
         if (least := 2 / 2**n_queries) >= alpha:
+            enough = 2 * (int(np.log2(2 / alpha)) + 1)
             return (
                 f"Heads were chosen on half of the queries; the {n_queries} others are too few to show anything of "
-                f"them, as no p-value is below {least:.2g}. Give documents of 12 queries or more."
+                f"them, as no p-value is below {least:.2g}. Give documents of {enough} queries or more."
             )
         return f"None of the {n} heads that were chosen on half of the queries is shown to {what} on the others."
     named = [f"{row.docno} {signed(row.score)} ({interval(row.ci_low, row.ci_high)})" for row in records(significant)]

@@ -158,7 +158,7 @@ def lu25_pathway(
         "matching": matching,
         "directions": directions,
     }
-    tells_idf = first["ci_low"] > 0
+    of_idf = Estimate(*(first[name] for name in ("r", "ci_low", "ci_high")))
     change = mean_of(deltas(final), final["qid"])
     strongest = matching.iloc[0]
     figures = [
@@ -170,15 +170,13 @@ def lu25_pathway(
             None,
             *(strongest[name] for name in ("score", "ci_low", "ci_high")),
         ),
-        Figure(
-            "first direction of the embeddings and idf", "strong", *(first[name] for name in ("r", "ci_low", "ci_high"))
-        ),
+        Figure("first direction of the embeddings and idf", "strong", *of_idf),
     ]
     findings = [
         f"Scoring: {found(scoring, 'bring a share of the change to the end')}",
         f"Matching: {found(matching, 'bring a share of the change to the scoring heads')}",
-        f"The first direction of the embeddings {'tells' if tells_idf else 'is not shown to tell'} idf: "
-        f"{Estimate(*(first[name] for name in ('r', 'ci_low', 'ci_high')))}.",
+        f"The first direction of the embeddings {'tells' if of_idf.ci_low > 0 else 'is not shown to tell'} idf: "
+        f"{of_idf}.",
     ]
     notes = PAPER.remarks(ranker)
     if ranker.reads_query:

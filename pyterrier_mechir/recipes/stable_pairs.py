@@ -111,13 +111,15 @@ def polyakov25(
     )
 
     queries = pd.factorize(first["qid"])[0]
-    rows = []
+    n_queries = int(queries.max()) + 1
+    resampled = np.concatenate([np.ones((1, n_queries)), *resamples(n_queries, n_boot=200, seed=seed)])
+    rows, agreement = [], {}
     for name, below in NORMALISATIONS.items():
         effects = moved / below(delta)[:, None]
         first[f"spread {name}"], first[f"size {name}"] = effects.std(axis=1), np.abs(effects).mean(axis=1)
         tells = correlation(np.abs(delta), first[f"spread {name}"], queries, ranks=True, seed=seed)
-        once = np.ones((1, int(queries.max()) + 1))
-        rows.append((name, float(_split_half(effects, queries, once, seed)[0]), *tells))
+        agreement[name] = _split_half(effects, queries, resampled if name in SPREAD else resampled[:1], seed)
+        rows.append((name, float(agreement[name][0]), *tells))
     columns = ["normalisation", "split_half", "correlation", "ci_low", "ci_high"]
     normalisations = pd.DataFrame(rows, columns=columns)
     of_features = [
@@ -145,7 +147,8 @@ def polyakov25(
     ]
     known = features[(features["ci_low"] > 0) | (features["ci_high"] < 0)]
     named = ", ".join(f"{row.feature} ({row.correlation:+.2f})" for row in records(known))
-    gain = _more_reliable(moved, delta, queries, seed)
+    more = agreement["robust"] - agreement["absolute"]
+    gain = Estimate(float(more[0]), *map(float, np.nanquantile(more[1:], levels(0.95, n_queries))))
     figures.append(Figure("agreement of halves, robust less absolute", None, *gain))
     findings = [
         f"Pairs are the more stable by: {named}." if named else "No feature is shown to tell stable pairs from others.",
@@ -177,17 +180,6 @@ def _split_half(effects: np.ndarray, queries: np.ndarray, counts: np.ndarray, se
         maps = [(side[there] @ effects) / side[there].sum(axis=1)[:, None] for side in sides]
         found.append(spearman(*maps).mean())
     return np.array(found)
-
-
-def _more_reliable(moved: np.ndarray, delta: np.ndarray, queries: np.ndarray, seed: int) -> Estimate:
-    """How much better halves of the queries agree by the scale ``robust`` than by ``absolute``."""
-    effects = [moved / NORMALISATIONS[name](delta)[:, None] for name in ("robust", "absolute")]
-    n = int(queries.max()) + 1
-    drawn = np.concatenate([np.ones((1, n)), *resamples(n, n_boot=200, seed=seed)])
-    robust, absolute = (_split_half(one, queries, drawn, seed) for one in effects)
-    less = robust - absolute
-    low, high = np.nanquantile(less[1:], levels(0.95, n))
-    return Estimate(float(less[0]), float(low), float(high))
 
 
 def _draw(pairs: pd.DataFrame, name: str, ax: Axes | None = None) -> Axes:
