@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pyterrier_mechir._version import installed
 from pyterrier_mechir.interventions.baking import baked
 from pyterrier_mechir.interventions.card import check_effects, model_card
 from pyterrier_mechir.interventions.checkpoint import write, written_family
@@ -104,15 +104,8 @@ def _manifest(ranker: Ranker, options: Mapping[str, Any]) -> dict[str, Any]:
         "settings": ranker._settings(),
         "edits": [{"side": side, **edit.told()} for side, edit in ranker.edits],
         **({"edits_before": list(ranker.baked_edits)} if ranker.baked_edits else {}),
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "versions": installed(*_PACKAGES),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _measured(

@@ -12,11 +12,11 @@ import platform
 import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import pandas as pd
 
+from pyterrier_mechir._version import installed
 from pyterrier_mechir.rankers.unwrap import as_ranker
 from pyterrier_mechir.verify.checks import KINDS, Finding, Kind
 from pyterrier_mechir.verify.outcome import FAIL, OK, SKIPPED, WARN, Check, Verification
@@ -71,7 +71,7 @@ def check_ranker(
         if progress is not None:
             progress(check)
     versions = {"python": platform.python_version(), "system": platform.platform()}
-    versions |= {name: found for name in _PACKAGES if (found := _version(name))}
+    versions |= installed(*_PACKAGES)
     return Verification(made.about(), tuple(checks), versions)
 
 
@@ -102,13 +102,6 @@ def _run(kind: Kind, subject: Subject) -> Check:
 def _broken(error: Exception) -> Finding:
     last = (str(error).strip().splitlines() or [""])[-1]
     return Finding(f"The check broke off: {type(error).__name__}: {last}", status=FAIL)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 __all__ = ["FAIL", "OK", "SKIPPED", "WARN", "Check", "Verification", "check_ranker"]

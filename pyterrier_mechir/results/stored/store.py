@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 from typing import Any
@@ -16,6 +15,7 @@ import pandas as pd
 import pyterrier as pt
 from filelock import FileLock, Timeout
 
+from pyterrier_mechir._version import installed
 from pyterrier_mechir.checks import warn
 from pyterrier_mechir.results.frames import joined
 from pyterrier_mechir.results.stored.ledger import PAIR, PAIR_HASH, Ledger, digests
@@ -208,15 +208,7 @@ class Store(pt.Artifact):
 
 
 def _versions(device: str) -> dict[str, str]:
-    found = {library: _version(library) for library in _LIBRARIES}
-    return {"python": python_version(), "device": device} | {name: it for name, it in found.items() if it is not None}
-
-
-def _version(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
+    return {"python": python_version(), "device": device} | installed(*_LIBRARIES)
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
