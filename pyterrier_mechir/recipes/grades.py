@@ -130,7 +130,6 @@ def mechir25(
     if (made["label"] % 1 != 0).any():
         raise ValueError("label has fractions; grades are whole numbers, of each of which pairs are kept.")
     pairs = greatest(made.astype({"label": "int64"}), "score_delta", per_grade)
-    of_all = mean_of(made["score_delta"], made["qid"])
 
     both = ["mean_of_ratios", "ratio_of_means"]
     patched = PatchScorer(ranker, filler=filler).transform(pairs)
@@ -144,6 +143,9 @@ def mechir25(
     delta, of_control = (deltas(one) for one in (patched, controlled))
     change, change_control = mean_of(delta, patched["qid"]), mean_of(of_control, controlled["qid"])
 
+    # Changes that were published are of another ranker.
+    of_all = [] if own else [mean_of(made["score_delta"], made["qid"])]
+
     changes = pd.concat(
         [of_papers.changes(patched, delta), of_papers.changes(patched, delta, "label")], ignore_index=True
     )
@@ -151,7 +153,7 @@ def mechir25(
     figures = [
         Figure("mean change of the score, kept pairs", None, *change),
         Figure("mean change by a random word, of the same texts", None, *change_control),
-        Figure("mean change of the score, all pairs, without fillers", None, *of_all),
+        *(Figure("mean change of the score, all pairs, without fillers", None, *one) for one in of_all),
         *(
             Figure(f"share of small changes in grade {row.group}", None, row.small)
             for row in records(changes[changes["group"] != "all"])
@@ -159,8 +161,9 @@ def mechir25(
         *(Figure(f"5 strongest heads by {one}", HEADS[kind, axiom], _strongest(heads, one)) for one in both),
     ]
     findings = [
-        f"In the {len(pairs)} pairs that were kept for their change, the edit changes the score by {change}, in all "
-        f"{len(made)} by {of_all}; random words in the texts that were kept change it by {change_control}.",
+        f"In the {len(pairs)} pairs that were kept for {'the published' if own else 'their'} change, the edit changes "
+        f"the score by {change}{''.join(f', in all {len(made)} by {one}' for one in of_all)}; random words in the "
+        f"texts that were kept change it by {change_control}.",
         found(held_out, "carry a share of the change"),
     ]
     if published is not None and tables is not None:

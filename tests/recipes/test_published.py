@@ -128,6 +128,8 @@ def test_recipes_run_on_published_pairs_and_set_their_figures_beside_ours(folder
     result = recipes.mechir25(ranker, published=folder, per_grade=4)
     assert len(result["pairs"]) == 16 and len(result["published_heads"]) == 5 * 12
     assert list(result["agreement"]["measure"]) == ["spearman", "overlap@5"]
+    assert result.findings[0].startswith("In the 16 pairs that were kept for the published change, the edit")
+    assert "in all" not in result.findings[0] and not result.table()["figure"].str.contains("all pairs").any()
 
 
 def test_files_that_are_missing_or_lack_a_column_are_one_sentence(folder, tmp_path):
